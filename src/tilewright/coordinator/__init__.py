@@ -1,0 +1,41 @@
+"""Who writes which unit from which tiles, and when: events in, instructions out, and nothing else."""
+
+from tilewright.coordinator.coordinator import Coordinator
+from tilewright.coordinator.events import (
+    Event,
+    StartAdmitting,
+    StopAdmitting,
+    TilesFailed,
+    TilesLost,
+    TilesPredicted,
+    UnitFailed,
+    UnitWritten,
+)
+from tilewright.coordinator.instructions import (
+    DeliverTiles,
+    GiveUpUnit,
+    Instruction,
+    ProduceUnit,
+    RecordReceipt,
+    ReleaseTile,
+    WriteUnit,
+)
+
+__all__ = [
+    "Coordinator",
+    "DeliverTiles",
+    "Event",
+    "GiveUpUnit",
+    "Instruction",
+    "ProduceUnit",
+    "RecordReceipt",
+    "ReleaseTile",
+    "StartAdmitting",
+    "StopAdmitting",
+    "TilesFailed",
+    "TilesLost",
+    "TilesPredicted",
+    "UnitFailed",
+    "UnitWritten",
+    "WriteUnit",
+]

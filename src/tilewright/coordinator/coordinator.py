@@ -1,0 +1,395 @@
+"""Every unit is written once in effect, from all of its tiles, in whatever order, and however often, these arrive.
+
+`Coordinator.handle` is the only thing that changes a coordinator. It has no clock, no thread and no I/O: the same
+events give the same instructions. It remembers what is open; of what is done it keeps one bit per unit.
+"""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from tilewright.coordinator.events import (
+    Event,
+    StartAdmitting,
+    StopAdmitting,
+    TilesFailed,
+    TilesLost,
+    TilesPredicted,
+    UnitFailed,
+    UnitWritten,
+)
+from tilewright.coordinator.instructions import (
+    DeliverTiles,
+    GiveUpUnit,
+    Instruction,
+    ProduceUnit,
+    RecordReceipt,
+    ReleaseTile,
+    WriteUnit,
+)
+from tilewright.coordinator.transitions import (
+    Cause,
+    TileState,
+    UnitState,
+    next_tile_state,
+    next_unit_state,
+)
+from tilewright.plan import WritePlan
+
+
+@dataclass(slots=True)
+class _OpenUnit:
+    state: UnitState
+    missing: int
+    attempt: int = 0
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class _OpenTile:
+    state: TileState
+    open_units: int
+    nbytes: int
+    handle: Hashable = None
+    failures: int = 0
+
+
+class Coordinator:
+    """Assign tiles to write units, and say what is to be done next.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The tiles and units of one image.
+    attempts : int, default=3
+        How often a unit may be written, and a tile predicted, before it is given up.
+
+    Attributes
+    ----------
+    live_nbytes : int
+        Bytes of tiles that are held or have been asked for.
+    peak_live_nbytes : int
+        The largest value that it had so far.
+    given_up : dict of int to str
+        Units that failed too often, and why.
+
+    Examples
+    --------
+    >>> from tilewright.plan import plan_write
+    >>> coordinator = Coordinator(plan_write((4, 4), "YX", (4, 4), (0, 0)))
+    >>> coordinator.handle(TilesPredicted((0,), ("prediction",)))
+    [WriteUnit(unit=0, attempt=1, tiles=(0,), handles=('prediction',))]
+    >>> coordinator.handle(UnitWritten(0, "stored"))
+    [RecordReceipt(unit=0, receipt='stored'), ReleaseTile(tile=0, handle='prediction')]
+    >>> coordinator.is_complete
+    True
+    """
+
+    def __init__(self, plan: WritePlan, *, attempts: int = 3) -> None:
+        if attempts < 1:
+            raise ValueError(f"attempts must be at least 1, got {attempts}")
+        self.plan = plan
+        self.budget_nbytes = plan.peak_live_nbytes
+        self.attempts = attempts
+        self.live_nbytes = 0
+        self.peak_live_nbytes = 0
+        self.given_up: dict[int, str] = {}
+        self._units: dict[int, _OpenUnit] = {}
+        self._tiles: dict[int, _OpenTile] = {}
+        self._written = bytearray(-(-plan.unit_count // 8))
+        self._written_count = 0
+        self._admitting = False
+        self._next_unit = 0
+        self._under_way = 0
+        self._expected = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit is written."""
+        return self._written_count == self.plan.unit_count
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no answer to an instruction is outstanding."""
+        return self._under_way == 0 and self._expected == 0
+
+    @property
+    def written_count(self) -> int:
+        """The number of units that are written."""
+        return self._written_count
+
+    def is_written(self, unit: int) -> bool:
+        """Tell whether this unit is written."""
+        return bool(self._written[unit >> 3] & (1 << (unit & 7)))
+
+    def missing_units(self) -> Iterator[int]:
+        """Iterate over the units that are not written."""
+        return (unit for unit in range(self.plan.unit_count) if not self.is_written(unit))
+
+    def must_wait(self, nbytes: int) -> bool:
+        """Tell whether a producer that nobody asked should wait before it hands over this many bytes more.
+
+        It need not where no write is under way: then only a further tile can free memory.
+        """
+        return self._under_way > 0 and self.live_nbytes + nbytes > self.budget_nbytes
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take in what happened, and return what is to be done.
+
+        Parameters
+        ----------
+        event : Event
+            What happened. Duplicates, and answers that come too late, do no harm.
+
+        Returns
+        -------
+        list of Instruction
+            To be carried out in any order.
+        """
+        instructions: list[Instruction] = []
+        match event:
+            case TilesPredicted(tiles, handles):
+                for tile, handle in zip(tiles, handles, strict=True):
+                    self._tile_predicted(tile, handle, instructions)
+            case UnitWritten(unit, receipt):
+                self._unit_written(unit, receipt, instructions)
+            case TilesLost(tiles, handles):
+                self._tiles_lost(tiles, handles, instructions)
+            case TilesFailed(tiles, reason):
+                self._tiles_failed(tiles, reason, instructions)
+            case UnitFailed(unit, attempt, reason):
+                self._unit_failed(unit, attempt, reason, instructions)
+            case StartAdmitting():
+                self._admitting = True
+            case StopAdmitting():
+                self._admitting = False
+        self._admit(instructions)
+        return instructions
+
+    # One method per event.
+
+    def _tile_predicted(self, tile: int, handle: Hashable, instructions: list[Instruction]) -> None:
+        record = self._tiles.get(tile) or self._open_tile(tile)
+        if record is None or (record.state is TileState.HELD and record.handle != handle):
+            instructions.append(ReleaseTile(tile, handle))
+            return
+        if not self._move_tile(record, Cause.PREDICTED):
+            return
+        record.handle = handle
+        for unit in self._open_units_of(tile):
+            owner = self._open_unit(unit)
+            owner.missing -= 1
+            if owner.missing == 0 and self._move_unit(owner, Cause.LAST_TILE_HELD):
+                self._instruct_attempt(unit, owner, instructions)
+
+    def _tiles_lost(
+        self, tiles: tuple[int, ...], handles: tuple[Hashable, ...], instructions: list[Instruction]
+    ) -> None:
+        lost = []
+        for tile, handle in zip(tiles, handles, strict=True):
+            record = self._tiles.get(tile)
+            if record is None or record.handle != handle or not self._move_tile(record, Cause.TILE_LOST):
+                continue
+            record.handle = None
+            lost.append(tile)
+            for unit in self._open_units_of(tile):
+                owner = self._units[unit]
+                owner.missing += 1
+                self._move_unit(owner, Cause.TILE_LOST)
+        if lost:
+            instructions.append(DeliverTiles(tuple(lost)))
+
+    def _tiles_failed(self, tiles: tuple[int, ...], reason: str, instructions: list[Instruction]) -> None:
+        again = []
+        for tile in tiles:
+            record = self._tiles.get(tile)
+            if record is None or record.state is not TileState.EXPECTED:
+                continue
+            record.failures += 1
+            if record.failures < self.attempts:
+                again.append(tile)
+                continue
+            for unit in self._open_units_of(tile):
+                self._give_up(unit, f"tile {tile} could not be predicted: {reason}", instructions)
+        if again:
+            instructions.append(DeliverTiles(tuple(again)))
+
+    def _unit_written(self, unit: int, receipt: object, instructions: list[Instruction]) -> None:
+        if self.is_written(unit):
+            return
+        self._written[unit >> 3] |= 1 << (unit & 7)
+        self._written_count += 1
+        instructions.append(RecordReceipt(unit, receipt))
+        # A unit that was given up, and turns out to be stored after all, is closed already.
+        if self.given_up.pop(unit, None) is None:
+            self._close_unit(unit, Cause.STORED, instructions)
+
+    def _unit_failed(self, unit: int, attempt: int, reason: str, instructions: list[Instruction]) -> None:
+        owner = self._units.get(unit)
+        if owner is None or owner.attempt != attempt:
+            return
+        if next_unit_state(owner.state, Cause.FAILED) is None:
+            return
+        owner.failures += 1
+        if owner.failures >= self.attempts:
+            self._give_up(unit, reason, instructions)
+        else:
+            self._move_unit(owner, Cause.FAILED)
+            self._instruct_attempt(unit, owner, instructions)
+
+    def _admit(self, instructions: list[Instruction]) -> None:
+        """Ask for tiles in the order of units, as far as there is room.
+
+        The plan's figure leaves room for all tiles of a unit beside all that wait, so the oldest open unit always
+        finishes, whatever the order in which tiles come.
+        """
+        while self._admitting and self._next_unit < self.plan.unit_count:
+            unit = self._next_unit
+            if self.plan.units_are_independent:
+                nbytes = self.plan.unit_nbytes(unit)
+                if self.live_nbytes + nbytes > self.budget_nbytes:
+                    return
+                self._next_unit += 1
+                if self.is_written(unit) or unit in self.given_up:
+                    continue
+                owner = self._open_unit(unit)
+                if self._move_unit(owner, Cause.ADMITTED):
+                    self._add_live(nbytes)
+                    self._instruct_attempt(unit, owner, instructions)
+            else:
+                tiles = [
+                    tile
+                    for tile in self.plan.tiles_starting_in(unit)
+                    if tile not in self._tiles and self._open_units_of(tile)
+                ]
+                if self.live_nbytes + sum(map(self.plan.tile_nbytes, tiles)) > self.budget_nbytes:
+                    return
+                self._next_unit += 1
+                for tile in tiles:
+                    record = self._open_tile(tile)
+                    if record is not None:
+                        self._move_tile(record, Cause.ADMITTED)
+                if tiles:
+                    instructions.append(DeliverTiles(tuple(tiles)))
+
+    # What the events have in common.
+
+    def _instruct_attempt(self, unit: int, owner: _OpenUnit, instructions: list[Instruction]) -> None:
+        owner.attempt += 1
+        if owner.state is UnitState.PRODUCING:
+            instructions.append(ProduceUnit(unit, owner.attempt))
+        else:
+            tiles = self.plan.tiles_of_unit(unit)
+            handles = tuple(self._tiles[tile].handle for tile in tiles)
+            instructions.append(WriteUnit(unit, owner.attempt, tiles, handles))
+
+    def _give_up(self, unit: int, reason: str, instructions: list[Instruction]) -> None:
+        self.given_up[unit] = reason
+        instructions.append(GiveUpUnit(unit, reason))
+        self._close_unit(unit, Cause.ATTEMPTS_SPENT, instructions)
+
+    def _close_unit(self, unit: int, cause: Cause, instructions: list[Instruction]) -> None:
+        owner = self._open_unit(unit)
+        was_produced = owner.state is UnitState.PRODUCING
+        self._move_unit(owner, cause)
+        del self._units[unit]
+        if was_produced:
+            self.live_nbytes -= self.plan.unit_nbytes(unit)
+            return
+        for tile in self.plan.tiles_of_unit(unit):
+            record = self._tiles.get(tile)
+            if record is None:
+                continue
+            record.open_units -= 1
+            if record.open_units == 0:
+                was_held = record.state is TileState.HELD
+                self._move_tile(record, Cause.UNITS_DONE)
+                del self._tiles[tile]
+                self.live_nbytes -= record.nbytes
+                if was_held:
+                    instructions.append(ReleaseTile(tile, record.handle))
+
+    def _open_unit(self, unit: int) -> _OpenUnit:
+        owner = self._units.get(unit)
+        if owner is None:
+            tiles = self.plan.tiles_of_unit(unit)
+            held = sum(
+                1 for tile in tiles if tile in self._tiles and self._tiles[tile].state is TileState.HELD
+            )
+            owner = self._units[unit] = _OpenUnit(UnitState.WAITING, missing=len(tiles) - held)
+        return owner
+
+    def _open_tile(self, tile: int) -> _OpenTile | None:
+        """Return a new record of a tile, or None where no unit needs it any more."""
+        open_units = self._open_units_of(tile)
+        if not open_units:
+            return None
+        for unit in open_units:
+            self._open_unit(unit)
+        record = _OpenTile(TileState.UNSEEN, len(open_units), self.plan.tile_nbytes(tile))
+        self._tiles[tile] = record
+        self._add_live(record.nbytes)
+        return record
+
+    def _open_units_of(self, tile: int) -> list[int]:
+        units = self.plan.units_of_tile(tile)
+        return [unit for unit in units if not self.is_written(unit) and unit not in self.given_up]
+
+    def _add_live(self, nbytes: int) -> None:
+        self.live_nbytes += nbytes
+        self.peak_live_nbytes = max(self.peak_live_nbytes, self.live_nbytes)
+
+    def _move_unit(self, owner: _OpenUnit, cause: Cause) -> bool:
+        following = next_unit_state(owner.state, cause)
+        if following is None:
+            return False
+        self._under_way += _is_under_way(following) - _is_under_way(owner.state)
+        owner.state = following
+        return True
+
+    def _move_tile(self, record: _OpenTile, cause: Cause) -> bool:
+        following = next_tile_state(record.state, cause)
+        if following is None:
+            return False
+        self._expected += (following is TileState.EXPECTED) - (record.state is TileState.EXPECTED)
+        record.state = following
+        return True
+
+    # For tests.
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where the state contradicts itself; costs as much as everything that is open."""
+        producing = [unit for unit, owner in self._units.items() if owner.state is UnitState.PRODUCING]
+        live = sum(record.nbytes for record in self._tiles.values())
+        live += sum(map(self.plan.unit_nbytes, producing))
+        _check(live == self.live_nbytes, f"live bytes are {live}, counted {self.live_nbytes}")
+        under_way = sum(_is_under_way(owner.state) for owner in self._units.values())
+        _check(under_way == self._under_way, f"{under_way} units are under way, counted {self._under_way}")
+        expected = sum(record.state is TileState.EXPECTED for record in self._tiles.values())
+        _check(expected == self._expected, f"{expected} tiles are expected, counted {self._expected}")
+        written = sum(byte.bit_count() for byte in self._written)
+        _check(written == self._written_count, f"{written} units are written, counted {self._written_count}")
+        for unit, owner in self._units.items():
+            _check(not self.is_written(unit) and unit not in self.given_up, f"unit {unit} is open and done")
+            tiles = self.plan.tiles_of_unit(unit)
+            held = sum(tile in self._tiles and self._tiles[tile].state is TileState.HELD for tile in tiles)
+            _check(owner.missing == len(tiles) - held, f"unit {unit} misses {owner.missing} of {len(tiles)}")
+            if owner.state is not UnitState.PRODUCING:
+                _check(
+                    (owner.missing == 0) == (owner.state is UnitState.WRITING),
+                    f"unit {unit} is {owner.state.value} and misses {owner.missing} tiles",
+                )
+        for tile, record in self._tiles.items():
+            open_units = len(self._open_units_of(tile))
+            _check(
+                record.open_units == open_units > 0, f"tile {tile} has {open_units} units, {record.open_units}"
+            )
+            _check((record.handle is not None) == (record.state is TileState.HELD), f"tile {tile} has no handle")
+
+
+def _is_under_way(state: UnitState) -> bool:
+    return state in (UnitState.WRITING, UnitState.PRODUCING)
+
+
+def _check(condition: bool, message: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise AssertionError(message)

@@ -1,0 +1,58 @@
+"""All that can happen to a run, as the coordinator is told of it. Tiles and units go by their ranks in the plan."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StartAdmitting:
+    """Tiles may be asked for: somebody predicts what is instructed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAdmitting:
+    """No further tiles may be asked for; what is under way is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class TilesPredicted:
+    """The predictions of tiles are there, each under its handle."""
+
+    tiles: tuple[int, ...]
+    handles: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TilesLost:
+    """What these handles stood for is gone, with the worker that held it."""
+
+    tiles: tuple[int, ...]
+    handles: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TilesFailed:
+    """Tiles that were asked for could not be predicted."""
+
+    tiles: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitWritten:
+    """All objects of a unit are stored."""
+
+    unit: int
+    receipt: object
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFailed:
+    """An attempt to write, or to produce, a unit failed."""
+
+    unit: int
+    attempt: int
+    reason: str
+
+
+Event = StartAdmitting | StopAdmitting | TilesPredicted | TilesLost | TilesFailed | UnitWritten | UnitFailed

@@ -1,0 +1,56 @@
+"""All that the coordinator can ask of the shell around it."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverTiles:
+    """Predict these tiles, or hand them over again; answer with `TilesPredicted` or `TilesFailed`."""
+
+    tiles: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceUnit:
+    """Predict the tiles of this unit and write it, in one place; answer with `UnitWritten` or `UnitFailed`."""
+
+    unit: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteUnit:
+    """Write this unit from these tiles; answer with `UnitWritten` or `UnitFailed`."""
+
+    unit: int
+    attempt: int
+    tiles: tuple[int, ...]
+    handles: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTile:
+    """Nobody needs this handle any more."""
+
+    tile: int
+    handle: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReceipt:
+    """This unit is stored: keep its receipt."""
+
+    unit: int
+    receipt: object
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpUnit:
+    """This unit failed more often than it may."""
+
+    unit: int
+    reason: str
+
+
+Instruction = DeliverTiles | ProduceUnit | WriteUnit | ReleaseTile | RecordReceipt | GiveUpUnit

@@ -1,0 +1,44 @@
+"""Every error that tilewright raises on purpose is also the built-in error that a caller would expect.
+
+Nothing here has behaviour: the messages are written where the values are known.
+"""
+
+
+class TilewrightError(Exception):
+    """Base class of the errors that tilewright raises on purpose."""
+
+
+class GeometryError(TilewrightError, ValueError):
+    """Axes, tiles, overlaps, chunks or shards that do not fit each other."""
+
+
+class MemoryPlanError(TilewrightError, ValueError):
+    """A plan that cannot hold its waiting tiles in the memory it was given."""
+
+
+class SourceError(TilewrightError, OSError):
+    """A source that cannot be opened or read."""
+
+
+class DestinationError(TilewrightError, OSError):
+    """A destination that cannot be created or written."""
+
+
+class DestinationExistsError(DestinationError, FileExistsError):
+    """A destination that exists, where the caller asked not to touch what exists."""
+
+
+class ModelOutputError(TilewrightError, ValueError):
+    """A model whose output does not fit the tile that it was given."""
+
+
+class TileMismatchError(TilewrightError, ValueError):
+    """A tile that is not the one that the plan of its image has at that place."""
+
+
+class IncompleteImageError(TilewrightError, RuntimeError):
+    """An image of which some elements were never predicted or written."""
+
+
+class UnitGivenUpError(TilewrightError, RuntimeError):
+    """A write unit that failed more often than it may."""

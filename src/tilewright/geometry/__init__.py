@@ -1,0 +1,33 @@
+"""Integer arithmetic on one axis at a time: where tiles read, what they own, which unit holds an element.
+
+Nothing here lists tiles; every answer costs the same for a megabyte and for a petabyte.
+"""
+
+from tilewright.geometry.intervals import (
+    Interval,
+    Region,
+    element_count,
+    extents_of,
+    intersection,
+    relative_to,
+)
+from tilewright.geometry.product import position_of, rank_of, ranks_in
+from tilewright.geometry.tile_information import TileInformation
+from tilewright.geometry.tiling import AxisTiling
+from tilewright.geometry.units import AxisUnits, cells_end_on_borders
+
+__all__ = [
+    "AxisTiling",
+    "AxisUnits",
+    "Interval",
+    "Region",
+    "TileInformation",
+    "cells_end_on_borders",
+    "element_count",
+    "extents_of",
+    "intersection",
+    "position_of",
+    "rank_of",
+    "ranks_in",
+    "relative_to",
+]

@@ -1,0 +1,62 @@
+"""Intervals are half-open pairs ``(start, stop)`` of array coordinates; a region is one interval per axis."""
+
+from math import prod
+
+Interval = tuple[int, int]
+Region = tuple[Interval, ...]
+
+
+def intersection(first: Region, second: Region) -> Region:
+    """Return the region that two regions of the same axes share.
+
+    Parameters
+    ----------
+    first, second : Region
+        One ``(start, stop)`` per axis.
+
+    Returns
+    -------
+    Region
+        The shared region; where the two do not meet on an axis, that interval is empty.
+
+    Examples
+    --------
+    >>> intersection(((0, 4), (2, 8)), ((3, 9), (0, 5)))
+    ((3, 4), (2, 5))
+    """
+    return tuple(
+        (max(a, c), max(max(a, c), min(b, d))) for (a, b), (c, d) in zip(first, second, strict=True)
+    )
+
+
+def relative_to(region: Region, origin: Region) -> Region:
+    """Return ``region`` in the coordinates of an array that holds ``origin``.
+
+    Examples
+    --------
+    >>> relative_to(((3, 4), (2, 5)), ((3, 9), (0, 5)))
+    ((0, 1), (2, 5))
+    """
+    return tuple((a - start, b - start) for (a, b), (start, _) in zip(region, origin, strict=True))
+
+
+def extents_of(region: Region) -> tuple[int, ...]:
+    """Return the extent of a region on each axis.
+
+    Examples
+    --------
+    >>> extents_of(((3, 4), (2, 5)))
+    (1, 3)
+    """
+    return tuple(stop - start for start, stop in region)
+
+
+def element_count(region: Region) -> int:
+    """Return the number of elements in a region.
+
+    Examples
+    --------
+    >>> element_count(((3, 5), (2, 5)))
+    6
+    """
+    return prod(stop - start for start, stop in region)

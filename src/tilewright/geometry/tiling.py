@@ -1,0 +1,236 @@
+"""On one axis, the valid regions of the tiles partition the extent: every element belongs to one tile.
+
+Both layouts are one arithmetic. A tile that owns elements from ``start`` on reads from ``start - lo``, and owns up to
+the last multiple of ``border`` that leaves it ``hi`` elements of context. With a border of one element that is the
+``compact`` layout, the fewest tiles that cover the axis; with the extent of a write unit it is ``aligned``, where no
+tile is shared by two units.
+
+The starts of the valid regions then follow a pattern that repeats, so that each question is answered in O(1)::
+
+    |- head -|- lead -|...|------ cell ------|------ cell ------| ...
+    0        one `step` each, up to the      `tiles_per_cell` tiles, `step` apart,
+             next multiple of the border     each cell a whole number of borders
+"""
+
+from dataclasses import dataclass, field
+
+from tilewright.errors import GeometryError
+from tilewright.geometry.intervals import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AxisTiling:
+    """The tiles of one axis.
+
+    Parameters
+    ----------
+    extent : int
+        Elements on the axis.
+    tile : int
+        Elements that the model sees at once.
+    overlap : int
+        Elements that neighbouring tiles share at least; ``0 <= overlap < tile``. Half of it, rounded down, is the
+        halo before the valid region, the rest the halo behind it.
+    border : int, default=1
+        Inner ends of valid regions are multiples of this where a tile reaches one.
+
+    Attributes
+    ----------
+    count : int
+        The number of tiles.
+
+    Raises
+    ------
+    GeometryError
+        If the numbers do not fit each other.
+
+    Notes
+    -----
+    An axis shorter than the tile has one tile, which reads all of it and is padded to its full size.
+
+    Examples
+    --------
+    >>> compact = AxisTiling(extent=35, tile=32, overlap=24)
+    >>> [compact.valid(index) for index in range(compact.count)]
+    [(0, 20), (20, 35)]
+    >>> aligned = AxisTiling(extent=35, tile=32, overlap=24, border=8)
+    >>> [aligned.valid(index) for index in range(aligned.count)]
+    [(0, 16), (16, 35)]
+    """
+
+    extent: int
+    tile: int
+    overlap: int
+    border: int = 1
+    count: int = field(init=False, compare=False, repr=False)
+    _head: int = field(init=False, compare=False, repr=False)
+    _lead_count: int = field(init=False, compare=False, repr=False)
+    _cells_start: int = field(init=False, compare=False, repr=False)
+    _cell_extent: int = field(init=False, compare=False, repr=False)
+    _tiles_per_cell: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.extent < 1 or self.tile < 1 or self.border < 1:
+            raise GeometryError(
+                f"extent, tile and border must be at least 1, got {self.extent}, {self.tile} and {self.border}"
+            )
+        if not 0 <= self.overlap < self.tile:
+            raise GeometryError(
+                f"the overlap must be at least 0 and smaller than the tile, got overlap {self.overlap} "
+                f"for a tile of {self.tile}"
+            )
+        reach = self.tile - self.halo[1]
+        head = reach // self.border * self.border
+        if head == 0 or head < self.halo[0]:
+            # No border within reach, or one so early that the next tile would have to read before the axis.
+            head = reach
+        cells_start = _round_up(head, self.border)
+        if self.border <= self.step:
+            cell_extent, tiles_per_cell = self.step // self.border * self.border, 1
+        else:
+            cell_extent, tiles_per_cell = self.border, _ceil_divide(self.border, self.step)
+        for name, value in (
+            ("_head", head),
+            ("_lead_count", _ceil_divide(cells_start - head, self.step)),
+            ("_cells_start", cells_start),
+            ("_cell_extent", cell_extent),
+            ("_tiles_per_cell", tiles_per_cell),
+            ("count", 1),
+        ):
+            object.__setattr__(self, name, value)
+        if self.extent > self.tile:
+            # The last tile is the first whose window would end at or behind the end of the axis.
+            last_start = self.extent - self.tile + self.halo[0]
+            object.__setattr__(self, "count", self._first_start_at_or_after(last_start) + 1)
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """Elements of context before and behind an inner valid region, ``(lo, hi)``."""
+        lo = self.overlap // 2
+        return lo, self.overlap - lo
+
+    @property
+    def step(self) -> int:
+        """Elements by which neighbouring tiles are shifted at most."""
+        return self.tile - self.overlap
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Elements that are missing before and behind the axis to fill one tile; zero unless it is short."""
+        missing = max(0, self.tile - self.extent)
+        return missing // 2, missing - missing // 2
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Where the repeating pattern of the tiling starts, and its extent; each cell begins with a tile."""
+        return self._cells_start, self._cell_extent
+
+    @property
+    def largest_valid_extent(self) -> int:
+        """An upper bound of what one tile owns."""
+        last = self.extent - self.valid(self.count - 1)[0]
+        return min(self.extent, max(self._head, min(self.step, self._cell_extent), last))
+
+    def valid(self, index: int) -> Interval:
+        """Return the elements that this tile alone contributes.
+
+        Examples
+        --------
+        >>> AxisTiling(extent=10, tile=6, overlap=3).valid(1)
+        (4, 7)
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(f"there is no tile {index} on an axis of {self.count} tiles")
+        stop = self.extent if index == self.count - 1 else self._start(index + 1)
+        return self._start(index), stop
+
+    def read(self, index: int) -> Interval:
+        """Return the elements that this tile sees; fewer than the tile only where the axis is shorter.
+
+        Examples
+        --------
+        >>> AxisTiling(extent=10, tile=6, overlap=3).read(1)
+        (3, 9)
+        """
+        start = max(0, min(self.valid(index)[0] - self.halo[0], self.extent - self.tile))
+        return start, min(start + self.tile, self.extent)
+
+    def crop(self, index: int) -> Interval:
+        """Return where the valid region lies inside the (padded) tile.
+
+        Examples
+        --------
+        >>> AxisTiling(extent=4, tile=6, overlap=3).crop(0)
+        (1, 5)
+        """
+        start, stop = self.valid(index)
+        origin = self.read(index)[0] - self.padding[0]
+        return start - origin, stop - origin
+
+    def index_at(self, coordinate: int) -> int:
+        """Return the index of the tile that owns this element.
+
+        Examples
+        --------
+        >>> AxisTiling(extent=35, tile=32, overlap=24).index_at(20)
+        1
+        """
+        if not 0 <= coordinate < self.extent:
+            raise IndexError(f"there is no element {coordinate} on an axis of {self.extent}")
+        if coordinate < self._head:
+            index = 0
+        elif coordinate < self._cells_start:
+            index = 1 + (coordinate - self._head) // self.step
+        else:
+            cell, offset = divmod(coordinate - self._cells_start, self._cell_extent)
+            index = 1 + self._lead_count + cell * self._tiles_per_cell + offset // self.step
+        return min(index, self.count - 1)
+
+    def indices_in(self, start: int, stop: int) -> range:
+        """Return the indices of the tiles that own an element of ``[start, stop)``.
+
+        Examples
+        --------
+        >>> AxisTiling(extent=35, tile=32, overlap=24).indices_in(0, 21)
+        range(0, 2)
+        """
+        return range(self.index_at(start), self.index_at(stop - 1) + 1)
+
+    def starts_in(self, start: int, stop: int) -> range:
+        """Return the indices of the tiles whose valid region begins in ``[start, stop)``.
+
+        Examples
+        --------
+        >>> AxisTiling(extent=35, tile=32, overlap=24).starts_in(1, 35)
+        range(1, 2)
+        """
+        first = self.index_at(start)
+        if self._start(first) < start:
+            first += 1
+        return range(first, self.index_at(stop - 1) + 1)
+
+    def _start(self, index: int) -> int:
+        if index == 0:
+            return 0
+        if index <= self._lead_count:
+            return self._head + (index - 1) * self.step
+        cell, tile = divmod(index - 1 - self._lead_count, self._tiles_per_cell)
+        return self._cells_start + cell * self._cell_extent + tile * self.step
+
+    def _first_start_at_or_after(self, coordinate: int) -> int:
+        """Return the first tile but the very first that starts here or later, were the axis endless."""
+        if coordinate <= self._head:
+            return 1
+        if coordinate <= self._cells_start:
+            return 1 + min(self._lead_count, _ceil_divide(coordinate - self._head, self.step))
+        cell, offset = divmod(coordinate - self._cells_start, self._cell_extent)
+        tile = min(self._tiles_per_cell, _ceil_divide(offset, self.step))
+        return 1 + self._lead_count + cell * self._tiles_per_cell + tile
+
+
+def _ceil_divide(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return _ceil_divide(number, multiple) * multiple

@@ -1,0 +1,125 @@
+"""On one axis, write units partition the extent, and each ends on the border of a stored object.
+
+Where the tiles end on borders of stored objects too, the units follow the tiles: then every tile lies in one unit, and
+no unit waits for a tile of another. Elsewhere they are equal steps, and share tiles.
+"""
+
+from dataclasses import dataclass, field
+
+from tilewright.errors import GeometryError
+from tilewright.geometry.intervals import Interval
+from tilewright.geometry.tiling import AxisTiling
+
+
+@dataclass(frozen=True, slots=True)
+class AxisUnits:
+    """The write units of one axis: a first one, then equal steps, of which the last ends with the axis.
+
+    Parameters
+    ----------
+    extent : int
+        Elements on the axis.
+    step : int
+        Elements of an inner unit.
+    first : int, optional
+        Elements of the first unit; ``step`` where not given.
+    last_start : int, optional
+        An element that lies in the last unit, which holds everything behind it too. Where not given, units go on
+        in equal steps to the end.
+
+    Attributes
+    ----------
+    count : int
+        The number of units.
+
+    Examples
+    --------
+    >>> units = AxisUnits(extent=10, step=4)
+    >>> units.count, units.span(2), units.indices_in(3, 5)
+    (3, (8, 10), range(0, 2))
+    """
+
+    extent: int
+    step: int
+    first: int = 0
+    last_start: int | None = None
+    count: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.extent < 1 or self.step < 1 or self.first < 0:
+            raise GeometryError(
+                f"extent and step must be at least 1 and first at least 0, got {self.extent}, {self.step}, {self.first}"
+            )
+        if self.first == 0:
+            object.__setattr__(self, "first", self.step)
+        last = self.extent - 1 if self.last_start is None else self.last_start
+        object.__setattr__(self, "count", self._endless_index(last) + 1)
+
+    @classmethod
+    def around_tiles(cls, tiling: AxisTiling, stored: int, cells_per_unit: int) -> "AxisUnits":
+        """Return units that no tile straddles.
+
+        Parameters
+        ----------
+        tiling : AxisTiling
+            Tiles whose cells end on the borders of stored objects.
+        stored : int
+            The extent of a stored object.
+        cells_per_unit : int
+            How many cells of the tiling make an inner unit.
+
+        Raises
+        ------
+        GeometryError
+            If the cells do not end on those borders.
+
+        Examples
+        --------
+        >>> tiling = AxisTiling(extent=100, tile=32, overlap=8, border=8)
+        >>> units = AxisUnits.around_tiles(tiling, stored=8, cells_per_unit=2)
+        >>> [units.span(index) for index in range(units.count)]
+        [(0, 24), (24, 72), (72, 100)]
+        """
+        if not cells_end_on_borders(tiling, stored):
+            raise GeometryError(f"the tiles {tiling} do not end on borders of stored objects of {stored} elements")
+        start, cell = tiling.cells
+        last_tile_start = tiling.valid(tiling.count - 1)[0]
+        return cls(tiling.extent, cell * cells_per_unit, first=start, last_start=last_tile_start)
+
+    @property
+    def largest(self) -> int:
+        """An upper bound of the extent of one unit."""
+        start, stop = self.span(self.count - 1)
+        return max(min(self.first, self.extent), min(self.step, self.extent), stop - start)
+
+    def span(self, index: int) -> Interval:
+        """Return the elements of this unit."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"there is no unit {index} on an axis of {self.count} units")
+        start = 0 if index == 0 else self.first + (index - 1) * self.step
+        return start, self.extent if index == self.count - 1 else self.first + index * self.step
+
+    def index_at(self, coordinate: int) -> int:
+        """Return the index of the unit that owns this element."""
+        return min(self._endless_index(coordinate), self.count - 1)
+
+    def indices_in(self, start: int, stop: int) -> range:
+        """Return the indices of the units that own an element of ``[start, stop)``."""
+        return range(self.index_at(start), self.index_at(stop - 1) + 1)
+
+    def _endless_index(self, coordinate: int) -> int:
+        return 0 if coordinate < self.first else 1 + (coordinate - self.first) // self.step
+
+
+def cells_end_on_borders(tiling: AxisTiling, stored: int) -> bool:
+    """Tell whether all cells of a tiling end on borders of stored objects of this extent.
+
+    Examples
+    --------
+    >>> cells_end_on_borders(AxisTiling(extent=100, tile=32, overlap=8, border=8), stored=8)
+    True
+    >>> cells_end_on_borders(AxisTiling(extent=100, tile=32, overlap=8), stored=8)
+    False
+    """
+    start, cell = tiling.cells
+    return tiling.count == 1 or (start % stored == 0 and cell % stored == 0)

@@ -1,0 +1,286 @@
+"""Layout and units are chosen so that as few tiles as possible are shared, at little extra inference.
+
+Units group stored objects up to a size that keeps tasks few and encoding parallel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from math import prod
+
+from tilewright.errors import GeometryError, MemoryPlanError
+from tilewright.geometry import AxisTiling, AxisUnits, cells_end_on_borders
+from tilewright.plan.axes import ImageAxes, per_spatial_axis, whole_numbers
+from tilewright.plan.describe import format_nbytes
+from tilewright.plan.dtypes import dtype_name
+from tilewright.plan.footprint import (
+    touched_elements,
+    waiting_elements,
+    waiting_elements_in_tile_order,
+)
+from tilewright.plan.request import Request
+from tilewright.plan.stored import stored_extents
+from tilewright.plan.write_plan import WritePlan
+
+UNIT_NBYTES = 32 * 2**20
+"""Units grow to about this size: some milliseconds of overhead against some tens of writing,"""
+SMALL_UNIT_NBYTES = 2**20
+"""but in a small image only to this one, so that there are"""
+UNITS_OF_SMALL_IMAGE = 64
+"""about this many, enough to keep all workers busy and to see progress."""
+LARGEST_UNIT_NBYTES = 128 * 2**20
+"""No tiles are saved by making units larger than this."""
+WINDOW_NBYTES = 256 * 2**20
+"""Bytes in flight beyond those that wait, where nobody says otherwise: enough to keep some threads busy."""
+ALIGNED_LIMIT = 1.1
+"""``"auto"`` takes the aligned layout up to this ratio of tiles to the compact layout,"""
+COMPACT_LIMIT_NBYTES = 2**30
+"""and, where the compact layout holds more than this,"""
+ALIGNED_LIMIT_FOR_MEMORY = 1.5
+"""even up to this one: inference takes longer, but memory does not grow with the image."""
+
+
+def plan_write(
+    shape: Sequence[int],
+    axes: str,
+    tile_size: Sequence[int],
+    overlap: Sequence[int],
+    *,
+    layout: str = "auto",
+    chunks: Sequence[int] | str = "auto",
+    shards: Sequence[int] | str | None = None,
+    dtype: object = "float32",
+    channels: int | None = None,
+    memory_nbytes: int | None = None,
+    window_nbytes: int | None = None,
+) -> WritePlan:
+    """Plan the writing of the tiled prediction of one image: the dry run.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The extents of the source, in its own order.
+    axes : str
+        The axes of the source, letters of ``STCZYX`` in its own order.
+    tile_size, overlap : sequence of int
+        One number per spatial axis, in the order (Z)YX.
+    layout : {"auto", "compact", "aligned"}
+        ``"compact"`` has the fewest tiles; ``"aligned"`` lets no two units share a tile; ``"auto"`` takes
+        ``"aligned"`` where that costs at most a tenth more tiles, or where nothing else fits the memory.
+    chunks : sequence of int or "auto"
+        The extents of a chunk: one number per output axis, or one per spatial axis.
+    shards : sequence of int, "auto" or None
+        The extents of a shard, whole multiples of those of a chunk.
+    dtype : str or NumPy data type
+        The data type of the output.
+    channels : int, optional
+        The channels of the output; those of the source where not given.
+    memory_nbytes : int, optional
+        What the predicted tiles that wait or are in flight may take together, in bytes.
+    window_nbytes : int, optional
+        Bytes of tiles in flight beyond those that must wait.
+
+    Returns
+    -------
+    WritePlan
+        The plan; print it.
+
+    Raises
+    ------
+    GeometryError
+        If axes, tiles, chunks or shards do not fit each other. It is a ValueError.
+    MemoryPlanError
+        If the plan cannot hold its tiles in ``memory_nbytes``. It is a ValueError.
+
+    Examples
+    --------
+    >>> plan = plan_write((256, 1024, 1024), "ZYX", (64, 256, 256), (16, 64, 64))
+    >>> plan.layout, plan.tile_count, plan.chunks
+    ('compact', 125, (48, 96, 192))
+    """
+    image = ImageAxes(axes, whole_numbers("shape", shape))
+    tile_size = per_spatial_axis("tile_size", tile_size, image.spatial)
+    overlap = per_spatial_axis("overlap", overlap, image.spatial)
+    for name, tile, shared in zip(image.spatial, tile_size, overlap, strict=True):
+        if tile < 1 or not 0 <= shared < tile:
+            raise GeometryError(
+                f"on axis {name} the tile of {tile} must be larger than the overlap of {shared}, and the overlap "
+                f"at least 0; tile_size is {tile_size}, overlap {overlap}"
+            )
+    if layout not in {"auto", "compact", "aligned"}:
+        raise GeometryError(f"layout must be 'auto', 'compact' or 'aligned', got {layout!r}")
+    for number_name, number in (
+        ("channels", channels),
+        ("memory_nbytes", memory_nbytes),
+        ("window_nbytes", window_nbytes),
+    ):
+        if number is not None and number < 1:
+            raise GeometryError(f"{number_name} must be at least 1, got {number}")
+    channels = image.channels if channels is None else channels
+    request = Request(
+        axes=image.output_names(channels),
+        shape=image.output_shape(channels),
+        tile_size=dict(zip(image.spatial, tile_size, strict=True)),
+        overlap=dict(zip(image.spatial, overlap, strict=True)),
+        dtype=dtype_name(dtype),
+        memory_nbytes=memory_nbytes,
+    )
+    compact = request.compact_tilings()
+    chunks, shards = stored_extents(request, compact, chunks, shards)
+    plans = {}
+    if layout != "aligned":
+        plans["compact"] = _plan(request, "compact", compact, chunks, shards, window_nbytes)
+    if layout != "compact":
+        tilings = _aligned_tilings(request, shards or chunks)
+        plans["aligned"] = _plan(request, "aligned", tilings, chunks, shards, window_nbytes)
+    if layout == "auto":
+        layout = _better_layout(plans["compact"], plans["aligned"], memory_nbytes)
+    return _within_memory(plans[layout], memory_nbytes)
+
+
+def plan_for_tilings(
+    axes: str,
+    dtype: object,
+    tilings: Sequence[AxisTiling],
+    *,
+    chunks: Sequence[int] | str = "auto",
+    shards: Sequence[int] | str | None = None,
+    window_nbytes: int | None = None,
+) -> WritePlan:
+    """Plan the writing of tiles that somebody else cuts, and that arrive in C order of tiles.
+
+    Parameters
+    ----------
+    axes : str
+        The axes of the output, in the order ``STCZYX``.
+    dtype : str or NumPy data type
+        The data type of the output.
+    tilings : sequence of AxisTiling
+        The tiles, one tiling per output axis.
+    chunks, shards, window_nbytes
+        As in `plan_write`.
+
+    Returns
+    -------
+    WritePlan
+        The plan. Its figure of waiting tiles holds for tiles in C order.
+
+    Examples
+    --------
+    >>> plan = plan_for_tilings("YX", "uint8", [AxisTiling(512, 128, 32), AxisTiling(512, 128, 32)])
+    >>> plan.tile_count, plan.layout
+    (25, 'compact')
+    """
+    request = Request(
+        axes=axes,
+        shape=tuple(tiling.extent for tiling in tilings),
+        tile_size={name: tiling.tile for name, tiling in zip(axes, tilings, strict=True)},
+        overlap={name: tiling.overlap for name, tiling in zip(axes, tilings, strict=True)},
+        dtype=dtype_name(dtype),
+    )
+    chunks, shards = stored_extents(request, tilings, chunks, shards)
+    layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
+    plan = _plan(request, layout, tuple(tilings), chunks, shards, window_nbytes)
+    waiting = waiting_elements_in_tile_order(plan.tilings, plan.units)
+    return replace(plan, waiting_nbytes=waiting * request.itemsize)
+
+
+def _aligned_tilings(request: Request, stored: tuple[int, ...]) -> tuple[AxisTiling, ...]:
+    """Choose borders, multiples of the stored objects, that cost few extra tiles and keep units of a fair size."""
+    options: list[list[AxisTiling]] = []
+    for axis, name in enumerate(request.axes):
+        most = max(1, -(-request.shape[axis] // stored[axis]))
+        multiples = range(1, 1 + min(8, most)) if name in "ZYX" else range(1, 2)
+        options.append([request.tiling(axis, border=multiple * stored[axis]) for multiple in multiples])
+    fewest = prod(min(tiling.count for tiling in choices) for choices in options)
+    limit = min(LARGEST_UNIT_NBYTES, request.memory_nbytes or LARGEST_UNIT_NBYTES)
+
+    def cost(chosen: tuple[AxisTiling, ...]) -> float:
+        """Weigh a doubling of the number of tiles like a unit a hundred times too large, and respect the limit."""
+        units = (AxisUnits.around_tiles(t, s, 1).largest for t, s in zip(chosen, stored, strict=True))
+        nbytes = prod(units) * request.itemsize
+        too_large = 0.01 * nbytes / UNIT_NBYTES + (1000.0 * nbytes / limit if nbytes > limit else 0.0)
+        return prod(tiling.count for tiling in chosen) / fewest + too_large
+
+    return min(product(*options), key=cost)
+
+
+def _better_layout(compact: WritePlan, aligned: WritePlan, memory_nbytes: int | None) -> str:
+    if memory_nbytes is not None:
+        fits = {plan.layout for plan in (compact, aligned) if plan.peak_live_nbytes <= memory_nbytes}
+        if len(fits) == 1:
+            return fits.pop()
+    hungry = compact.peak_live_nbytes > COMPACT_LIMIT_NBYTES
+    limit = ALIGNED_LIMIT_FOR_MEMORY if hungry else ALIGNED_LIMIT
+    return "aligned" if aligned.extra_inference <= limit else "compact"
+
+
+def _plan(
+    request: Request,
+    layout: str,
+    tilings: tuple[AxisTiling, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    window_nbytes: int | None,
+) -> WritePlan:
+    units = _choose_units(request, tilings, shards or chunks)
+    waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
+    # Less than the tiles of one unit would never finish a unit.
+    least_nbytes = touched_elements(tilings, units) * request.itemsize
+    window_nbytes = window_nbytes or WINDOW_NBYTES
+    if request.memory_nbytes is not None:
+        window_nbytes = min(window_nbytes, request.memory_nbytes - waiting_nbytes)
+    return WritePlan(
+        axes=request.axes,
+        dtype=request.dtype,
+        layout=layout,
+        tilings=tilings,
+        units=units,
+        chunks=chunks,
+        shards=shards,
+        waiting_nbytes=waiting_nbytes,
+        window_nbytes=max(window_nbytes, least_nbytes),
+        compact_tile_count=prod(tiling.count for tiling in request.compact_tilings()),
+    )
+
+
+def _choose_units(
+    request: Request, tilings: tuple[AxisTiling, ...], stored: tuple[int, ...]
+) -> tuple[AxisUnits, ...]:
+    """Group stored objects, fastest axis first, while units stay below the size that they should have."""
+    # With little memory units stay small, so that several of them are in flight.
+    share_nbytes = prod(request.shape) * request.itemsize // UNITS_OF_SMALL_IMAGE
+    wanted_nbytes = min(UNIT_NBYTES, max(SMALL_UNIT_NBYTES, share_nbytes), (request.memory_nbytes or 2**63) // 4)
+    units = [_units(tiling, extent, 1) for tiling, extent in zip(tilings, stored, strict=True)]
+    for axis in reversed(range(len(units))):
+        multiple = 2
+        while units[axis].step < units[axis].extent:
+            grown = _units(tilings[axis], stored[axis], multiple)
+            others = prod(unit.largest for i, unit in enumerate(units) if i != axis)
+            if others * grown.largest * request.itemsize > wanted_nbytes:
+                break
+            units[axis] = grown
+            multiple *= 2
+    return tuple(units)
+
+
+def _units(tiling: AxisTiling, stored: int, multiple: int) -> AxisUnits:
+    if cells_end_on_borders(tiling, stored):
+        return AxisUnits.around_tiles(tiling, stored, multiple)
+    return AxisUnits(tiling.extent, stored * multiple)
+
+
+def _within_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
+    if memory_nbytes is None or plan.peak_live_nbytes <= memory_nbytes:
+        return plan
+    remedy = "give more memory, or take smaller tiles"
+    if plan.waiting_nbytes > 0:
+        remedy += ', chunks that divide the step of the tiles (chunks="auto" does), or layout="aligned"'
+    else:
+        remedy += " or smaller chunks and shards"
+    raise MemoryPlanError(
+        f"the {plan.layout} layout holds up to {format_nbytes(plan.peak_live_nbytes)} of predicted tiles "
+        f"({plan.peak_live_nbytes} bytes: {plan.waiting_nbytes} that wait for units that they share, "
+        f"{plan.window_nbytes} to finish one unit), but memory_nbytes allows {format_nbytes(memory_nbytes)} "
+        f"({memory_nbytes} bytes); {remedy}"
+    )

@@ -1,0 +1,51 @@
+"""A plan as a person reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tilewright.plan.write_plan import WritePlan
+
+
+def describe(plan: WritePlan) -> str:
+    """Return a plan as a short table."""
+    sharing = (
+        "each written by itself"
+        if plan.units_are_independent
+        else f"neighbours share tiles, up to {format_nbytes(plan.waiting_nbytes)} wait"
+    )
+    stored = f"{plan.object_count:,} {'chunks' if plan.shards is None else 'shards'} of {plan.stored_extents}"
+    if plan.shards is not None:
+        stored += f", in chunks of {plan.chunks}"
+    rows = (
+        ("output", f"{plan.axes} {plan.shape} {plan.dtype}, {format_nbytes(plan.output_nbytes)}"),
+        ("tiles", f"{plan.tile_count:,} of {plan.tile_size}, overlap {plan.overlap}"),
+        ("layout", f"{plan.layout}, {plan.extra_inference:.2f} x the tiles of compact"),
+        ("reads", f"{plan.read_ratio:.2f} x the source"),
+        ("objects", stored),
+        (
+            "write units",
+            f"{plan.unit_count:,} of {plan.unit_extents}, up to {format_nbytes(plan.largest_unit_nbytes)}, {sharing}",
+        ),
+        ("Dask tasks", f"{'' if plan.units_are_independent else 'at most '}{plan.task_count:,}"),
+        ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles at any time"),
+    )
+    return "\n".join(["Write plan", *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+def format_nbytes(nbytes: float) -> str:
+    """Return a size in bytes as a person reads it.
+
+    Examples
+    --------
+    >>> format_nbytes(7077888)
+    '6.75 MiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if nbytes < 1024:
+            break
+        nbytes /= 1024
+    else:
+        unit = "PiB"
+    return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}"

@@ -1,0 +1,114 @@
+"""Chunks that are free are taken from the step of the tiles, so that the tiles end where the chunks end.
+
+What was given is kept, and a shard is always a whole number of chunks.
+"""
+
+from collections.abc import Sequence
+from math import lcm, prod
+
+from tilewright.errors import GeometryError
+from tilewright.geometry import AxisTiling
+from tilewright.plan.request import Request
+
+CHUNK_NBYTES = 4 * 2**20
+"""Chunks chosen here are no larger: quick to fetch for a viewer, few enough for a quota on files."""
+SHARD_NBYTES = 64 * 2**20
+"""Shards chosen here grow to about this size."""
+LONG_ENOUGH = 64
+"""A chunk chosen here is not made of steps much shorter than this, nor cut into parts much shorter than a third."""
+
+
+def stored_extents(
+    request: Request,
+    tilings: Sequence[AxisTiling],
+    chunks: Sequence[int] | str,
+    shards: Sequence[int] | str | None,
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Return the extents of a chunk, and those of a shard where the array is sharded.
+
+    Raises
+    ------
+    GeometryError
+        If a chunk does not divide its shard, naming the axis and the numbers.
+    """
+    for name, value in (("chunks", chunks), ("shards", shards)):
+        if isinstance(value, str) and value != "auto":
+            raise GeometryError(f"{name} must be extents or 'auto', got {value!r}")
+    shard = None if shards is None or isinstance(shards, str) else request.per_output_axis("shards", shards)
+    if isinstance(chunks, str):
+        chunk = _divided(request, _repeating_extents(request, tilings) if shard is None else shard)
+    else:
+        chunk = request.per_output_axis("chunks", chunks)
+    if isinstance(shards, str):
+        shard = _grown_shards(request, tilings, chunk)
+    for axis, name in enumerate(request.axes):
+        if shard is not None and shard[axis] % chunk[axis] != 0:
+            raise GeometryError(
+                f"on axis {name} the shard of {shard[axis]} is not a whole multiple of the chunk of {chunk[axis]}; "
+                f"the shards are {shard}, the chunks {chunk}: choose shards that the chunks divide"
+            )
+    return chunk, shard
+
+
+def _repeating_extents(request: Request, tilings: Sequence[AxisTiling]) -> tuple[int, ...]:
+    """Return what repeats in the tiling of each axis, or several of it where it is short."""
+    extents = []
+    for name, tiling in zip(request.axes, tilings, strict=True):
+        if name in "ST":
+            extents.append(1)
+        elif tiling.count == 1:
+            extents.append(tiling.extent)
+        else:
+            repeat = tiling.cells[1]
+            steps = 1 if 3 * repeat >= 2 * LONG_ENOUGH else -(-LONG_ENOUGH // repeat)
+            extents.append(min(tiling.extent, repeat * steps))
+    return tuple(extents)
+
+
+def _divided(request: Request, extents: tuple[int, ...]) -> tuple[int, ...]:
+    """Divide the longest axis by its smallest divisor, again and again, until a chunk is small enough."""
+    divided = list(extents)
+    while prod(divided) * request.itemsize > CHUNK_NBYTES:
+        smaller = {
+            axis: part
+            for axis, name in enumerate(request.axes)
+            if (part := _next_smaller(divided[axis], exact=extents[axis] < request.shape[axis], name=name))
+        }
+        if not smaller:
+            break
+        # Channels first: who looks at one of them should not have to fetch all.
+        longest = max(smaller, key=lambda axis: (request.axes[axis] == "C", divided[axis]))
+        divided[longest] = smaller[longest]
+    return tuple(divided)
+
+
+def _next_smaller(extent: int, *, exact: bool, name: str) -> int | None:
+    """Return the next smaller part of an extent that is still long enough, or None."""
+    shortest = LONG_ENOUGH // 3 if name in "ZYX" else 1
+    parts = [extent // divisor for divisor in (2, 3, 5, 7) if extent % divisor == 0]
+    if not exact:
+        # The chunk spans the whole axis: nothing follows it, so it need not divide anything.
+        parts.append(-(-extent // 2))
+    parts = [part for part in parts if shortest <= part < extent]
+    return max(parts, default=None)
+
+
+def _grown_shards(
+    request: Request, tilings: Sequence[AxisTiling], chunks: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Grow shards from chunks: to whole steps of the tiles first, then to the wanted size, fastest axis first."""
+    shards = list(chunks)
+
+    def grow(axis: int, extent: int) -> bool:
+        grown = [*shards[:axis], extent, *shards[axis + 1 :]]
+        fits = shards[axis] < request.shape[axis] and prod(grown) * request.itemsize <= SHARD_NBYTES
+        if fits:
+            shards[axis] = extent
+        return fits
+
+    for axis in reversed(range(len(shards))):
+        grow(axis, lcm(tilings[axis].step, chunks[axis]))
+    for axis in reversed(range(len(shards))):
+        while grow(axis, 2 * shards[axis]):
+            pass
+    return tuple(shards)
