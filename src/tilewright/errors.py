@@ -42,3 +42,7 @@ class IncompleteImageError(TilewrightError, RuntimeError):
 
 class UnitGivenUpError(TilewrightError, RuntimeError):
     """A write unit that failed more often than it may."""
+
+
+class ClusterGoneError(TilewrightError, ConnectionError):
+    """A Dask cluster that went away during a run."""

@@ -1,0 +1,117 @@
+"""Which cluster a run uses: the one that is given, the current one, or one of its own, which it closes again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+import numpy as np
+import psutil
+from distributed import Client, LocalCluster, default_client
+
+from tilewright.execution.executor import Executor
+from tilewright.execution.in_process import InProcessExecutor
+from tilewright.execution.remote import RemoteExecutor, SharedPrediction
+from tilewright.execution.work import TilePrediction, Work
+from tilewright.plan import WritePlan
+from tilewright.storage.unit_writer import UnitWriter
+
+# Threads that encode wait for the interpreter while Dask's own threads look after themselves, so these do so less
+# often. Nothing is kept on workers in this process, so there is no memory of theirs to watch either.
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.diagnostics.nvml": False,
+}
+
+
+@contextmanager
+def cluster_client(client: Client | None) -> Iterator[Client]:
+    """Give the client that was passed, or the current one; else open a cluster in this process and close it again."""
+    if client is None:
+        try:
+            client = default_client()
+        except ValueError:
+            with open_embedded_cluster() as embedded:
+                yield embedded
+            return
+    yield client
+
+
+@contextmanager
+def open_embedded_cluster(threads: int | None = None) -> Iterator[Client]:
+    """Open a cluster inside this process, with as many threads as there are processors."""
+    with (
+        dask.config.set(_QUIET),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=False,
+            memory_limit=0,
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def shares_memory(client: Client) -> bool:
+    """Tell whether the workers of a client are threads of this process."""
+    return str(client.scheduler.address).startswith("inproc://")
+
+
+class Placement:
+    """Where the work of one run is carried out.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+    prediction : TilePrediction, optional
+        How tiles are predicted; None where they are handed over.
+    """
+
+    def __init__(self, client: Client, prediction: TilePrediction | None = None) -> None:
+        self._client = client
+        self._prediction = prediction
+        self._is_here = shares_memory(client)
+        self._shared: SharedPrediction | None = None
+
+    def __enter__(self) -> "Placement":
+        if self._prediction is not None and not self._is_here:
+            self._shared = SharedPrediction(self._client, self._prediction)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._shared is not None:
+            self._shared.close()
+
+    def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
+        """Return the channels and the data type that the model gives for the first tile."""
+        if self._shared is not None:
+            return self._shared.probe(plan)
+        if self._prediction is None:
+            raise RuntimeError("there is no model to probe: tiles are handed over")
+        return self._prediction.probe(plan)
+
+    def executor(self, plan: WritePlan, writer: UnitWriter) -> Executor:
+        """Return an executor for one output array."""
+        work = Work(plan, writer, self._prediction)
+        if self._is_here:
+            return InProcessExecutor(self._client, work)
+        return RemoteExecutor(self._client, work, self._shared)
+
+    @property
+    def memory_nbytes(self) -> int:
+        """What the tiles may take where nobody says: half the memory that is free here, or that the workers have."""
+        if self._is_here:
+            return int(psutil.virtual_memory().available) // 2
+        limits = [worker["memory_limit"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values()]
+        return sum(limits) // 2 if limits and all(limits) else 2**63

@@ -1,0 +1,47 @@
+"""What carries out instructions, seen from the loop that gets them from the coordinator.
+
+Every executor is that loop's other half: it takes instructions, and gives back events. It decides where and when work
+is done, never what is done.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Protocol
+
+from tilewright.assemble import AnyArray
+from tilewright.coordinator import Event, Instruction
+
+
+class Executor(Protocol):
+    """Carry out instructions for one output array."""
+
+    def carry_out(self, instruction: Instruction) -> None:
+        """Take an instruction in; its outcome is among the events that come back later."""
+
+    def events(self, *, wait: bool) -> list[Event]:
+        """Return what happened since the last call; where `wait` is true, wait until something has."""
+
+    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
+        """Keep the valid regions of tiles that were predicted elsewhere, and return their handles."""
+
+    def error_behind(self, reason: str) -> BaseException | None:
+        """Return the error behind the reason of a failure."""
+
+    def close(self) -> None:
+        """Let go of all that is held; a second call does nothing."""
+
+
+class Errors:
+    """Errors by the reasons that the coordinator knows them by, so that the user gets the error itself."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, BaseException] = {}
+
+    def reason_of(self, error: BaseException) -> str:
+        """Remember an error, and return its reason."""
+        reason = f"{type(error).__name__}: {error}"
+        self._errors[reason] = error
+        return reason
+
+    def behind(self, reason: str) -> BaseException | None:
+        """Return the error that is, or is named in, a reason."""
+        return next((error for known, error in self._errors.items() if reason.endswith(known)), None)

@@ -1,0 +1,143 @@
+"""On a cluster inside this process, a few long tasks take work from one queue: handing it over costs next to nothing.
+
+A Dask task costs some milliseconds of Python, during which the threads that encode and store wait for the interpreter.
+So each thread of the cluster runs a *lane*, a task that carries out one instruction after the other while there are
+any, and reports each by itself. After a while a lane makes room for other tasks of the cluster.
+"""
+
+import queue
+import threading
+import uuid
+from collections.abc import Hashable, Sequence
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from distributed import Client, Future
+
+from tilewright.assemble import AnyArray
+from tilewright.coordinator import Event, Instruction, ReleaseTile, WriteUnit
+from tilewright.execution.local import LocalWork
+from tilewright.execution.watch import raise_if_gone
+from tilewright.execution.work import Work
+
+LANE_SECONDS = 2.0
+"""How long a lane runs before it makes room."""
+LOOK_SECONDS = 1.0
+"""How often a waiting loop looks whether the cluster is still there."""
+
+_executors: dict[str, "InProcessExecutor"] = {}
+
+
+class InProcessExecutor:
+    """Carry out instructions on the threads of a cluster in this process.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of a cluster whose workers are threads of this process.
+    work : Work
+        What the instructions are about.
+    """
+
+    def __init__(self, client: Client, work: Work) -> None:
+        self._client = client
+        self._local = LocalWork(work)
+        self._waiting: queue.PriorityQueue[tuple[int, int, Instruction]] = queue.PriorityQueue()
+        self._happened: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+        self._numbers = count()
+        self._lock = threading.Lock()
+        self._lanes: dict[int, Future] = {}
+        self._lane_count = 0
+        self._most_lanes = sum(client.nthreads().values())
+        self._run = uuid.uuid4().hex
+        _executors[self._run] = self
+
+    def carry_out(self, instruction: Instruction) -> None:
+        """Queue an instruction, units to be written first, since they free memory."""
+        if isinstance(instruction, ReleaseTile):
+            self._local.release(instruction.handle)
+            return
+        urgency = 0 if isinstance(instruction, WriteUnit) else 1
+        for part in self._local.split(instruction):
+            self._waiting.put((urgency, next(self._numbers), part))
+            self._open_lane()
+
+    def events(self, *, wait: bool) -> list[Event]:
+        """Return what the lanes report."""
+        happened: list[Event] = []
+        while True:
+            try:
+                event = self._happened.get(block=wait and not happened, timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if happened or not wait:
+                    return happened
+                raise_if_gone(self._client)
+                continue
+            if isinstance(event, BaseException):
+                raise event
+            happened.append(event)
+
+    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
+        """Keep arrays under new handles, by reference."""
+        return self._local.hold(tiles, arrays)
+
+    def error_behind(self, reason: str) -> BaseException | None:
+        """Return the error behind the reason of a failure."""
+        return self._local.errors.behind(reason)
+
+    def close(self) -> None:
+        """Drop what is queued, and wait for what is being written."""
+        _executors.pop(self._run, None)
+        while not self._waiting.empty():
+            try:
+                self._waiting.get_nowait()
+            except queue.Empty:
+                break
+        with self._lock:
+            self._most_lanes = 0
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.exception()
+        self._local = LocalWork(self._local.work)
+
+    def _open_lane(self) -> None:
+        with self._lock:
+            if self._lane_count >= self._most_lanes:
+                return
+            self._lane_count += 1
+            number = next(self._numbers)
+            lane = self._client.submit(
+                _run_lane, self._run, number, key=("tilewright-lane", self._run, number), pure=False
+            )
+            self._lanes[number] = lane
+        lane.add_done_callback(self._lane_ended)
+
+    def _lane_ended(self, lane: Future) -> None:
+        if lane.status != "finished" and self._run in _executors:
+            # A lane reports what fails in it; that it failed itself means that the cluster is going away.
+            self._happened.put(lane.exception() or RuntimeError("the cluster in this process has lost its worker"))
+
+    def run_lane(self, number: int) -> None:
+        """Carry out instructions while there are any."""
+        until = monotonic() + LANE_SECONDS
+        while self._run in _executors:
+            try:
+                _, _, instruction = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            self._happened.put(self._local.perform(instruction))
+            if monotonic() > until:
+                break
+        with self._lock:
+            self._lane_count -= 1
+            self._lanes.pop(number, None)
+        if not self._waiting.empty():
+            # Queued after the last look, or left for the next lane.
+            self._open_lane()
+
+
+def _run_lane(run: str, number: int) -> None:
+    executor: Any = _executors.get(run)
+    if executor is not None:
+        executor.run_lane(number)

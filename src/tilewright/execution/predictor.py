@@ -1,0 +1,172 @@
+"""The model is loaded once in each process, when the first tile needs it, and sees one batch at a time.
+
+One at a time, because one forward uses all the threads, or the whole GPU, that there are; other threads of the process
+read, encode and store meanwhile.
+"""
+
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilewright.assemble import AnyArray
+from tilewright.errors import ModelOutputError
+
+
+class Predictor:
+    """A model that takes and returns arrays.
+
+    Parameters
+    ----------
+    model : lightning module, torch module, callable, or factory of one of these
+        A Lightning module is called by its ``predict_step``, a torch module by itself, both with a tensor in
+        inference mode, on the device; any other callable with an array. A callable without required parameters is a
+        factory: it is called once in each process.
+    device : str
+        A torch device, or ``"auto"``: a GPU where there is one.
+
+    Raises
+    ------
+    TypeError
+        If the model is none of these.
+    """
+
+    def __init__(self, model: Any, device: str = "auto") -> None:
+        if not callable(model) and not hasattr(model, "predict_step"):
+            raise TypeError(
+                "the model must be a LightningModule, a torch module, a callable on arrays, or a function that makes "
+                f"one of these, got {type(model).__name__}"
+            )
+        self.model = model
+        self.device = device
+        self._lock = threading.Lock()
+        self._loaded: Callable[[AnyArray], AnyArray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "device": self.device}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def predict(self, batch: AnyArray) -> AnyArray:
+        """Return the prediction of a batch.
+
+        Parameters
+        ----------
+        batch : array, (B, C, (Z), Y, X)
+            Whole tiles.
+
+        Returns
+        -------
+        array, (B, C, (Z), Y, X)
+            As many tiles, of any number of channels.
+
+        Raises
+        ------
+        ModelOutputError
+            If the model returns another number of tiles or axes, or another spatial size.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _load(self.model, self.device)
+            prediction = self._loaded(batch)
+        if prediction.ndim != batch.ndim or prediction.shape[0] != batch.shape[0]:
+            raise ModelOutputError(
+                f"the model was given tiles of shape {batch.shape} and returned {prediction.shape}; it must return "
+                f"as many tiles with the same axes, (batch, channel, {'Z, ' if batch.ndim == 5 else ''}Y, X)"
+            )
+        if prediction.shape[2:] != batch.shape[2:]:
+            raise ModelOutputError(
+                f"the model was given tiles of spatial size {batch.shape[2:]} and returned {prediction.shape[2:]}; it "
+                "must keep the spatial size: pad inside the model, or choose tiles that it can divide"
+            )
+        return prediction
+
+
+def _load(model: Any, device: str) -> Callable[[AnyArray], AnyArray]:
+    if _is_factory(model):
+        made = model()
+        if not callable(made) and not hasattr(made, "predict_step"):
+            raise TypeError(f"the model factory {model!r} returned {made!r}, which is no model")
+        model = made
+    if _is_torch_module(model):
+        return _torch_predictor(model, device)
+    return lambda batch: np.asarray(model(batch))
+
+
+def _is_factory(model: Any) -> bool:
+    if _is_torch_module(model):
+        return False
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes_batch = any(
+        p.kind is inspect.Parameter.VAR_POSITIONAL or (p.kind in positional and p.default is p.empty)
+        for p in parameters
+    )
+    return not takes_batch
+
+
+def _is_torch_module(model: Any) -> bool:
+    # Whoever has a torch module has imported torch.
+    import torch  # noqa: PLC0415
+
+    return isinstance(model, torch.nn.Module)
+
+
+def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]:
+    import torch  # noqa: PLC0415
+
+    target = torch.device(_free_device() if device == "auto" else device)
+    module = module.eval().to(target)
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    wanted = torch.float32 if parameter is None else parameter.dtype
+    is_lightning = hasattr(module, "predict_step")
+
+    def predict(batch: AnyArray) -> AnyArray:
+        with torch.inference_mode():
+            tensor = torch.from_numpy(np.ascontiguousarray(_as_torch_can(batch))).to(target, wanted)
+            output = module.predict_step(tensor, 0) if is_lightning else module(tensor)
+            if not isinstance(output, torch.Tensor):
+                raise ModelOutputError(
+                    f"the model must return one tensor (batch, channel, (Z), Y, X), got {type(output).__name__}"
+                )
+            output = output.detach().cpu()
+            # NumPy has no bfloat16.
+            return (output.float() if output.dtype is torch.bfloat16 else output).numpy()
+
+    return predict
+
+
+def _as_torch_can(batch: AnyArray) -> AnyArray:
+    """Return the batch in the byte order of the machine, in a type that torch converts from."""
+    native = batch.dtype.newbyteorder("=")
+    return batch.astype(native, copy=False)
+
+
+def _free_device() -> str:
+    """Spread the processes of a node over its GPUs, by the numbers that SLURM or Dask give them."""
+    import torch  # noqa: PLC0415
+
+    if torch.cuda.is_available():
+        return f"cuda:{_number_on_node() % torch.cuda.device_count()}"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def _number_on_node() -> int:
+    if "SLURM_LOCALID" in os.environ:
+        return int(os.environ["SLURM_LOCALID"])
+    try:
+        from distributed import get_worker  # noqa: PLC0415
+
+        name = get_worker().name
+    except (ImportError, ValueError):
+        return 0
+    return int(name) if str(name).isdigit() else 0

@@ -1,0 +1,317 @@
+"""On a cluster of other processes, one task writes one unit, and tiles travel as futures from worker to worker.
+
+The work itself travels once to each worker, also to one that joins later, and stays there until the run ends. Tiles
+that were handed over are kept here until their units are written, since what was scattered dies with its worker.
+"""
+
+import queue
+import uuid
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from distributed import Client, Future, Worker, WorkerPlugin
+
+from tilewright.assemble import AnyArray
+from tilewright.coordinator import (
+    DeliverTiles,
+    Event,
+    Instruction,
+    ProduceUnit,
+    ReleaseTile,
+    TilesFailed,
+    TilesLost,
+    TilesPredicted,
+    UnitFailed,
+    UnitWritten,
+    WriteUnit,
+)
+from tilewright.execution.executor import Errors
+from tilewright.execution.in_process import LOOK_SECONDS
+from tilewright.execution.watch import raise_if_gone
+from tilewright.execution.work import TilePrediction, Work
+from tilewright.plan import WritePlan
+from tilewright.storage.receipts import UnitReceipt
+
+TASKS_PER_THREAD = 3
+"""Tasks that are submitted at a time: enough that no thread waits for the client, few enough to lose little."""
+
+_shared: dict[str, Any] = {}
+"""On a worker: what clients have shared with it."""
+
+
+class _SharePlugin(WorkerPlugin):
+    """Bring a value to every worker, once, also to those that join later."""
+
+    idempotent = True
+
+    def __init__(self, value: Any) -> None:
+        self.name = f"tilewright-{uuid.uuid4().hex}"
+        self.value = value
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the signature is Dask's
+        _shared[self.name] = self.value
+
+    def teardown(self, worker: Worker) -> None:  # noqa: ARG002
+        _shared.pop(self.name, None)
+
+
+class Shared:
+    """A value that every worker of a cluster holds, by a name that tasks carry.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+    value : object
+        What to share. It is pickled.
+    """
+
+    def __init__(self, client: Client, value: Any) -> None:
+        self._client = client
+        plugin = _SharePlugin(value)
+        self.name = plugin.name
+        client.register_plugin(plugin)
+
+    def close(self) -> None:
+        """Let the workers forget the value."""
+        if self._client.status == "running":
+            self._client.unregister_worker_plugin(self.name)
+
+
+class SharedPrediction(Shared):
+    """The source and the model of a run, on the workers."""
+
+    def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
+        """Return the channels and the data type that the model gives for the first tile, on a worker."""
+        result: tuple[int, np.dtype[np.generic]] = self._client.submit(
+            _probe, self.name, plan, pure=False
+        ).result()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Where a tile is: a future of itself, or of the batch in which it was predicted."""
+
+    future: Future
+    place: int | None
+    array: AnyArray | None = None
+
+
+class RemoteExecutor:
+    """Carry out instructions on the worker processes of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+    work : Work
+        What the instructions are about.
+    prediction : SharedPrediction, optional
+        The prediction of the work, which the workers have already.
+    """
+
+    def __init__(self, client: Client, work: Work, prediction: SharedPrediction | None = None) -> None:
+        self._client = client
+        self._work = work
+        # The model stays where it is; the rest of the work is small.
+        self._shared = Shared(client, replace(work, prediction=None))
+        self._names = (self._shared.name, prediction.name if prediction else None)
+        self._run = uuid.uuid4().hex
+        self._errors = Errors()
+        self._tiles: dict[Hashable, _Tile] = {}
+        self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
+        self._running: dict[Future, Instruction] = {}
+        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._at_once: deque[Event] = deque()
+        self._number = 0
+        self._most_tasks = 0
+        self._closed = False
+        self._count_threads()
+
+    def carry_out(self, instruction: Instruction) -> None:
+        """Submit an instruction, or queue it while enough is submitted."""
+        match instruction:
+            case ReleaseTile(_, handle):
+                self._tiles.pop(handle, None)
+            case DeliverTiles(tiles) if self._work.prediction is None:
+                self._hand_over_again(tiles)
+            case DeliverTiles(tiles):
+                self._waiting[1].extend(DeliverTiles(batch) for batch in self._work.batches(tiles))
+            case WriteUnit():
+                # First, since what is written frees memory.
+                self._waiting[0].append(instruction)
+            case _:
+                self._waiting[1].append(instruction)
+        self._submit()
+
+    def events(self, *, wait: bool) -> list[Event]:
+        """Return the outcomes of the tasks that have ended."""
+        happened = list(self._at_once)
+        self._at_once.clear()
+        ended: list[Future] = []
+        while True:
+            try:
+                ended.append(self._ended.get(block=wait and not (ended or happened), timeout=LOOK_SECONDS))
+            except queue.Empty:
+                if ended or happened or not wait:
+                    break
+                raise_if_gone(self._client)
+                self._count_threads()
+        results = self._receipts_of(ended)
+        for future in ended:
+            happened.extend(self._outcome(future, self._running.pop(future), results.get(future)))
+        self._submit()
+        return happened
+
+    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
+        """Send arrays to the workers, straight, and keep them here too."""
+        # Without hash=False two equal tiles, blank ones say, would be one.
+        futures = self._client.scatter(list(arrays), direct=True, hash=False)
+        handles = []
+        for tile, future, array in zip(tiles, futures, arrays, strict=True):
+            handle = self._next_key("tile", tile)
+            self._tiles[handle] = _Tile(future, None, array)
+            handles.append(handle)
+        return tuple(handles)
+
+    def error_behind(self, reason: str) -> BaseException | None:
+        """Return the error behind the reason of a failure."""
+        return self._errors.behind(reason)
+
+    def close(self) -> None:
+        """Cancel what is submitted, and let the workers forget the run."""
+        if self._closed:
+            return
+        self._closed = True
+        futures, self._running = list(self._running), {}
+        self._tiles.clear()
+        for waiting in self._waiting:
+            waiting.clear()
+        if self._client.status == "running":
+            self._client.cancel(futures)
+            self._shared.close()
+
+    def _submit(self) -> None:
+        while len(self._running) < self._most_tasks and (self._waiting[0] or self._waiting[1]):
+            instruction = (self._waiting[0] or self._waiting[1]).popleft()
+            future = self._task_of(instruction)
+            self._running[future] = instruction
+            future.add_done_callback(self._ended.put)
+
+    def _task_of(self, instruction: Instruction) -> Future:
+        match instruction:
+            case WriteUnit(unit, _, tiles, handles):
+                places = [self._tiles[handle] for handle in handles]
+                futures = list(dict.fromkeys(place.future for place in places))
+                where = [(futures.index(place.future), place.place) for place in places]
+                key = self._next_key("write", unit)
+                return self._submit_task(key, 10, _write, unit, tiles, where, futures)
+            case ProduceUnit(unit):
+                return self._submit_task(self._next_key("produce", unit), 0, _produce, unit)
+            case DeliverTiles(tiles):
+                return self._submit_task(self._next_key("predict", tiles[0]), 0, _predict, tiles)
+        raise TypeError(f"{instruction} is not carried out by a task")
+
+    def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future:
+        return self._client.submit(function, self._names, *args, key=key, priority=priority, pure=False)
+
+    def _outcome(self, future: Future, instruction: Instruction, receipt: UnitReceipt | None) -> list[Event]:
+        match instruction:
+            case DeliverTiles(tiles) if future.status == "finished":
+                handles = tuple((future.key, place) for place in range(len(tiles)))
+                self._tiles.update(
+                    (handle, _Tile(future, place)) for place, handle in enumerate(handles)
+                )
+                return [TilesPredicted(tiles, handles)]
+            case DeliverTiles(tiles):
+                return [TilesFailed(tiles, self._reason(future))]
+            case (ProduceUnit(unit) | WriteUnit(unit)) if receipt is not None:
+                return [UnitWritten(unit, receipt)]
+            case ProduceUnit(unit, attempt):
+                return [UnitFailed(unit, attempt, self._reason(future))]
+            case WriteUnit(unit, attempt, tiles, handles):
+                lost = [
+                    (tile, handle)
+                    for tile, handle in zip(tiles, handles, strict=True)
+                    if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost")
+                ]
+                if lost:
+                    lost_tiles, lost_handles = zip(*lost, strict=True)
+                    return [TilesLost(lost_tiles, lost_handles)]
+                return [UnitFailed(unit, attempt, self._reason(future))]
+        raise TypeError(f"{instruction} has no outcome")
+
+    def _receipts_of(self, futures: list[Future]) -> dict[Future, UnitReceipt]:
+        """Fetch the receipts of all units that were written, in one message."""
+        written = [
+            future
+            for future in futures
+            if future.status == "finished" and not isinstance(self._running[future], DeliverTiles)
+        ]
+        # A receipt that died with its worker is missing here: that unit is written again.
+        receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip") if written else {}
+        return {written[int(number)]: receipt for number, receipt in receipts.items()}
+
+    def _reason(self, future: Future) -> str:
+        if future.status == "error":
+            return self._errors.reason_of(future.exception().with_traceback(future.traceback()))
+        return f"the task {future.key} was {future.status}: its worker is gone"
+
+    def _hand_over_again(self, tiles: Sequence[int]) -> None:
+        """Send tiles whose worker died from the copies that were kept."""
+        arrays = {
+            handle[1]: tile.array  # type: ignore[index]
+            for handle, tile in self._tiles.items()
+            if tile.array is not None
+        }
+        again = [arrays[tile] for tile in tiles]
+        self._at_once.append(TilesPredicted(tuple(tiles), self.hold(tiles, again)))
+
+    def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
+        self._number += 1
+        return f"tilewright-{what}-{self._run}", number, self._number
+
+    def _count_threads(self) -> None:
+        threads = sum(self._client.nthreads().values())
+        self._most_tasks = max(self._most_tasks, TASKS_PER_THREAD * max(1, threads))
+
+
+# What runs on a worker.
+
+_Names = tuple[str, str | None]
+
+
+def _work(names: _Names) -> Work:
+    work: Work = _shared[names[0]]
+    return work if names[1] is None else replace(work, prediction=_shared[names[1]])
+
+
+def _probe(name: str, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
+    prediction: TilePrediction = _shared[name]
+    return prediction.probe(plan)
+
+
+def _predict(names: _Names, tiles: tuple[int, ...]) -> list[AnyArray]:
+    return _work(names).predict(tiles)
+
+
+def _produce(names: _Names, unit: int) -> UnitReceipt:
+    return _work(names).produce(unit)
+
+
+def _write(
+    names: _Names,
+    unit: int,
+    tiles: tuple[int, ...],
+    where: list[tuple[int, int | None]],
+    values: list[Any],
+) -> UnitReceipt:
+    arrays = {
+        tile: values[number] if place is None else values[number][place]
+        for tile, (number, place) in zip(tiles, where, strict=True)
+    }
+    return _work(names).write(unit, arrays)

@@ -1,0 +1,132 @@
+"""What a run did, added up from the receipts of its units."""
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import zarr
+
+from tilewright.plan import WritePlan
+from tilewright.plan.describe import format_nbytes
+from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run wrote, and where its time went.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The finished output.
+    plan : WritePlan
+        What was planned.
+    tile_count, unit_count, object_count : int
+        What was predicted and written.
+    output_nbytes, stored_nbytes : int
+        Bytes before and after the codecs.
+    total_seconds : float
+        The wall clock.
+    stage_seconds : StageSeconds
+        Seconds in each stage, added over all threads.
+    peak_live_nbytes : int
+        The most bytes of predicted tiles that were held or asked for.
+    peak_memory_nbytes : int
+        The largest resident memory of a process that took part.
+    """
+
+    array: zarr.Array[Any]
+    plan: WritePlan
+    tile_count: int
+    unit_count: int
+    object_count: int
+    output_nbytes: int
+    stored_nbytes: int
+    total_seconds: float
+    stage_seconds: StageSeconds
+    peak_live_nbytes: int
+    peak_memory_nbytes: int
+
+    @property
+    def read_seconds(self) -> float:
+        """Seconds spent reading the source."""
+        return self.stage_seconds.read
+
+    @property
+    def model_seconds(self) -> float:
+        """Seconds spent in the model, or waiting for it."""
+        return self.stage_seconds.model
+
+    @property
+    def assemble_seconds(self) -> float:
+        """Seconds spent placing pieces of tiles."""
+        return self.stage_seconds.assemble
+
+    @property
+    def encode_seconds(self) -> float:
+        """Seconds spent in codecs."""
+        return self.stage_seconds.encode
+
+    @property
+    def put_seconds(self) -> float:
+        """Seconds spent storing objects."""
+        return self.stage_seconds.put
+
+    def __str__(self) -> str:
+        seconds = self.stage_seconds
+        stages = f"assemble {seconds.assemble:.1f}, encode {seconds.encode:.1f}, put {seconds.put:.1f}"
+        if seconds.model:
+            stages = f"read {seconds.read:.1f}, model {seconds.model:.1f}, {stages}"
+        rate = format_nbytes(self.output_nbytes / max(self.total_seconds, 1e-9))
+        rows = (
+            ("array", f"{self.array.store_path}"),
+            (
+                "written",
+                f"{self.tile_count:,} tiles, {self.unit_count:,} units, {self.object_count:,} objects: all complete",
+            ),
+            ("bytes", f"{format_nbytes(self.output_nbytes)}, stored in {format_nbytes(self.stored_nbytes)}"),
+            ("time", f"{self.total_seconds:.1f} s, {rate}/s"),
+            ("threads", f"{stages} s"),
+            (
+                "memory",
+                f"at most {format_nbytes(self.peak_live_nbytes)} of tiles (planned "
+                f"{format_nbytes(self.plan.peak_live_nbytes)}), {format_nbytes(self.peak_memory_nbytes)} per process",
+            ),
+        )
+        return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+@dataclass
+class Tally:
+    """Add up receipts while a run goes on."""
+
+    started: float = field(default_factory=perf_counter)
+    object_count: int = 0
+    unit_count: int = 0
+    stored_nbytes: int = 0
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    peak_memory_nbytes: int = 0
+
+    def add(self, receipt: UnitReceipt) -> None:
+        """Count a unit that was written."""
+        self.unit_count += 1
+        self.object_count += receipt.object_count
+        self.stored_nbytes += receipt.stored_nbytes
+        self.seconds.add(receipt.seconds)
+        self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
+
+    def report(self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int) -> Report:
+        """Return the report of a finished run."""
+        return Report(
+            array=array,
+            plan=plan,
+            tile_count=plan.tile_count,
+            unit_count=self.unit_count,
+            object_count=self.object_count,
+            output_nbytes=plan.output_nbytes,
+            stored_nbytes=self.stored_nbytes,
+            total_seconds=perf_counter() - self.started,
+            stage_seconds=self.seconds,
+            peak_live_nbytes=peak_live_nbytes,
+            peak_memory_nbytes=max(self.peak_memory_nbytes, peak_memory_nbytes()),
+        )

@@ -1,0 +1,155 @@
+"""What an executor carries out, the same wherever it runs: predict tiles, write a unit, or both in one place.
+
+What comes out depends on the plan, the source and the model only. In particular tiles are always put together to the
+same batches, since a model may give other last digits for a tile in other company.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import numpy as np
+
+from tilewright.assemble import AnyArray, crop
+from tilewright.errors import ModelOutputError
+from tilewright.execution.predictor import Predictor
+from tilewright.plan import WritePlan
+from tilewright.storage.receipts import StageSeconds, UnitReceipt
+from tilewright.storage.source import Source
+from tilewright.storage.unit_writer import UnitWriter
+
+
+class _Spent:
+    """Seconds of several threads of one process, until somebody takes them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = StageSeconds()
+
+    def __reduce__(self) -> tuple[type["_Spent"], tuple[()]]:
+        return _Spent, ()
+
+    def add(self, seconds: StageSeconds) -> None:
+        with self._lock:
+            self._seconds.add(seconds)
+
+    def take(self) -> StageSeconds:
+        with self._lock:
+            taken, self._seconds = self._seconds, StageSeconds()
+        return taken
+
+
+@dataclass(frozen=True)
+class TilePrediction:
+    """How the tiles of one source are predicted.
+
+    Parameters
+    ----------
+    source : Source
+        What gives the windows.
+    predictor : Predictor
+        The model.
+    batch_size : int
+        How many tiles the model sees at once, at most.
+    """
+
+    source: Source
+    predictor: Predictor
+    batch_size: int
+    _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
+
+    def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return tiles in the batches that the model sees."""
+        return [tuple(tiles[i : i + self.batch_size]) for i in range(0, len(tiles), self.batch_size)]
+
+    def predict(self, plan: WritePlan, tiles: Sequence[int]) -> list[AnyArray]:
+        """Return the valid regions of one batch of tiles, in the data type of the plan."""
+        start = perf_counter()
+        batch = np.stack([self.read_tile(plan, tile) for tile in tiles])
+        read = perf_counter()
+        predictions = self.predictor.predict(batch)
+        if predictions.shape[1] != plan.channels:
+            raise ModelOutputError(
+                f"the model returned {predictions.shape[1]} channels for tiles {tuple(tiles)}, but {plan.channels} for "
+                "the first tile; all tiles must have as many"
+            )
+        self._spent.add(StageSeconds(read=read - start, model=perf_counter() - read))
+        return [crop(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True)]
+
+    def take_seconds(self) -> StageSeconds:
+        """Return what predicting took in this process since the last call: the next receipt carries it along."""
+        return self._spent.take()
+
+    def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
+        """Return the channels and the data type that the model gives for the first tile.
+
+        Parameters
+        ----------
+        plan : WritePlan
+            Any plan of the tiles; what it says of the output does not matter.
+        """
+        prediction = self.predictor.predict(self.read_tile(plan, 0)[np.newaxis])
+        if prediction.dtype.kind not in "buif":
+            raise ModelOutputError(f"the model returned elements of type {prediction.dtype}; only numbers are stored")
+        return prediction.shape[1], prediction.dtype
+
+    def read_tile(self, plan: WritePlan, tile: int) -> AnyArray:
+        """Return what the model sees of a tile, C(Z)YX, padded to the whole tile where the axis is shorter."""
+        window = dict(zip(plan.axes, plan.read_region(tile), strict=True))
+        # The output may have more channels than the source, or fewer: the model sees all of the source.
+        window.pop("C", None)
+        read = self.source.read_window(window)
+        padding = [(0, 0)] + [t.padding for t, name in zip(plan.tilings, plan.axes, strict=True) if name in "ZYX"]
+        if not any(before or behind for before, behind in padding):
+            return read
+        return np.pad(read, padding, mode="reflect")
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that is needed to carry out the instructions for one output array.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The plan of the image.
+    writer : UnitWriter
+        What writes its units.
+    prediction : TilePrediction or None
+        How tiles are predicted; None where somebody else predicts and hands them over.
+    """
+
+    plan: WritePlan
+    writer: UnitWriter
+    prediction: TilePrediction | None = None
+
+    def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return tiles in the batches that the model sees."""
+        return self._prediction.batches(tiles)
+
+    def predict(self, tiles: Sequence[int]) -> list[AnyArray]:
+        """Return the valid regions of one batch of tiles."""
+        return self._prediction.predict(self.plan, tiles)
+
+    def write(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+        """Write a unit from the valid regions of its tiles."""
+        receipt = self.writer.write(unit, tiles)
+        if self.prediction is None:
+            return receipt
+        seconds = self.prediction.take_seconds()
+        seconds.add(receipt.seconds)
+        return replace(receipt, seconds=seconds)
+
+    def produce(self, unit: int) -> UnitReceipt:
+        """Predict the tiles of a unit, and write it."""
+        tiles: dict[int, AnyArray] = {}
+        for batch in self.batches(self.plan.tiles_of_unit(unit)):
+            tiles.update(zip(batch, self.predict(batch), strict=True))
+        return self.write(unit, tiles)
+
+    @property
+    def _prediction(self) -> TilePrediction:
+        if self.prediction is None:
+            raise RuntimeError("nobody told this run how to predict tiles: they are handed over")
+        return self.prediction

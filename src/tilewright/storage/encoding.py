@@ -1,0 +1,169 @@
+"""A stored object is the same bytes that zarr would write, made in the calling thread, without a turn of an event loop.
+
+The common codecs are numcodecs under other names, and a shard is its chunks one after the other and an index, so both
+are put together here from the metadata of the array, by the public specification of Zarr. Any other chain of codecs
+goes through zarr's own pipeline. This is the one module that touches what zarr does not document.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numcodecs
+import numpy as np
+import zarr
+from google_crc32c import value as crc32c
+from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.sync import sync
+
+from tilewright.assemble import AnyArray
+
+Encoded = bytes | bytearray | memoryview
+"""What can be written to a file as it is."""
+EncodeChunk = Callable[[AnyArray], Encoded]
+
+# A chunk that is not stored has this offset and length in the index of its shard; here, every chunk is stored.
+_INDEX_DTYPE = np.dtype("<u8")
+
+
+@dataclass(frozen=True)
+class ObjectEncoder:
+    """Turn the chunks of one array into stored objects.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The array. Only its metadata is used.
+
+    Attributes
+    ----------
+    is_direct : bool
+        Whether the bytes are made here; else zarr's own pipeline makes them.
+    """
+
+    array: zarr.Array[Any]
+    _encode_chunk: EncodeChunk | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_encode_chunk", _direct_encoder(self.array))
+
+    def __reduce__(self) -> tuple[type["ObjectEncoder"], tuple[zarr.Array[Any]]]:
+        return ObjectEncoder, (self.array,)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the bytes are made here; else zarr's own pipeline makes them."""
+        return self._encode_chunk is not None
+
+    @property
+    def part_extents(self) -> tuple[int, ...]:
+        """The extents of the arrays that `encode` takes: chunks, or whole objects where zarr encodes."""
+        if self.is_direct:
+            return tuple(self.array.chunks)
+        return tuple(self.array.shards or self.array.chunks)
+
+    def key(self, position: tuple[int, ...]) -> str:
+        """Return the key in the store of the object at this position of the grid."""
+        name = self.array.metadata.encode_chunk_key(position)
+        return f"{self.array.path}/{name}" if self.array.path else name
+
+    def encode_part(self, part: AnyArray) -> Encoded:
+        """Return the bytes of one part of an object: a chunk, or a whole object where zarr encodes.
+
+        Parameters
+        ----------
+        part : array
+            Contiguous, of `part_extents`, in the data type of the array.
+        """
+        if self._encode_chunk is not None:
+            return self._encode_chunk(part)
+        return sync(self._encode_by_zarr(part))
+
+    def join(self, parts: Sequence[Encoded]) -> list[Encoded]:
+        """Return what makes up an object, in order, from its encoded parts in C order."""
+        if self.array.shards is None or not self.is_direct:
+            return list(parts)
+        lengths = np.array([memoryview(part).nbytes for part in parts], _INDEX_DTYPE)
+        index_nbytes = 16 * len(parts) + 4
+        start = index_nbytes if _index_is_first(self.array) else 0
+        offsets = start + np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(_INDEX_DTYPE)
+        index = np.stack([offsets, lengths], axis=1).astype(_INDEX_DTYPE).tobytes()
+        index += int(crc32c(index)).to_bytes(4, "little")
+        return [index, *parts] if start else [*parts, index]
+
+    async def _encode_by_zarr(self, part: AnyArray) -> Encoded:
+        array = self.array.with_config({"write_empty_chunks": True})._async_array  # noqa: SLF001
+        prototype = default_buffer_prototype()
+        spec = array.metadata.get_chunk_spec((0,) * part.ndim, array.config, prototype)
+        buffer = prototype.nd_buffer.from_ndarray_like(part)  # type: ignore[arg-type]
+        (encoded,) = await array.codec_pipeline.encode([(buffer, spec)])
+        if encoded is None:
+            raise RuntimeError(f"zarr encoded a chunk of {array.store_path} to nothing")
+        return encoded.to_bytes()
+
+
+def buffer_of(parts: Sequence[Encoded]) -> cpu.Buffer:
+    """Return the parts of an object as one buffer that a zarr store takes."""
+    return cpu.Buffer.from_bytes(parts[0] if len(parts) == 1 else b"".join(parts))
+
+
+def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:
+    """Return a function that encodes one chunk, or None where zarr must do it."""
+    metadata = array.metadata
+    if metadata.zarr_format == 2:
+        if metadata.order != "C" or metadata.filters:
+            return None
+        return _chain([] if metadata.compressor is None else [metadata.compressor])
+    codecs = [codec.to_dict() for codec in metadata.codecs]
+    if codecs[0]["name"] == "sharding_indexed":
+        sharding: Any = codecs[0]["configuration"]
+        index_names = [_as_dict(codec)["name"] for codec in sharding["index_codecs"]]
+        if len(codecs) > 1 or index_names != ["bytes", "crc32c"]:
+            return None
+        codecs = [_as_dict(codec) for codec in sharding["codecs"]]
+    first, *others = codecs
+    endian = dict(first.get("configuration") or {}).get("endian")
+    if first["name"] != "bytes" or (endian == "big" and array.dtype.itemsize > 1):
+        return None
+    makers = [_numcodec(codec) for codec in others]
+    return None if None in makers else _chain([codec for codec in makers if codec is not None], as_bytes=True)
+
+
+def _as_dict(codec: Any) -> dict[str, Any]:
+    return dict(codec) if isinstance(codec, dict) else dict(codec.to_dict())
+
+
+def _numcodec(codec: Any) -> Any:
+    """Return the numcodecs codec that makes the same bytes as this one of Zarr 3, or None."""
+    options = dict(codec.get("configuration") or {})
+    match codec["name"]:
+        case "zstd":
+            return numcodecs.Zstd(level=options["level"], checksum=options["checksum"])
+        case "gzip":
+            return numcodecs.GZip(level=options["level"])
+        case "blosc":
+            shuffles = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+            return numcodecs.Blosc(
+                cname=options["cname"],
+                clevel=options["clevel"],
+                shuffle=shuffles[options["shuffle"]],
+                blocksize=options["blocksize"],
+                typesize=options["typesize"],
+            )
+    return None
+
+
+def _chain(codecs: Sequence[Any], *, as_bytes: bool = False) -> EncodeChunk:
+    def encode(chunk: AnyArray) -> Encoded:
+        little = chunk if chunk.dtype.byteorder != ">" else chunk.astype(chunk.dtype.newbyteorder("<"))
+        raw: Any = little.reshape(-1).view(np.uint8) if as_bytes or not codecs else little
+        for codec in codecs:
+            raw = codec.encode(raw)
+        return memoryview(raw).cast("B") if isinstance(raw, np.ndarray) else raw  # type: ignore[no-any-return]
+
+    return encode
+
+
+def _index_is_first(array: zarr.Array[Any]) -> bool:
+    sharding: Any = array.metadata.codecs[0].to_dict()["configuration"]
+    return str(getattr(sharding["index_location"], "value", sharding["index_location"])) == "start"

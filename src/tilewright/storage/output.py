@@ -1,0 +1,197 @@
+"""An output is checked before anything is predicted, and created once, before the first tile."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
+
+from tilewright.errors import DestinationError, DestinationExistsError
+from tilewright.plan import WritePlan
+from tilewright.plan.describe import format_nbytes
+
+IF_EXISTS = ("fail", "overwrite")
+FULL_RESOLUTION = "0"
+"""The array of the full resolution in its group, as OME-Zarr lays it out."""
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How the arrays of an output are stored.
+
+    Parameters
+    ----------
+    compressors : object
+        As in `zarr.create_array`.
+    fill_value : scalar
+        What elements that were never written read as.
+    zarr_format : {3, 2}
+        The version of the format.
+    if_exists : {"fail", "overwrite"}
+        What to do where the output exists.
+    """
+
+    compressors: Any = "auto"
+    fill_value: Any = 0
+    zarr_format: int = 3
+    if_exists: str = "fail"
+
+    def __post_init__(self) -> None:
+        if self.zarr_format not in (2, 3):
+            raise ValueError(f"zarr_format must be 2 or 3, got {self.zarr_format!r}")
+        if self.if_exists == "resume":
+            raise ValueError("if_exists='resume' is not available yet; use 'fail' or 'overwrite'")
+        if self.if_exists not in IF_EXISTS:
+            raise ValueError(f"if_exists must be one of {IF_EXISTS}, got {self.if_exists!r}")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One group of one store, which holds the prediction of one image.
+
+    Parameters
+    ----------
+    store : zarr store
+        Where it lies.
+    group : str
+        The path of the group in the store; empty for its root.
+    """
+
+    store: Store
+    group: str = ""
+
+    @classmethod
+    def at(cls, destination: str | os.PathLike[str] | Store, group: str = "") -> "Output":
+        """Return the output at a path or in a store."""
+        if isinstance(destination, Store):
+            if destination.read_only:
+                raise DestinationError(f"the store {destination} is read-only; open it for writing")
+            return cls(destination, group)
+        if "://" in os.fspath(destination):
+            raise DestinationError(
+                f"the destination {os.fspath(destination)!r} is a URL; pass a local path, or a zarr store that is "
+                "opened for it, such as zarr.storage.FsspecStore.from_url(...)"
+            )
+        return cls(LocalStore(Path(destination).absolute()), group)
+
+    def __str__(self) -> str:
+        return f"{self._folder or self.store}"
+
+    @property
+    def array_path(self) -> str:
+        """The path of the array in the store."""
+        return f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
+
+    @property
+    def is_only_here(self) -> bool:
+        """Whether other processes cannot write it: it lies in the memory of this one."""
+        return isinstance(self.store, MemoryStore)
+
+    @property
+    def _folder(self) -> Path | None:
+        return self.store.root / self.group if isinstance(self.store, LocalStore) else None
+
+    def check(self, options: OutputOptions, source_path: Path | None = None) -> None:
+        """Raise where the output cannot be created, before anything is done.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something is there that must not be touched.
+        DestinationError
+            If the place cannot be written, or is the source itself.
+        """
+        if self._folder is not None:
+            self._check_folder(self._folder, source_path)
+        if not self._exists():
+            return
+        if options.if_exists == "fail":
+            raise DestinationExistsError(
+                f"the output {self} exists and is left as it is; choose another destination, or if_exists='overwrite' "
+                "to replace it"
+            )
+        if self._folder is not None and not _is_zarr(self._folder):
+            raise DestinationExistsError(
+                f"{self} exists and is no Zarr group or array, so it is not overwritten; choose another destination "
+                "or remove it yourself"
+            )
+
+    def check_space(self, plan: WritePlan, options: OutputOptions) -> None:
+        """Raise DestinationError where the disk cannot take the output; what is compressed may fit in less."""
+        if self._folder is None or options.compressors == "auto" or options.compressors:
+            return
+        free = shutil.disk_usage(_nearest_existing(self._folder)).free
+        if free < plan.output_nbytes:
+            raise DestinationError(
+                f"the output {self} takes {format_nbytes(plan.output_nbytes)} ({plan.output_nbytes} bytes) uncompressed, "
+                f"but the disk has {format_nbytes(free)} ({free} bytes) left; free some, choose another disk, or "
+                "compressors='auto'"
+            )
+
+    def create(self, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
+        """Create the group and its array, and return the array.
+
+        Raises
+        ------
+        DestinationError
+            If that fails.
+        """
+        try:
+            if options.if_exists == "overwrite" and self._exists():
+                sync(self.store.delete_dir(self.group))
+            version: Any = options.zarr_format
+            group = zarr.open_group(self.store, path=self.group, mode="a", zarr_format=version)
+            array: zarr.Array[Any] = group.create_array(
+                FULL_RESOLUTION,
+                shape=plan.shape,
+                dtype=plan.dtype,
+                chunks=plan.chunks,
+                shards=plan.shards,
+                compressors=options.compressors,
+                fill_value=options.fill_value,
+                dimension_names=list(plan.axes.lower()) if version == 3 else None,
+                chunk_key_encoding={"name": "v2", "separator": "/"} if version == 2 else None,
+            )
+        except OSError as error:
+            raise DestinationError(f"the output {self} could not be created: {error}") from error
+        return array
+
+    def _exists(self) -> bool:
+        if self._folder is not None:
+            return self._folder.is_dir() and any(self._folder.iterdir())
+        return not sync(self.store.is_empty(self.group))
+
+    def _check_folder(self, folder: Path, source_path: Path | None) -> None:
+        if source_path is not None:
+            source = source_path.resolve()
+            if source == folder.resolve() or folder.resolve() in source.parents:
+                raise DestinationError(f"the destination {folder} holds the source {source}; choose another one")
+            if source in folder.resolve().parents:
+                raise DestinationError(f"the destination {folder} lies inside the source {source}; choose another one")
+        existing = _nearest_existing(folder)
+        if not existing.is_dir():
+            raise DestinationError(f"the output {folder} cannot be created: {existing} is a file, not a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")
+
+
+def checked_together(outputs: Sequence[Output], options: OutputOptions, source_paths: Sequence[Path | None]) -> None:
+    """Check all outputs of a run before the first is created."""
+    for output, source_path in zip(outputs, source_paths, strict=True):
+        output.check(options, source_path)
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _nearest_existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

@@ -1,0 +1,62 @@
+"""What a finished write reports: small, and enough to add up what a run did and where its time went."""
+
+import resource
+import sys
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(slots=True)
+class StageSeconds:
+    """Seconds that one thread spent in each stage; sums over threads exceed the wall clock.
+
+    Parameters
+    ----------
+    read, model, assemble, encode, put : float
+        Reading the source; the model; placing pieces; the codecs; storing.
+    """
+
+    read: float = 0.0
+    model: float = 0.0
+    assemble: float = 0.0
+    encode: float = 0.0
+    put: float = 0.0
+
+    def add(self, other: "StageSeconds") -> None:
+        """Add those of another thread or unit."""
+        for stage in fields(self):
+            setattr(self, stage.name, getattr(self, stage.name) + getattr(other, stage.name))
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReceipt:
+    """One unit is stored.
+
+    Parameters
+    ----------
+    unit : int
+        Which one.
+    object_count : int
+        Its stored objects.
+    stored_nbytes : int
+        Their bytes, as encoded.
+    seconds : StageSeconds
+        Where the time went.
+    process : str
+        Which process wrote it.
+    peak_memory_nbytes : int
+        The largest resident memory of that process so far.
+    """
+
+    unit: int
+    object_count: int
+    stored_nbytes: int
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    process: str = ""
+    peak_memory_nbytes: int = 0
+
+
+def peak_memory_nbytes() -> int:
+    """Return the largest resident memory that this process ever had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in kibibytes, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,251 @@
+"""A source is never held as a whole: it gives windows, by the names of their axes, and reads no more than they need.
+
+It travels to other processes as a description, and is opened there when it is first read.
+"""
+
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import dask
+import dask.array
+import numpy as np
+import tifffile
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import MemoryStore
+
+from tilewright.assemble import AnyArray
+from tilewright.errors import GeometryError, SourceError
+from tilewright.geometry import Interval
+from tilewright.plan import ImageAxes
+
+TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
+
+_Slices = tuple[slice, ...]
+
+
+class _Reader(Protocol):
+    """What gives the elements of a source."""
+
+    def open(self) -> Any:
+        """Return something with a shape and a dtype that can be sliced."""
+
+    def read(self, slices: _Slices) -> AnyArray:
+        """Return a window."""
+
+
+@dataclass
+class _ArrayReader:
+    """Something in this process, or that knows itself how to travel: NumPy, Zarr, Dask."""
+
+    array: Any
+
+    def open(self) -> Any:
+        return self.array
+
+    def read(self, slices: _Slices) -> AnyArray:
+        window = self.array[slices]
+        if isinstance(window, dask.array.Array):
+            # In this thread: the tasks around it are the parallelism, and this one already runs on a worker.
+            window = window.compute(scheduler="synchronous")
+        return np.asarray(window)
+
+
+@dataclass
+class _FileReader:
+    """A file that each process opens for itself."""
+
+    path: str
+    _opened: Any = None
+
+    def open(self) -> Any:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def read(self, slices: _Slices) -> AnyArray:
+        return np.asarray(self.open()[slices])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _open(self) -> Any:
+        raise TypeError("a file reader must know how to open its file")
+
+
+@dataclass
+class _ZarrReader(_FileReader):
+    def _open(self) -> Any:
+        node = zarr.open(self.path, mode="r")
+        if isinstance(node, zarr.Group):
+            if "0" not in node or not isinstance(node["0"], zarr.Array):
+                raise SourceError(
+                    f"{self.path} is a Zarr group without an array '0'; it holds {sorted(node.keys())}: "
+                    "give the path of the array"
+                )
+            return node["0"]
+        return node
+
+
+@dataclass
+class _TiffReader(_FileReader):
+    def _open(self) -> Any:
+        try:
+            return tifffile.memmap(self.path, mode="r")
+        except ValueError:
+            # Compressed or in pieces: its strips and tiles are the chunks of a read-only Zarr array.
+            return zarr.open(tifffile.imread(self.path, aszarr=True, level=0), mode="r")
+
+
+@dataclass
+class _MemmapReader(_FileReader):
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    offset: int = 0
+    order: Any = "C"
+
+    def _open(self) -> Any:
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+
+
+@dataclass
+class Source:
+    """The windows of one image.
+
+    Parameters
+    ----------
+    axes : ImageAxes
+        The axes in the order of the source, and their extents.
+    dtype : numpy.dtype
+        The data type of its elements.
+    name : str
+        How to name it in messages.
+    path : Path or None
+        Where it lies, if it is a file or folder.
+    """
+
+    axes: ImageAxes
+    dtype: np.dtype[Any]
+    name: str
+    path: Path | None
+    _reader: _Reader
+
+    @property
+    def is_only_here(self) -> bool:
+        """Whether other processes cannot read it: it lies in the memory of this one, and is not sent."""
+        opened = self._reader.open()
+        return isinstance(opened, zarr.Array) and isinstance(opened.store, MemoryStore)
+
+    def read_window(self, window: Mapping[str, Interval]) -> AnyArray:
+        """Return a window of one sample and frame.
+
+        Parameters
+        ----------
+        window : mapping of str to (start, stop)
+            What to read of each axis that is not to be read in full. S and T must have one element.
+
+        Returns
+        -------
+        array
+            C(Z)YX; C is there even where the source has no channels.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read. It names the source and the window.
+        """
+        slices = tuple(
+            slice(*window.get(name, (0, extent)))
+            for name, extent in zip(self.axes.names, self.axes.shape, strict=True)
+        )
+        try:
+            read = self._reader.read(slices)
+        except Exception as error:
+            bounds = ", ".join(f"{n} {s.start}:{s.stop}" for n, s in zip(self.axes.names, slices, strict=True))
+            raise SourceError(f"could not read {bounds} of {self.name}: {error}") from error
+        names = self.axes.names
+        kept = read[tuple(0 if name in "ST" else slice(None) for name in names)]
+        left = [name for name in names if name not in "ST"]
+        ordered = kept.transpose([left.index(name) for name in "CZYX" if name in left])
+        return ordered if "C" in left else ordered[np.newaxis]
+
+
+def open_source(source: Any, axes: str) -> Source:
+    """Open an image without reading it.
+
+    Parameters
+    ----------
+    source : path, zarr.Array, zarr.Group, zarr store, numpy array or memmap, dask array
+        A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group with an array ``0``.
+    axes : str
+        Its axes, letters of ``STCZYX`` in its own order.
+
+    Returns
+    -------
+    Source
+        What gives its windows.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be opened. It names the source.
+    GeometryError
+        If the axes do not fit it.
+    """
+    name, path, reader = _reader_of(source)
+    try:
+        opened = reader.open()
+        shape, dtype = tuple(int(extent) for extent in opened.shape), np.dtype(opened.dtype)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"could not open the source {name}: {error}") from error
+    try:
+        image_axes = ImageAxes(axes, shape)
+    except GeometryError as error:
+        raise GeometryError(f"{name}: {error}") from None
+    if dtype.kind not in "buif":
+        raise SourceError(f"the source {name} has elements of type {dtype}; only numbers can be predicted on")
+    return Source(image_axes, dtype, name, path, reader)
+
+
+def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if "://" in os.fspath(source):
+            raise SourceError(
+                f"the source {os.fspath(source)!r} is a URL; open it with zarr or dask.array and pass the array"
+            )
+        if not path.exists():
+            raise SourceError(f"the source {path} does not exist")
+        is_tiff = path.suffix.lower() in TIFF_SUFFIXES
+        absolute = str(path.absolute())
+        return str(path), path.absolute(), _TiffReader(absolute) if is_tiff else _ZarrReader(absolute)
+    if isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.filename is not None:
+        order = "C" if source.flags.c_contiguous else "F"
+        reader = _MemmapReader(
+            str(source.filename), dtype=source.dtype.str, shape=source.shape, offset=source.offset, order=order
+        )
+        return str(source.filename), Path(source.filename), reader
+    if isinstance(source, Store | zarr.Group):
+        try:
+            source = zarr.open_group(source, mode="r")["0"] if isinstance(source, Store) else source["0"]
+        except (KeyError, OSError) as error:
+            raise SourceError(f"the source {source} has no array '0'; pass the array itself") from error
+    if not (hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")):
+        raise SourceError(
+            f"a source is a path, or an array of Zarr, NumPy or Dask, got {type(source).__name__}: {source!r:.80}"
+        )
+    path = _path_of(source)
+    return str(path) if path else f"{type(source).__name__} of shape {source.shape}", path, _ArrayReader(source)
+
+
+def _path_of(source: Any) -> Path | None:
+    if isinstance(source, zarr.Array):
+        root = getattr(source.store, "root", None)
+        return Path(root) / source.path if root is not None else None
+    return None
