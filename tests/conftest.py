@@ -1,11 +1,40 @@
-"""Settings that all tests share."""
+"""Settings and clusters that all tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import dask
+import pytest
+from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
-)
+from tilewright.execution.cluster import open_embedded_cluster
+
+settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# The models of the tests travel to worker processes by the name of their module; these inherit the path of this one.
+ROOT = str(Path(__file__).parent.parent)
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Client]:
+    """A cluster of two threads in this process."""
+    with open_embedded_cluster(threads=2) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[Client]:
+    """A cluster of two other processes."""
+    with (
+        dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False}),
+        LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

@@ -1,6 +1,7 @@
 """A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
     if values.dtype == dtype:
         return values
     if dtype.kind in "iu" and values.dtype.kind in "iuf":
-        limits = np.iinfo(dtype)
+        limits: Any = np.iinfo(dtype.name)
         if values.dtype.kind == "f":
             # The limits of wide integers are no floats: the largest float below them is.
             rounded = np.nan_to_num(np.rint(values.astype(np.float64)), posinf=np.inf, neginf=-np.inf)
@@ -60,14 +61,12 @@ def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
             result = np.where(too_large, 0, within).astype(dtype)
             result[too_large] = limits.max
             return result
-        held = np.iinfo(values.dtype)
+        held: Any = np.iinfo(values.dtype.name)
         return np.clip(values, max(limits.min, held.min), min(limits.max, held.max)).astype(dtype)
     return values.astype(dtype)
 
 
-def fill(
-    region: Region, plan: WritePlan, tiles: Mapping[int, AnyArray], fill_value: object
-) -> AnyArray:
+def fill(region: Region, plan: WritePlan, tiles: Mapping[int, AnyArray], fill_value: object) -> AnyArray:
     """Return a region of the output, which may reach beyond the image, from the tiles that own it.
 
     Parameters

@@ -19,7 +19,9 @@ import torch
 import zarr
 from torch import nn
 
-from tilewright.prediction import Report, predict_to_zarr
+from tilewright.execution.report import Report
+from tilewright.plan import plan_write
+from tilewright.prediction import predict_to_zarr
 
 try:
     from matplotlib.axes import Axes
@@ -38,7 +40,8 @@ FloatArray = npt.NDArray[np.float32]
 
 NOISE_LEVEL = 0.15  # standard deviation of the added noise; intensities lie between 0 and 1
 SLAB_PLANES = 8  # planes of the synthetic volume that are made, and held, at a time
-MEMORY_NBYTES = 128 * 2**20  # what predicting the volume may hold: less than a third of the volume
+MEMORY_NBYTES = 128 * 2**20  # predicted tiles of the volume that may wait: a third of the volume
+VOLUME_TILE_SIZE, VOLUME_OVERLAP = (18, 288, 288), (2, 32, 32)  # steps of 16 x 256 x 256
 
 INK, GREY = "#1b1f24", "#6a737d"
 VALID, TILE, UNIT, CHUNK = "#4cc9f0", "#ffb703", "#ff4d8d", "#ffffff"
@@ -173,20 +176,27 @@ def run_demo(
     started = time.perf_counter()
     clean_plane = write_synthetic_volume(source, volume_shape, plane=plane, seed=seed)
     echo(f"      made {source.name} in {time.perf_counter() - started:.1f} s, {SLAB_PLANES} planes at a time")
+    plan = plan_write(
+        volume_shape,
+        axes="ZYX",
+        tile_size=VOLUME_TILE_SIZE,
+        overlap=VOLUME_OVERLAP,
+        memory_nbytes=MEMORY_NBYTES,
+    )
+    echo(str(plan))
     volume_report = predict_to_zarr(
         PlaneByPlane(network),
         source,
         directory / "volume.zarr",
         axes="ZYX",
-        tile_size=(18, 288, 288),
-        overlap=(2, 32, 32),
+        tile_size=VOLUME_TILE_SIZE,
+        overlap=VOLUME_OVERLAP,
         if_exists="overwrite",
         memory_nbytes=MEMORY_NBYTES,
     )
     noisy_plane: FloatArray = np.asarray(zarr.open_array(source, mode="r")[plane])
     predicted_plane = np.asarray(volume_report.array[plane])
     volume_psnr = (psnr(noisy_plane, clean_plane), psnr(predicted_plane, clean_plane))
-    echo(str(volume_report.plan))
     echo(str(volume_report))
     echo(f"      PSNR of plane {plane}: {volume_psnr[0]:.1f} -> {volume_psnr[1]:.1f} dB")
 
@@ -210,7 +220,6 @@ def run_demo(
                 volume_psnr,
                 noisy_plane,
                 predicted_plane,
-                plane=plane,
             ),
         ),
     )
@@ -328,11 +337,7 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], *, plane: in
         return clean_plane
 
     with ThreadPoolExecutor(max_workers=2) as threads:
-        found = [
-            result
-            for result in threads.map(write_slab, range(0, shape[0], SLAB_PLANES))
-            if result is not None
-        ]
+        found = [result for result in threads.map(write_slab, range(0, shape[0], SLAB_PLANES)) if result is not None]
     return found[0]
 
 
@@ -374,9 +379,7 @@ def _draw_cell(slab: FloatArray, slab_start: int, cell: _Cell) -> None:
     """Draw the part of a cell that lies in a slab; the brighter of cell and background stays."""
     reach = 1.25 * max(cell.radii[1:])
     z_reach = 1.25 * cell.radii[0]
-    z_low, z_high = _clip(
-        cell.center[0] - z_reach - slab_start, cell.center[0] + z_reach - slab_start, slab.shape[0]
-    )
+    z_low, z_high = _clip(cell.center[0] - z_reach - slab_start, cell.center[0] + z_reach - slab_start, slab.shape[0])
     y_low, y_high = _clip(cell.center[1] - reach, cell.center[1] + reach, slab.shape[1])
     x_low, x_high = _clip(cell.center[2] - reach, cell.center[2] + reach, slab.shape[2])
     if z_low >= z_high or y_low >= y_high or x_low >= x_high:
@@ -418,9 +421,7 @@ def _draw_filaments(slab: FloatArray, slab_start: int, points: npt.NDArray[np.fl
     local = points - np.array([slab_start, 0, 0])
     reach = 2
     local = local[np.all((local > -reach) & (local < np.array(slab.shape) + reach), axis=1)]
-    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), axis=-1).reshape(
-        -1, 3
-    )
+    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     voxels = np.rint(local).astype(np.intp)[:, None] + offsets
     squared = np.sum((voxels - local[:, None]) ** 2, axis=-1)
     brightness = (0.8 * np.exp(-squared / (2 * 1.1**2))).astype(np.float32)
@@ -461,8 +462,6 @@ class PictureRow:
         Peak signal-to-noise ratio in dB of input and prediction.
     noisy, predicted : array
         The input and the prediction, Y and X.
-    plane : int, optional
-        The index along Z, where there is one.
     """
 
     title: str
@@ -471,7 +470,6 @@ class PictureRow:
     psnr: tuple[float, float]
     noisy: npt.NDArray[Any]
     predicted: npt.NDArray[Any]
-    plane: int | None = None
 
 
 def draw_picture(path: Path, rows: tuple[PictureRow, ...]) -> None:
@@ -501,9 +499,7 @@ def draw_picture(path: Path, rows: tuple[PictureRow, ...]) -> None:
     for number, row in enumerate(rows):
         top = 1 - (head + row_height * number) / height
         report = row.report
-        figure.text(
-            left, top - 0.22 / height, row.title, fontsize=11.5, fontweight="bold", color=INK, va="center"
-        )
+        figure.text(left, top - 0.22 / height, row.title, fontsize=11.5, fontweight="bold", color=INK, va="center")
         figure.text(
             1 - left,
             top - 0.22 / height,
@@ -521,9 +517,7 @@ def draw_picture(path: Path, rows: tuple[PictureRow, ...]) -> None:
         # One window and one contrast for input and prediction, so that they can be compared.
         window = _detail(row.noisy.shape)
         low, high = np.percentile(row.predicted, (0.5, 99.8))
-        for axes, image in zip(
-            panels, (row.noisy[window], row.predicted[window], row.predicted), strict=True
-        ):
+        for axes, image in zip(panels, (row.noisy[window], row.predicted[window], row.predicted), strict=True):
             axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
             axes.set_axis_off()
         panels[0].set_title("input, noise added", **CAPTION)
@@ -537,9 +531,7 @@ def draw_picture(path: Path, rows: tuple[PictureRow, ...]) -> None:
     figure.legend(
         handles=[
             Line2D([], [], color=VALID, linewidth=1.4, label="valid region of a tile"),
-            Patch(
-                facecolor=to_rgba(TILE, 0.3), edgecolor=TILE, linewidth=1.6, label="one tile with its halo"
-            ),
+            Patch(facecolor=to_rgba(TILE, 0.3), edgecolor=TILE, linewidth=1.6, label="one tile with its halo"),
             Line2D([], [], color=UNIT, linewidth=3, label="write unit: one task writes it"),
             Line2D([], [], color=GREY, linewidth=1.2, linestyle=(0, (1, 1.6)), label="stored chunk"),
             Patch(facecolor="none", edgecolor=GREY, linewidth=1, label="detail shown on the left"),

@@ -118,7 +118,7 @@ def predict_to_zarr(
     output = Output.at(destination)
     output.check(options, opened.path)
     predictor = Predictor(model, device)
-    request = {
+    request: dict[str, Any] = {
         "tile_size": tile_size,
         "overlap": overlap,
         "layout": layout,
@@ -145,9 +145,7 @@ def predict_to_zarr(
         return _predict_and_write(plan, executor, array, str(output), progress=progress)
 
 
-def _predict_and_write(
-    plan: WritePlan, executor: Executor, array: Any, name: str, *, progress: bool
-) -> Report:
+def _predict_and_write(plan: WritePlan, executor: Executor, array: Any, name: str, *, progress: bool) -> Report:
     tally = Tally()
     with tqdm(
         total=plan.output_nbytes,

@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
 from tests.strategies import write_plans
+
 from tilewright.coordinator import (
     Coordinator,
     DeliverTiles,
@@ -131,9 +131,7 @@ class Run(RuleBasedStateMachine):
     @rule()
     def admitting_pauses(self) -> None:
         if self.demand:
-            assert not any(
-                isinstance(i, ProduceUnit | DeliverTiles) for i in self.coordinator.handle(StopAdmitting())
-            )
+            assert not any(isinstance(i, ProduceUnit | DeliverTiles) for i in self.coordinator.handle(StopAdmitting()))
             self.carry_out(self.coordinator.handle(StartAdmitting()))
 
     @invariant()

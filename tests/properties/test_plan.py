@@ -3,8 +3,8 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.strategies import write_plans
+
 from tilewright.geometry import AxisTiling, Region
 from tilewright.plan import WritePlan, plan_for_tilings
 
@@ -29,9 +29,7 @@ def test_each_stored_object_has_one_owner(plan: WritePlan) -> None:
     owned = [position for unit in range(plan.unit_count) for position in plan.objects_of_unit(unit)]
     assert len(owned) == len(set(owned)) == plan.object_count
     for unit in range(plan.unit_count):
-        for (start, stop), stored, extent in zip(
-            plan.unit_region(unit), plan.stored_extents, plan.shape, strict=True
-        ):
+        for (start, stop), stored, extent in zip(plan.unit_region(unit), plan.stored_extents, plan.shape, strict=True):
             assert start % stored == 0
             assert stop % stored == 0 or stop == extent
 
@@ -90,9 +88,7 @@ def test_tiles_in_the_order_of_units_never_hold_more_than_the_plan_says(plan: Wr
 
 
 @given(write_plans(), st.data())
-def test_tiles_in_their_own_order_never_hold_more_than_their_plan_says(
-    plan: WritePlan, data: st.DataObject
-) -> None:
+def test_tiles_in_their_own_order_never_hold_more_than_their_plan_says(plan: WritePlan, data: st.DataObject) -> None:
     border = data.draw(st.integers(1, 6))
     tilings = [
         AxisTiling(t.extent, t.tile, t.overlap, border if name in "ZYX" else 1)

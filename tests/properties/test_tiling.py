@@ -93,9 +93,7 @@ def test_each_element_finds_its_tile(tiling: AxisTiling) -> None:
 
 
 @given(axis_tilings(), st.data())
-def test_an_interval_finds_the_tiles_in_it_and_those_that_start_in_it(
-    tiling: AxisTiling, data: st.DataObject
-) -> None:
+def test_an_interval_finds_the_tiles_in_it_and_those_that_start_in_it(tiling: AxisTiling, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, tiling.extent - 1))
     stop = data.draw(st.integers(start + 1, tiling.extent))
     valid = [tiling.valid(i) for i in range(tiling.count)]

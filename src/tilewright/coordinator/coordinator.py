@@ -125,6 +125,12 @@ class Coordinator:
         """Iterate over the units that are not written."""
         return (unit for unit in range(self.plan.unit_count) if not self.is_written(unit))
 
+    def missing_tiles(self) -> list[int]:
+        """Return the tiles without which units that are not written cannot be, and that are not held."""
+        tiles = {tile for unit in self.missing_units() for tile in self.plan.tiles_of_unit(unit)}
+        held = {tile for tile, record in self._tiles.items() if record.state is TileState.HELD}
+        return sorted(tiles - held)
+
     def must_wait(self, nbytes: int) -> bool:
         """Tell whether a producer that nobody asked should wait before it hands over this many bytes more.
 
@@ -312,9 +318,7 @@ class Coordinator:
         owner = self._units.get(unit)
         if owner is None:
             tiles = self.plan.tiles_of_unit(unit)
-            held = sum(
-                1 for tile in tiles if tile in self._tiles and self._tiles[tile].state is TileState.HELD
-            )
+            held = sum(1 for tile in tiles if tile in self._tiles and self._tiles[tile].state is TileState.HELD)
             owner = self._units[unit] = _OpenUnit(UnitState.WAITING, missing=len(tiles) - held)
         return owner
 
@@ -380,9 +384,7 @@ class Coordinator:
                 )
         for tile, record in self._tiles.items():
             open_units = len(self._open_units_of(tile))
-            _check(
-                record.open_units == open_units > 0, f"tile {tile} has {open_units} units, {record.open_units}"
-            )
+            _check(record.open_units == open_units > 0, f"tile {tile} has {open_units} units, {record.open_units}")
             _check((record.handle is not None) == (record.state is TileState.HELD), f"tile {tile} has no handle")
 
 
@@ -390,6 +392,6 @@ def _is_under_way(state: UnitState) -> bool:
     return state in (UnitState.WRITING, UnitState.PRODUCING)
 
 
-def _check(condition: bool, message: str) -> None:  # noqa: FBT001
+def _check(condition: bool, message: str) -> None:
     if not condition:
         raise AssertionError(message)

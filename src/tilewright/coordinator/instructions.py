@@ -39,7 +39,7 @@ class ReleaseTile:
 
 @dataclass(frozen=True, slots=True)
 class RecordReceipt:
-    """This unit is stored: keep its receipt."""
+    """Keep the receipt of a unit that is stored."""
 
     unit: int
     receipt: object
@@ -47,7 +47,7 @@ class RecordReceipt:
 
 @dataclass(frozen=True, slots=True)
 class GiveUpUnit:
-    """This unit failed more often than it may."""
+    """Give a unit up that failed more often than it may."""
 
     unit: int
     reason: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dask
 import numpy as np
@@ -64,7 +65,8 @@ def open_embedded_cluster(threads: int | None = None) -> Iterator[Client]:
 
 def shares_memory(client: Client) -> bool:
     """Tell whether the workers of a client are threads of this process."""
-    return str(client.scheduler.address).startswith("inproc://")
+    scheduler: Any = client.scheduler
+    return str(scheduler.address).startswith("inproc://")
 
 
 class Placement:

@@ -47,7 +47,7 @@ class InProcessExecutor:
         self._happened: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self._numbers = count()
         self._lock = threading.Lock()
-        self._lanes: dict[int, Future] = {}
+        self._lanes: dict[int, Future[Any]] = {}
         self._lane_count = 0
         self._most_lanes = sum(client.nthreads().values())
         self._run = uuid.uuid4().hex
@@ -113,7 +113,7 @@ class InProcessExecutor:
             self._lanes[number] = lane
         lane.add_done_callback(self._lane_ended)
 
-    def _lane_ended(self, lane: Future) -> None:
+    def _lane_ended(self, lane: Future[Any]) -> None:
         if lane.status != "finished" and self._run in _executors:
             # A lane reports what fails in it; that it failed itself means that the cluster is going away.
             self._happened.put(lane.exception() or RuntimeError("the cluster in this process has lost its worker"))

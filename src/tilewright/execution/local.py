@@ -67,7 +67,7 @@ class LocalWork:
                 case WriteUnit(unit, _, tiles, handles):
                     arrays = {tile: self._held[handle] for tile, handle in zip(tiles, handles, strict=True)}
                     return UnitWritten(unit, self.work.write(unit, arrays))
-        except Exception as error:  # noqa: BLE001 - the coordinator decides what a failure means
+        except Exception as error:
             reason = self.errors.reason_of(error)
             match instruction:
                 case DeliverTiles(tiles):
@@ -97,7 +97,7 @@ class SerialExecutor:
         else:
             self._waiting.extend(self._local.split(instruction))
 
-    def events(self, *, wait: bool) -> list[Event]:  # noqa: ARG002 - there is nothing to wait for
+    def events(self, *, wait: bool) -> list[Event]:
         """Carry out the oldest instruction, and return its outcome."""
         return [self._local.perform(self._waiting.popleft())] if self._waiting else []
 

@@ -51,10 +51,10 @@ class _SharePlugin(WorkerPlugin):
         self.name = f"tilewright-{uuid.uuid4().hex}"
         self.value = value
 
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the signature is Dask's
+    def setup(self, worker: Worker) -> None:
         _shared[self.name] = self.value
 
-    def teardown(self, worker: Worker) -> None:  # noqa: ARG002
+    def teardown(self, worker: Worker) -> None:
         _shared.pop(self.name, None)
 
 
@@ -86,9 +86,7 @@ class SharedPrediction(Shared):
 
     def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
         """Return the channels and the data type that the model gives for the first tile, on a worker."""
-        result: tuple[int, np.dtype[np.generic]] = self._client.submit(
-            _probe, self.name, plan, pure=False
-        ).result()
+        result: tuple[int, np.dtype[np.generic]] = self._client.submit(_probe, self.name, plan, pure=False).result()
         return result
 
 
@@ -96,7 +94,7 @@ class SharedPrediction(Shared):
 class _Tile:
     """Where a tile is: a future of itself, or of the batch in which it was predicted."""
 
-    future: Future
+    future: Future[Any]
     place: int | None
     array: AnyArray | None = None
 
@@ -124,8 +122,8 @@ class RemoteExecutor:
         self._errors = Errors()
         self._tiles: dict[Hashable, _Tile] = {}
         self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
-        self._running: dict[Future, Instruction] = {}
-        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._running: dict[Future[Any], Instruction] = {}
+        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._at_once: deque[Event] = deque()
         self._number = 0
         self._most_tasks = 0
@@ -152,7 +150,7 @@ class RemoteExecutor:
         """Return the outcomes of the tasks that have ended."""
         happened = list(self._at_once)
         self._at_once.clear()
-        ended: list[Future] = []
+        ended: list[Future[Any]] = []
         while True:
             try:
                 ended.append(self._ended.get(block=wait and not (ended or happened), timeout=LOOK_SECONDS))
@@ -202,7 +200,7 @@ class RemoteExecutor:
             self._running[future] = instruction
             future.add_done_callback(self._ended.put)
 
-    def _task_of(self, instruction: Instruction) -> Future:
+    def _task_of(self, instruction: Instruction) -> Future[Any]:
         match instruction:
             case WriteUnit(unit, _, tiles, handles):
                 places = [self._tiles[handle] for handle in handles]
@@ -216,20 +214,18 @@ class RemoteExecutor:
                 return self._submit_task(self._next_key("predict", tiles[0]), 0, _predict, tiles)
         raise TypeError(f"{instruction} is not carried out by a task")
 
-    def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future:
+    def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future[Any]:
         return self._client.submit(function, self._names, *args, key=key, priority=priority, pure=False)
 
-    def _outcome(self, future: Future, instruction: Instruction, receipt: UnitReceipt | None) -> list[Event]:
+    def _outcome(self, future: Future[Any], instruction: Instruction, receipt: UnitReceipt | None) -> list[Event]:
         match instruction:
             case DeliverTiles(tiles) if future.status == "finished":
                 handles = tuple((future.key, place) for place in range(len(tiles)))
-                self._tiles.update(
-                    (handle, _Tile(future, place)) for place, handle in enumerate(handles)
-                )
+                self._tiles.update((handle, _Tile(future, place)) for place, handle in enumerate(handles))
                 return [TilesPredicted(tiles, handles)]
             case DeliverTiles(tiles):
                 return [TilesFailed(tiles, self._reason(future))]
-            case (ProduceUnit(unit) | WriteUnit(unit)) if receipt is not None:
+            case ProduceUnit(unit) | WriteUnit(unit) if receipt is not None:
                 return [UnitWritten(unit, receipt)]
             case ProduceUnit(unit, attempt):
                 return [UnitFailed(unit, attempt, self._reason(future))]
@@ -245,7 +241,7 @@ class RemoteExecutor:
                 return [UnitFailed(unit, attempt, self._reason(future))]
         raise TypeError(f"{instruction} has no outcome")
 
-    def _receipts_of(self, futures: list[Future]) -> dict[Future, UnitReceipt]:
+    def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
         """Fetch the receipts of all units that were written, in one message."""
         written = [
             future
@@ -256,7 +252,7 @@ class RemoteExecutor:
         receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip") if written else {}
         return {written[int(number)]: receipt for number, receipt in receipts.items()}
 
-    def _reason(self, future: Future) -> str:
+    def _reason(self, future: Future[Any]) -> str:
         if future.status == "error":
             return self._errors.reason_of(future.exception().with_traceback(future.traceback()))
         return f"the task {future.key} was {future.status}: its worker is gone"

@@ -33,9 +33,7 @@ class Run:
         Is called with the receipt of each unit that is written.
     """
 
-    def __init__(
-        self, coordinator: Coordinator, executor: Executor, on_receipt: Callable[[UnitReceipt], None]
-    ) -> None:
+    def __init__(self, coordinator: Coordinator, executor: Executor, on_receipt: Callable[[UnitReceipt], None]) -> None:
         self.coordinator = coordinator
         self.executor = executor
         self._on_receipt = on_receipt
@@ -81,9 +79,7 @@ class Run:
 
     def _raise_given_up(self, unit: int, reason: str) -> None:
         region = describe_region(self.coordinator.plan.axes, self.coordinator.plan.unit_region(unit))
-        message = (
-            f"the unit at {region} was given up after {self.coordinator.attempts} attempts: {reason}"
-        )
+        message = f"the unit at {region} was given up after {self.coordinator.attempts} attempts: {reason}"
         error = self.executor.error_behind(reason)
         if error is None:
             raise UnitGivenUpError(message)

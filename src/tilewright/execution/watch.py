@@ -9,5 +9,5 @@ def raise_if_gone(client: Client) -> None:
     """Raise ClusterGoneError where the client has lost its scheduler for good."""
     if client.status in ("closed", "closing") or client.scheduler is None:
         raise ClusterGoneError(
-            "the connection to the Dask scheduler is closed; what was written is complete in itself, the rest is missing"
+            "the connection to the Dask scheduler is closed; what is written is complete, the rest is missing"
         )

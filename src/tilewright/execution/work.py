@@ -95,15 +95,8 @@ class TilePrediction:
         return prediction.shape[1], prediction.dtype
 
     def read_tile(self, plan: WritePlan, tile: int) -> AnyArray:
-        """Return what the model sees of a tile, C(Z)YX, padded to the whole tile where the axis is shorter."""
-        window = dict(zip(plan.axes, plan.read_region(tile), strict=True))
-        # The output may have more channels than the source, or fewer: the model sees all of the source.
-        window.pop("C", None)
-        read = self.source.read_window(window)
-        padding = [(0, 0)] + [t.padding for t, name in zip(plan.tilings, plan.axes, strict=True) if name in "ZYX"]
-        if not any(before or behind for before, behind in padding):
-            return read
-        return np.pad(read, padding, mode="reflect")
+        """Return what the model sees of a tile, C(Z)YX."""
+        return self.source.read_tile(plan.axes, plan.tilings, plan.tile_position(tile))
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ def intersection(first: Region, second: Region) -> Region:
     >>> intersection(((0, 4), (2, 8)), ((3, 9), (0, 5)))
     ((3, 4), (2, 5))
     """
-    return tuple(
-        (max(a, c), max(max(a, c), min(b, d))) for (a, b), (c, d) in zip(first, second, strict=True)
-    )
+    starts = [max(a, c) for (a, _), (c, _) in zip(first, second, strict=True)]
+    stops = [min(b, d) for (_, b), (_, d) in zip(first, second, strict=True)]
+    return tuple((start, max(start, stop)) for start, stop in zip(starts, stops, strict=True))
 
 
 def relative_to(region: Region, origin: Region) -> Region:

@@ -64,7 +64,7 @@ class TileInformation:
         for axis, (crop, stitch) in enumerate(zip(self.overlap_crop_coords, self.stitch_coords, strict=True)):
             if crop[1] - crop[0] != stitch[1] - stitch[0]:
                 raise GeometryError(
-                    f"overlap_crop_coords {crop} and stitch_coords {stitch} have different extents on spatial axis {axis}"
+                    f"overlap_crop_coords {crop} and stitch_coords {stitch} differ in extent on spatial axis {axis}"
                 )
         if self.sample_id < 0:
             raise GeometryError(f"sample_id must be at least 0, got {self.sample_id}")

@@ -244,9 +244,7 @@ def _plan(
     )
 
 
-def _choose_units(
-    request: Request, tilings: tuple[AxisTiling, ...], stored: tuple[int, ...]
-) -> tuple[AxisUnits, ...]:
+def _choose_units(request: Request, tilings: tuple[AxisTiling, ...], stored: tuple[int, ...]) -> tuple[AxisUnits, ...]:
     """Group stored objects, fastest axis first, while units stay below the size that they should have."""
     # With little memory units stay small, so that several of them are in flight.
     share_nbytes = prod(request.shape) * request.itemsize // UNITS_OF_SMALL_IMAGE

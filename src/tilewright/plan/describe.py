@@ -42,10 +42,9 @@ def format_nbytes(nbytes: float) -> str:
     >>> format_nbytes(7077888)
     '6.75 MiB'
     """
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if nbytes < 1024:
-            break
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = 0
+    while nbytes >= 1024 and power < len(units) - 1:
         nbytes /= 1024
-    else:
-        unit = "PiB"
-    return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}"
+        power += 1
+    return f"{nbytes:.4g} {units[power]}"

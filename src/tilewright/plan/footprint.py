@@ -64,7 +64,8 @@ def waiting_elements_in_tile_order(tilings: Sequence[AxisTiling], units: Sequenc
 
     Examples
     --------
-    >>> waiting_elements_in_tile_order([AxisTiling(100, 32, 8), AxisTiling(9, 9, 0)], [AxisUnits(100, 50), AxisUnits(9, 9)])
+    >>> tilings = [AxisTiling(100, 32, 8), AxisTiling(9, 9, 0)]
+    >>> waiting_elements_in_tile_order(tilings, [AxisUnits(100, 50), AxisUnits(9, 9)])
     900
     """
     before = 1
@@ -80,12 +81,7 @@ def _each_unit_needs_one_tile(tiling: AxisTiling, units: AxisUnits) -> bool:
         return True
     start, cell = tiling.cells
     one_tile_per_cell = cell <= tiling.step and tiling.valid(0)[1] == start
-    return (
-        one_tile_per_cell
-        and straddling_extent(tiling, units) == 0
-        and units.first == start
-        and units.step == cell
-    )
+    return one_tile_per_cell and straddling_extent(tiling, units) == 0 and units.first == start and units.step == cell
 
 
 def straddling_extent(tiling: AxisTiling, units: AxisUnits) -> int:

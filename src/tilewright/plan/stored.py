@@ -93,9 +93,7 @@ def _next_smaller(extent: int, *, exact: bool, name: str) -> int | None:
     return max(parts, default=None)
 
 
-def _grown_shards(
-    request: Request, tilings: Sequence[AxisTiling], chunks: tuple[int, ...]
-) -> tuple[int, ...]:
+def _grown_shards(request: Request, tilings: Sequence[AxisTiling], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Grow shards from chunks: to whole steps of the tiles first, then to the wanted size, fastest axis first."""
     shards = list(chunks)
 

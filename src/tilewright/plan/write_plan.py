@@ -120,16 +120,12 @@ class WritePlan:
     @property
     def object_count(self) -> int:
         """The number of stored objects: files, where the output is a folder."""
-        return prod(
-            -(-extent // stored) for extent, stored in zip(self.shape, self.stored_extents, strict=True)
-        )
+        return prod(-(-extent // stored) for extent, stored in zip(self.shape, self.stored_extents, strict=True))
 
     @cached_property
     def units_are_independent(self) -> bool:
         """Whether every tile lies in one unit, so that one task predicts and writes the unit."""
-        return not any(
-            straddling_extent(tiling, units) for tiling, units in zip(self.tilings, self.units, strict=True)
-        )
+        return not any(straddling_extent(tiling, units) for tiling, units in zip(self.tilings, self.units, strict=True))
 
     @property
     def task_count(self) -> int:
@@ -176,21 +172,15 @@ class WritePlan:
 
     def valid_region(self, tile: int) -> Region:
         """Return what a tile alone contributes, in coordinates of the output."""
-        return tuple(
-            tiling.valid(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True)
-        )
+        return tuple(tiling.valid(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
 
     def read_region(self, tile: int) -> Region:
         """Return what a tile sees, in coordinates of the output."""
-        return tuple(
-            tiling.read(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True)
-        )
+        return tuple(tiling.read(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
 
     def crop_region(self, tile: int) -> Region:
         """Return where the valid region lies inside the padded tile."""
-        return tuple(
-            tiling.crop(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True)
-        )
+        return tuple(tiling.crop(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
 
     def unit_region(self, unit: int) -> Region:
         """Return the elements that a unit owns."""
@@ -201,8 +191,7 @@ class WritePlan:
         """Return the units that hold a piece of this tile, in C order."""
         return ranks_in(
             tuple(
-                units.indices_in(*interval)
-                for units, interval in zip(self.units, self.valid_region(tile), strict=True)
+                units.indices_in(*interval) for units, interval in zip(self.units, self.valid_region(tile), strict=True)
             ),
             self._unit_counts,
         )
@@ -214,9 +203,7 @@ class WritePlan:
     def tiles_in(self, region: Region) -> tuple[int, ...]:
         """Return the tiles that own an element of this region, in C order."""
         return ranks_in(
-            tuple(
-                tiling.indices_in(*interval) for tiling, interval in zip(self.tilings, region, strict=True)
-            ),
+            tuple(tiling.indices_in(*interval) for tiling, interval in zip(self.tilings, region, strict=True)),
             self._tile_counts,
         )
 

@@ -1,0 +1,1 @@
+"""Everything that touches a store: sources, outputs, encoding, and writing whole objects."""

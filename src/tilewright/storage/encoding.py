@@ -92,7 +92,7 @@ class ObjectEncoder:
         return [index, *parts] if start else [*parts, index]
 
     async def _encode_by_zarr(self, part: AnyArray) -> Encoded:
-        array = self.array.with_config({"write_empty_chunks": True})._async_array  # noqa: SLF001
+        array = self.array.with_config({"write_empty_chunks": True})._async_array
         prototype = default_buffer_prototype()
         spec = array.metadata.get_chunk_spec((0,) * part.ndim, array.config, prototype)
         buffer = prototype.nd_buffer.from_ndarray_like(part)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:
         if metadata.order != "C" or metadata.filters:
             return None
         return _chain([] if metadata.compressor is None else [metadata.compressor])
-    codecs = [codec.to_dict() for codec in metadata.codecs]
+    codecs: list[dict[str, Any]] = [_as_dict(codec) for codec in metadata.codecs]
     if codecs[0]["name"] == "sharding_indexed":
         sharding: Any = codecs[0]["configuration"]
         index_names = [_as_dict(codec)["name"] for codec in sharding["index_codecs"]]
@@ -159,11 +159,13 @@ def _chain(codecs: Sequence[Any], *, as_bytes: bool = False) -> EncodeChunk:
         raw: Any = little.reshape(-1).view(np.uint8) if as_bytes or not codecs else little
         for codec in codecs:
             raw = codec.encode(raw)
-        return memoryview(raw).cast("B") if isinstance(raw, np.ndarray) else raw  # type: ignore[no-any-return]
+        encoded: Encoded = raw.data if isinstance(raw, np.ndarray) else raw
+        return encoded
 
     return encode
 
 
 def _index_is_first(array: zarr.Array[Any]) -> bool:
-    sharding: Any = array.metadata.codecs[0].to_dict()["configuration"]
+    metadata: Any = array.metadata
+    sharding = metadata.codecs[0].to_dict()["configuration"]
     return str(getattr(sharding["index_location"], "value", sharding["index_location"])) == "start"

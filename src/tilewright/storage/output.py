@@ -129,7 +129,7 @@ class Output:
         free = shutil.disk_usage(_nearest_existing(self._folder)).free
         if free < plan.output_nbytes:
             raise DestinationError(
-                f"the output {self} takes {format_nbytes(plan.output_nbytes)} ({plan.output_nbytes} bytes) uncompressed, "
+                f"the output {self} takes {format_nbytes(plan.output_nbytes)} ({plan.output_nbytes} bytes), "
                 f"but the disk has {format_nbytes(free)} ({free} bytes) left; free some, choose another disk, or "
                 "compressors='auto'"
             )

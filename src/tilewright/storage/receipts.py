@@ -1,8 +1,12 @@
 """What a finished write reports: small, and enough to add up what a run did and where its time went."""
 
-import resource
 import sys
 from dataclasses import dataclass, field, fields
+
+import psutil
+
+if sys.platform != "win32":
+    import resource
 
 
 @dataclass(slots=True)
@@ -57,6 +61,8 @@ class UnitReceipt:
 
 def peak_memory_nbytes() -> int:
     """Return the largest resident memory that this process ever had."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in kibibytes, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024

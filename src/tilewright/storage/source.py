@@ -5,7 +5,7 @@ It travels to other processes as a description, and is opened there when it is f
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,9 @@ from zarr.storage import MemoryStore
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import GeometryError, SourceError
-from tilewright.geometry import Interval
+from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
+from tilewright.plan.axes import SPATIAL
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
 
@@ -159,8 +160,7 @@ class Source:
             If it cannot be read. It names the source and the window.
         """
         slices = tuple(
-            slice(*window.get(name, (0, extent)))
-            for name, extent in zip(self.axes.names, self.axes.shape, strict=True)
+            slice(*window.get(name, (0, extent))) for name, extent in zip(self.axes.names, self.axes.shape, strict=True)
         )
         try:
             read = self._reader.read(slices)
@@ -172,6 +172,30 @@ class Source:
         left = [name for name in names if name not in "ST"]
         ordered = kept.transpose([left.index(name) for name in "CZYX" if name in left])
         return ordered if "C" in left else ordered[np.newaxis]
+
+    def read_tile(self, axes: str, tilings: Sequence[AxisTiling], position: Sequence[int]) -> AnyArray:
+        """Return what a model sees of one tile.
+
+        Parameters
+        ----------
+        axes : str
+            The axes that are tiled. All channels of the source are read, whatever is said of C.
+        tilings : sequence of AxisTiling
+            The tiles, one tiling per axis.
+        position : sequence of int
+            The index of the tile on each axis.
+
+        Returns
+        -------
+        array
+            C(Z)YX, padded by reflection to the whole tile where an axis is shorter.
+        """
+        tiled = list(zip(axes, tilings, position, strict=True))
+        read = self.read_window({name: tiling.read(index) for name, tiling, index in tiled if name != "C"})
+        padding = [(0, 0), *(tiling.padding for name, tiling, _ in tiled if name in SPATIAL)]
+        if not any(before or behind for before, behind in padding):
+            return read
+        return np.pad(read, padding, mode="reflect")
 
 
 def open_source(source: Any, axes: str) -> Source:
@@ -240,8 +264,8 @@ def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
         raise SourceError(
             f"a source is a path, or an array of Zarr, NumPy or Dask, got {type(source).__name__}: {source!r:.80}"
         )
-    path = _path_of(source)
-    return str(path) if path else f"{type(source).__name__} of shape {source.shape}", path, _ArrayReader(source)
+    root = _path_of(source)
+    return str(root) if root else f"{type(source).__name__} of shape {source.shape}", root, _ArrayReader(source)
 
 
 def _path_of(source: Any) -> Path | None:

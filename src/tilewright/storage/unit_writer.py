@@ -1,4 +1,4 @@
-"""A unit is written whole: each of its objects is filled from tiles, encoded once and put once; nothing is read back."""
+"""A unit is written whole: each of its objects is filled from tiles, encoded once, put once; nothing is read back."""
 
 import os
 import socket
@@ -75,8 +75,6 @@ class UnitWriter:
         """Iterate over the regions that are encoded one by one, in C order."""
         axes = [
             [(start, start + part) for start in range(index * stored, (index + 1) * stored, part)]
-            for index, stored, part in zip(
-                position, self.plan.stored_extents, self.encoder.part_extents, strict=True
-            )
+            for index, stored, part in zip(position, self.plan.stored_extents, self.encoder.part_extents, strict=True)
         ]
         return product(*axes)

@@ -1,0 +1,299 @@
+"""Tiles that a trainer predicts go to the cluster; each stored object is written once, whole; an image is an array."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from tilewright.assemble import AnyArray, crop
+from tilewright.coordinator import Coordinator
+from tilewright.errors import IncompleteImageError, ModelOutputError
+from tilewright.execution.cluster import Placement, cluster_client
+from tilewright.execution.report import Report, Tally
+from tilewright.execution.run import Run, describe_region
+from tilewright.plan import plan_for_tilings
+from tilewright.plan.dtypes import dtype_name
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.naming import zarr_output_names
+from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.unit_writer import UnitWriter
+from tilewright.strategies.predictions import tiles_and_information
+from tilewright.strategies.tiled_image import TiledImage, image_of_sample
+from tilewright.strategies.write_strategy import datasets_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_log = logging.getLogger(__name__)
+_MISSING_SHOWN = 3
+
+
+@dataclass
+class _ImageRun:
+    """An image of which tiles have arrived, and which is not complete."""
+
+    image: TiledImage
+    run: Run
+    tally: Tally
+    array: zarr.Array[Any]
+
+    @property
+    def live_nbytes(self) -> int:
+        return self.run.coordinator.live_nbytes
+
+
+class WriteTilesZarr:
+    """Write tiled predictions to Zarr, each stored object once and whole.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        The cluster that writes. Where not given it is the current client's, else one in this process, closed by
+        `finalize`.
+    chunks, shards
+        As in `plan_write`.
+    compressors : "auto", None, or codecs
+        As in ``zarr.create_array``.
+    dtype : data type, optional
+        The data type of the output; that of the predictions where not given.
+    fill_value : scalar, default=0
+        The fill value of the arrays.
+    zarr_format : {3, 2}
+        The version of the format.
+    if_exists : {"fail", "overwrite"}
+        What to do where an output exists.
+    max_inflight_nbytes : int or "auto"
+        Bytes of tiles that may be in flight, beyond those that must wait for their neighbours.
+
+    Attributes
+    ----------
+    reports : list of Report
+        One for each image that is complete, in the order in which they were completed.
+
+    Notes
+    -----
+    The outputs are ``dirpath/<name of the source>.zarr``, or groups of ``dirpath/prediction.zarr`` for sources that are
+    arrays, each with its array ``0``.
+    """
+
+    def __init__(
+        self,
+        client: "Client | None" = None,
+        *,
+        chunks: Sequence[int] | str = "auto",
+        shards: Sequence[int] | str | None = None,
+        compressors: Any = "auto",
+        dtype: Any = None,
+        fill_value: Any = 0,
+        zarr_format: int = 3,
+        if_exists: str = "fail",
+        max_inflight_nbytes: int | str = "auto",
+    ) -> None:
+        if isinstance(max_inflight_nbytes, str) and max_inflight_nbytes != "auto":
+            raise ValueError(f"max_inflight_nbytes must be a number of bytes or 'auto', got {max_inflight_nbytes!r}")
+        if not isinstance(max_inflight_nbytes, str) and max_inflight_nbytes < 1:
+            raise ValueError(f"max_inflight_nbytes must be at least 1, got {max_inflight_nbytes}")
+        self.client = client
+        self.chunks = chunks
+        self.shards = shards
+        self.dtype = None if dtype is None else dtype_name(dtype)
+        self.options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
+        self.max_inflight_nbytes = max_inflight_nbytes
+        self.reports: list[Report] = []
+        self._opened: ExitStack | None = None
+        self._forget()
+
+    def write_batch(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        prediction: Any,
+        batch_indices: Sequence[Any] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+        dirpath: Path | str,
+    ) -> None:
+        """Hand the tiles of one batch over to the cluster; waits while as much is in flight as may be.
+
+        Parameters
+        ----------
+        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
+            As in `WriteStrategy.write_batch`.
+
+        Raises
+        ------
+        TypeError
+            If the dataset is not tiled, or there is no tile information.
+        ModelOutputError
+            If the predicted tiles have another spatial size than the tiles.
+        TileMismatchError
+            If a tile is none of its dataset.
+        OSError
+            If an output exists, or cannot be written.
+        """
+        tiles, infos = tiles_and_information(prediction, batch)
+        try:
+            if self._opened is None:
+                self._open(trainer, Path(dirpath))
+            groups: dict[int, list[tuple[Any, AnyArray]]] = {}
+            images = self._images[dataloader_idx]
+            for tile, information in zip(tiles, infos, strict=True):
+                groups.setdefault(image_of_sample(images, information.sample_id), []).append((information, tile))
+            for index, group in groups.items():
+                self._hand_over((dataloader_idx, index), group)
+            self._close_complete()
+        except BaseException:
+            self.abort()
+            raise
+
+    def finalize(self) -> list[Report]:
+        """Wait until all that was handed over is written, and check that every image is complete.
+
+        Returns
+        -------
+        list of Report
+            One per image.
+
+        Raises
+        ------
+        IncompleteImageError
+            If an element of an image was never predicted. It names the images, and where they miss how many elements.
+        """
+        if self._opened is None:
+            return self.reports
+        try:
+            for image_run in list(self._runs.values()):
+                image_run.run.finish()
+            self._close_complete()
+            incomplete = [self._describe_incomplete(key) for key in self._outputs if key not in self._complete]
+        finally:
+            self.abort()
+        if incomplete:
+            raise IncompleteImageError("; ".join(incomplete))
+        _log.info("all %d images are complete: every element was predicted and written once", len(self.reports))
+        return self.reports
+
+    def abort(self) -> None:
+        """Let go of what is in flight, and close the cluster if it was opened here. What is written stays."""
+        runs, opened = list(self._runs.values()), self._opened
+        self._forget()
+        for image_run in runs:
+            image_run.run.executor.close()
+        if opened is not None:
+            opened.close()
+
+    def _forget(self) -> None:
+        self._opened = None
+        self._images: list[Sequence[TiledImage]] = []
+        self._outputs: dict[tuple[int, int], Output] = {}
+        self._runs: dict[tuple[int, int], _ImageRun] = {}
+        self._complete: set[tuple[int, int]] = set()
+
+    def _open(self, trainer: Any, dirpath: Path) -> None:
+        """Check all outputs of the run before anything is created, and open the cluster."""
+        datasets = datasets_of(trainer)
+        for dataset in datasets:
+            if not getattr(dataset, "images", None) or not all(isinstance(i, TiledImage) for i in dataset.images):
+                raise TypeError("Prediction dataset is not `IterableTiledPredDataset`.")
+        self._images = [dataset.images for dataset in datasets]
+        keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
+        sources = [self._images[loader][index].source for loader, index in keys]
+        names = zarr_output_names([source.path for source in sources])
+        outputs = [Output.at(dirpath / folder, group) for folder, group in names]
+        for output, source in zip(outputs, sources, strict=True):
+            output.check(self.options, source.path)
+        self._outputs = dict(zip(keys, outputs, strict=True))
+        self.reports = []
+        self._opened = ExitStack()
+        self._placement = self._opened.enter_context(Placement(self._opened.enter_context(cluster_client(self.client))))
+
+    def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]]) -> None:
+        if key in self._complete:
+            # Tiles that came twice: the image has them.
+            return
+        image_run = self._runs.get(key) or self._start(key, group[0][1])
+        image, run = image_run.image, image_run.run
+        plan = run.coordinator.plan
+        numbers, arrays = [], []
+        for information, tile in group:
+            if tile.shape[1:] != image.tile_size:
+                raise ModelOutputError(
+                    f"the tiles of {image.source.name} have the spatial size {image.tile_size}, but their prediction "
+                    f"has {tile.shape[1:]}; the model must keep the spatial size"
+                )
+            if tile.shape[0] != plan.channels:
+                raise ModelOutputError(
+                    f"the prediction of a tile of {image.source.name} has {tile.shape[0]} channels, that of its first "
+                    f"tile had {plan.channels}"
+                )
+            number = image.tile_of(information, plan)
+            numbers.append(number)
+            arrays.append(crop(tile, plan, number))
+        self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
+        run.hand_over(numbers, arrays)
+
+    def _start(self, key: tuple[int, int], tile: AnyArray) -> _ImageRun:
+        image = self._images[key[0]][key[1]]
+        channels = tile.shape[0]
+        plan = plan_for_tilings(
+            image.source.axes.output_names(channels),
+            self.dtype or np.dtype(tile.dtype).name,
+            image.tilings(channels),
+            chunks=self.chunks,
+            shards=self.shards,
+            window_nbytes=None if isinstance(self.max_inflight_nbytes, str) else self.max_inflight_nbytes,
+        )
+        output = self._outputs[key]
+        output.check_space(plan, self.options)
+        array = output.create(plan, self.options)
+        tally = Tally()
+        executor = self._placement.executor(plan, UnitWriter(plan, ObjectEncoder(array)))
+        image_run = _ImageRun(image, Run(Coordinator(plan), executor, tally.add), tally, array)
+        self._runs[key] = image_run
+        return image_run
+
+    def _wait_for_room(self, current: _ImageRun, nbytes: int) -> None:
+        """Wait for images that came before this one, so that all together hold no more than one may."""
+        budget = current.run.coordinator.budget_nbytes
+        for earlier in list(self._runs.values()):
+            while (
+                earlier is not current
+                and not earlier.run.coordinator.is_idle
+                and sum(image_run.live_nbytes for image_run in self._runs.values()) + nbytes > budget
+            ):
+                earlier.run.advance(wait=True)
+
+    def _close_complete(self) -> None:
+        for key, image_run in list(self._runs.items()):
+            image_run.run.advance()
+            coordinator = image_run.run.coordinator
+            if coordinator.is_complete:
+                image_run.run.executor.close()
+                report = image_run.tally.report(coordinator.plan, image_run.array, coordinator.peak_live_nbytes)
+                self.reports.append(report)
+                self._complete.add(key)
+                del self._runs[key]
+
+    def _describe_incomplete(self, key: tuple[int, int]) -> str:
+        image = self._images[key[0]][key[1]]
+        image_run = self._runs.get(key)
+        if image_run is None:
+            return f"image {image.source.name} is missing: none of its tiles was predicted"
+        coordinator = image_run.run.coordinator
+        plan = coordinator.plan
+        missing = coordinator.missing_tiles()
+        elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
+        shown = ", ".join(
+            f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN]
+        )
+        more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
+        return (
+            f"image {image.source.name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
+            f"{self._outputs[key]}: {shown}{more}"
+        )

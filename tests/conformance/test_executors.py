@@ -1,0 +1,169 @@
+"""Whoever does the work, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.support import Case, PositionModel, cases, in_small_units, read_by_tensorstore, run, tree
+
+from tilewright.assemble import crop
+from tilewright.coordinator import Coordinator
+from tilewright.execution.cluster import Placement
+from tilewright.execution.local import SerialExecutor
+from tilewright.execution.run import Run
+from tilewright.execution.work import Work
+from tilewright.plan import plan_write
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.unit_writer import UnitWriter
+
+SHARED_CLUSTER = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+def check(case: Case, folder: Path, client: Client | None = None) -> dict[str, bytes]:
+    """Run a case, compare it with the reference in two readers, and return all stored files."""
+    array = run(case, folder, client)
+    expected = case.expected()
+    assert array.dtype == expected.dtype
+    np.testing.assert_array_equal(array[...], expected)
+    np.testing.assert_array_equal(zarr.open_group(folder, mode="r")["0"][...], expected)
+    np.testing.assert_array_equal(read_by_tensorstore(folder / "0", case.zarr_format), expected)
+    return tree(folder)
+
+
+@settings(max_examples=120)
+@given(cases())
+def test_serial_executor_equals_numpy_stitching(case: Case) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check(case, Path(folder) / "serial")
+
+
+@settings(max_examples=60, suppress_health_check=SHARED_CLUSTER)
+@given(case=cases())
+def test_in_process_cluster_equals_numpy_stitching_and_stores_the_bytes_of_the_serial_executor(
+    embedded: Client, case: Case
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stored = check(case, Path(folder) / "embedded", embedded)
+        run(case, Path(folder) / "serial")
+        assert stored == tree(Path(folder) / "serial")
+
+
+@settings(max_examples=15, suppress_health_check=SHARED_CLUSTER)
+@given(case=cases())
+def test_two_processes_equal_numpy_stitching_and_store_the_bytes_of_the_serial_executor(
+    two_processes: Client, case: Case
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stored = check(case, Path(folder) / "cluster", two_processes)
+        run(case, Path(folder) / "serial")
+        assert stored == tree(Path(folder) / "serial")
+
+
+def fixed_case(layout: str, dtype: str, shards: tuple[int, ...] | None, zarr_format: int = 3) -> Case:
+    """An image of many units, in which chunks straddle tiles."""
+    image = np.random.default_rng(1).integers(0, 60_000, (2, 21, 45, 38)).astype("uint16")
+    plan = plan_write(
+        shape=image.shape,
+        axes="SZYX",
+        tile_size=(8, 16, 16),
+        overlap=(3, 4, 5),
+        layout=layout,
+        chunks=(5, 6, 7) if shards is None or layout == "compact" else (4, 6, 6),
+        shards=shards,
+        dtype=dtype,
+        channels=2,
+    )
+    plan = in_small_units(plan)
+    assert plan.unit_count > 4
+    assert plan.units_are_independent == (layout == "aligned")
+    return Case(image, "SZYX", plan, PositionModel(2, dtype), "auto", zarr_format, batch_size=3)
+
+
+FIXED = {
+    "compact": fixed_case("compact", "float32", None),
+    "compact in shards": fixed_case("compact", "int32", (5, 12, 14)),
+    "compact in Zarr 2": fixed_case("compact", "float16", None, 2),
+    "aligned": fixed_case("aligned", "float32", None),
+    "aligned in shards": fixed_case("aligned", "uint8", (4, 12, 12)),
+    "aligned in Zarr 2": fixed_case("aligned", "int32", None, 2),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("executor", ["serial", "embedded", "two_processes"])
+def test_many_units_that_need_many_tiles(
+    name: str, executor: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    client = None if executor == "serial" else request.getfixturevalue(executor)
+    stored = check(FIXED[name], tmp_path / executor, client)
+    run(FIXED[name], tmp_path / "reference")
+    assert stored == tree(tmp_path / "reference")
+
+
+def test_labels_above_the_limit_of_float32_survive(tmp_path: Path) -> None:
+    array = run(FIXED["aligned in Zarr 2"], tmp_path)
+    assert array.dtype == "int32"
+    assert (array[...] > 2**24).all()
+    assert len(np.unique(array[...] % 2)) == 2
+
+
+# --- Tiles that somebody else predicts come in any order, some of them twice.
+
+
+def hand_over(case: Case, folder: Path, order: list[int], client: Client | None = None) -> dict[str, bytes]:
+    """Hand over the tiles of a case in this order, and return all stored files."""
+    predictions = {
+        tile: case.model(case.prediction().read_tile(case.plan, tile)[np.newaxis])[0]
+        for tile in range(case.plan.tile_count)
+    }
+    array = case.create(folder)
+    writer = UnitWriter(case.plan, ObjectEncoder(array))
+    receipts: list[object] = []
+    coordinator = Coordinator(case.plan)
+    if client is None:
+        executor = SerialExecutor(Work(case.plan, writer))
+    else:
+        executor = Placement(client).executor(case.plan, writer)
+    try:
+        handing = Run(coordinator, executor, receipts.append)
+        for tile in order:
+            handing.hand_over([tile], [crop(predictions[tile], case.plan, tile)])
+            coordinator.check_invariants()
+        handing.finish()
+    finally:
+        executor.close()
+    assert coordinator.is_complete
+    assert coordinator.live_nbytes == 0
+    assert len(receipts) == case.plan.unit_count
+    return tree(folder)
+
+
+@settings(max_examples=50)
+@given(cases(), st.data())
+def test_tiles_in_any_order_and_twice_give_the_same_bytes(case: Case, data: st.DataObject) -> None:
+    tiles = list(range(case.plan.tile_count))
+    twice = data.draw(st.lists(st.sampled_from(tiles), max_size=5), label="twice")
+    seed = data.draw(st.integers(0, 2**16), label="seed")
+    order = np.random.default_rng(seed).permutation(tiles + twice).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        stored = hand_over(case, Path(folder) / "shuffled", order)
+        run(case, Path(folder) / "reference")
+        assert stored == tree(Path(folder) / "reference")
+
+
+@pytest.mark.parametrize("name", ["compact", "aligned in shards"])
+@pytest.mark.parametrize("executor", ["embedded", "two_processes"])
+def test_tiles_in_any_order_and_twice_give_the_same_bytes_on_a_cluster(
+    name: str, executor: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    case = FIXED[name]
+    tiles = list(range(case.plan.tile_count))
+    order = np.random.default_rng(5).permutation(tiles + tiles[::7]).tolist()
+    stored = hand_over(case, tmp_path / "shuffled", order, request.getfixturevalue(executor))
+    run(case, tmp_path / "reference")
+    assert stored == tree(tmp_path / "reference")

@@ -1,0 +1,383 @@
+"""What several test modules share: a stitching in plain NumPy, models that notice wrong crops, stores that count."""
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+import zarr
+from distributed import Client
+from hypothesis import strategies as st
+from zarr.storage import MemoryStore, WrapperStore
+
+from tilewright.assemble import to_dtype
+from tilewright.coordinator import Coordinator
+from tilewright.execution.cluster import Placement
+from tilewright.execution.local import SerialExecutor
+from tilewright.execution.predictor import Predictor
+from tilewright.execution.run import Run
+from tilewright.execution.work import TilePrediction, Work
+from tilewright.geometry import AxisUnits, cells_end_on_borders
+from tilewright.plan import WritePlan, plan_write
+from tilewright.plan.footprint import touched_elements, waiting_elements
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.source import open_source
+from tilewright.storage.unit_writer import UnitWriter
+
+# --- A stitching in plain NumPy, from the words of the specification alone.
+
+Window = tuple[int, int, int]
+"""Where a tile starts to read, and where its valid region starts and stops, on one axis."""
+
+
+def compact_windows(extent: int, tile: int, overlap: int) -> list[Window]:
+    """Tiles start at 0, step, 2 step, ...; the last is shifted back and keeps what the one before it left."""
+    if extent <= tile:
+        return [(0, 0, extent)]
+    starts = [0]
+    while starts[-1] + tile < extent:
+        starts.append(min(starts[-1] + tile - overlap, extent - tile))
+    hi = overlap - overlap // 2
+    windows: list[Window] = []
+    for start in starts:
+        valid_start = windows[-1][2] if windows else 0
+        valid_stop = extent if start == starts[-1] else start + tile - hi
+        windows.append((start, valid_start, valid_stop))
+    return windows
+
+
+def windows_of(plan: WritePlan) -> list[list[Window]]:
+    """The tiles of a plan on each spatial axis, for the layout that has no words of its own."""
+    return [
+        [(tiling.read(i)[0], *tiling.valid(i)) for i in range(tiling.count)]
+        for tiling, name in zip(plan.tilings, plan.axes, strict=True)
+        if name in "ZYX"
+    ]
+
+
+def reflected(start: int, stop: int, extent: int) -> np.ndarray:
+    """Coordinates from start to stop, of which those outside the axis are mirrored at its ends."""
+    if extent == 1:
+        return np.zeros(stop - start, int)
+    period = 2 * (extent - 1)
+    folded = np.arange(start, stop) % period
+    return np.where(folded < extent, folded, period - folded)
+
+
+def stitched(
+    image: np.ndarray,
+    axes: str,
+    tile_size: Sequence[int],
+    overlap: Sequence[int],
+    model: Any,
+    windows: list[list[Window]] | None = None,
+) -> np.ndarray:
+    """Predict tile by tile, crop, paste; the axes of the result are those of the output."""
+    spatial = [name for name in "ZYX" if name in axes]
+    order = [axes.index(name) for name in "STC" if name in axes] + [axes.index(name) for name in spatial]
+    ordered = image.transpose(order)
+    for position, name in enumerate("STC"):
+        if name not in axes:
+            ordered = np.expand_dims(ordered, position)
+    extents = ordered.shape[3:]
+    if windows is None:
+        windows = [compact_windows(*numbers) for numbers in zip(extents, tile_size, overlap, strict=True)]
+    before = [max(0, tile - extent) // 2 for tile, extent in zip(tile_size, extents, strict=True)]
+    result = None
+    for sample, frame in np.ndindex(*ordered.shape[:2]):
+        for tile in product(*windows):
+            seen = ordered[sample, frame]
+            for axis, (start, _, _) in enumerate(tile):
+                first = start - before[axis]
+                seen = np.take(seen, reflected(first, first + tile_size[axis], extents[axis]), axis=axis + 1)
+            predicted = model(np.ascontiguousarray(seen)[np.newaxis])[0]
+            if result is None:
+                result = np.empty((*ordered.shape[:2], len(predicted), *extents), predicted.dtype)
+            crop = [
+                slice(valid_start - start + pad, valid_stop - start + pad)
+                for (start, valid_start, valid_stop), pad in zip(tile, before, strict=True)
+            ]
+            place = [slice(valid_start, valid_stop) for _, valid_start, valid_stop in tile]
+            result[sample, frame, :, *place] = predicted[:, *crop]
+    assert result is not None
+    dropped = [p for p, name in enumerate("STC") if name not in axes and (name != "C" or result.shape[2] == 1)]
+    return result.squeeze(tuple(dropped))
+
+
+# --- Models.
+
+
+class PositionModel:
+    """Each element depends on its neighbours in the tile, on its place in the tile and on its channel."""
+
+    def __init__(self, channels: int, dtype: str) -> None:
+        self.channels = channels
+        self.dtype = np.dtype(dtype)
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        spatial = batch.shape[2:]
+        ramp = np.zeros(spatial, np.int64)
+        for axis, extent in enumerate(spatial):
+            shape = [extent if i == axis else 1 for i in range(len(spatial))]
+            ramp = ramp + 31**axis * np.arange(extent).reshape(shape)
+        outputs = []
+        for channel in range(self.channels):
+            seen = batch[:, channel % batch.shape[1]].astype(np.int64)
+            padded = np.pad(seen, [(0, 0)] + [(1, 1)] * len(spatial))
+            blurred = sum(
+                padded[:, *(slice(shift, shift + extent) for shift, extent in zip(shifts, spatial, strict=True))]
+                for shifts in product(range(3), repeat=len(spatial))
+            )
+            outputs.append(blurred + 7 * ramp + 101 * channel)
+        values = np.stack(outputs, axis=1)
+        if self.dtype == "int32":
+            # Labels that float32 cannot hold.
+            return (values + 2**24 + 1).astype("int32")
+        if self.dtype.kind == "f":
+            return (values % 40_000 / 16).astype(self.dtype)
+        return (values % 251).astype(self.dtype)
+
+
+@dataclass
+class CallCounter:
+    """A model that returns what it was given, and writes down each call in a file, from whatever process."""
+
+    path: str
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        note(self.path)
+        return batch
+
+
+def note(path: str) -> None:
+    """Add one byte to a file, whole even where several processes do so at once."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, b".")
+    os.close(descriptor)
+
+
+def noted(path: str | Path) -> int:
+    """How often `note` was called."""
+    return Path(path).stat().st_size if Path(path).exists() else 0
+
+
+# --- Runs.
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image, one plan, one way to store it."""
+
+    image: np.ndarray
+    axes: str
+    plan: WritePlan
+    model: Any
+    compressors: Any = None
+    zarr_format: int = 3
+    batch_size: int = 1
+
+    def expected(self) -> np.ndarray:
+        windows = None if self.plan.layout == "compact" else windows_of(self.plan)
+        return stitched(self.image, self.axes, self.plan.tile_size, self.plan.overlap, self.model, windows)
+
+    def create(self, destination: Any) -> zarr.Array:
+        options = OutputOptions(self.compressors, zarr_format=self.zarr_format)
+        return Output.at(destination).create(self.plan, options)
+
+    def prediction(self) -> TilePrediction:
+        return TilePrediction(open_source(self.image, self.axes), Predictor(self.model), self.batch_size)
+
+
+def run(case: Case, destination: Any, client: Client | None = None) -> zarr.Array:
+    """Predict and write a case: one after the other in this thread, or on a cluster."""
+    array = case.create(destination)
+    writer = UnitWriter(case.plan, ObjectEncoder(array))
+    receipts: list[Any] = []
+    coordinator = Coordinator(case.plan)
+    prediction = case.prediction()
+    if client is None:
+        Run(coordinator, SerialExecutor(Work(case.plan, writer, prediction)), receipts.append).predict_and_write()
+    else:
+        with Placement(client, prediction) as placement:
+            executor = placement.executor(case.plan, writer)
+            try:
+                Run(coordinator, executor, receipts.append).predict_and_write()
+            finally:
+                executor.close()
+    coordinator.check_invariants()
+    assert coordinator.is_complete
+    assert sorted(receipt.unit for receipt in receipts) == list(range(case.plan.unit_count))
+    return array
+
+
+def in_small_units(plan: WritePlan, window_nbytes: int = 1) -> WritePlan:
+    """The same plan, in the smallest units and the smallest window: a small image would be one unit otherwise."""
+    units = tuple(
+        AxisUnits.around_tiles(tiling, stored, 1)
+        if cells_end_on_borders(tiling, stored)
+        else AxisUnits(tiling.extent, stored)
+        for tiling, stored in zip(plan.tilings, plan.stored_extents, strict=True)
+    )
+    return replace(
+        plan,
+        units=units,
+        waiting_nbytes=waiting_elements(plan.tilings, units) * plan.itemsize,
+        window_nbytes=max(window_nbytes, touched_elements(plan.tilings, units) * plan.itemsize),
+    )
+
+
+COMPRESSORS_3 = [None, "auto", zarr.codecs.BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")]
+
+
+@st.composite
+def cases(draw: st.DrawFn, spatial_axes: tuple[str, ...] = ("YX", "ZYX")) -> Case:
+    """Random shapes, tiles, overlaps, chunks, shards, types, channels, samples, frames, layouts and formats."""
+    import numcodecs
+
+    spatial = draw(st.sampled_from(spatial_axes))
+    names = draw(st.permutations(draw(st.sampled_from(["", "S", "T", "C", "ST", "SC"])) + spatial))
+    axes = "".join(names)
+    longest = 20 if len(spatial) == 2 else 11
+    shape = [draw(st.integers(1, 3)) if name in "STC" else draw(st.integers(1, longest)) for name in axes]
+    tile_size = [draw(st.integers(1, 8)) for _ in spatial]
+    overlap = [draw(st.integers(0, tile - 1)) for tile in tile_size]
+    dtype = draw(st.sampled_from(["float32", "float16", "uint8", "int32"]))
+    source_channels = shape[axes.index("C")] if "C" in axes else 1
+    channels = draw(st.sampled_from([source_channels, 1, 2, 3]))
+    zarr_format = draw(st.sampled_from([3, 3, 2]))
+    output_axis_count = len(axes) + ("C" not in axes and channels > 1)
+    chunks: Any = "auto"
+    shards: Any = None
+    if draw(st.booleans()):
+        chunks = [draw(st.integers(1, 7)) for _ in range(draw(st.sampled_from([output_axis_count, len(spatial)])))]
+        if zarr_format == 3 and draw(st.booleans()):
+            shards = [chunk * draw(st.integers(1, 3)) for chunk in chunks]
+    plan = plan_write(
+        shape=shape,
+        axes=axes,
+        tile_size=tile_size,
+        overlap=overlap,
+        layout=draw(st.sampled_from(["compact", "aligned", "auto"])),
+        chunks=chunks,
+        shards=shards,
+        dtype=dtype,
+        channels=channels,
+    )
+    if draw(st.booleans()):
+        plan = in_small_units(plan, draw(st.sampled_from([1, 500, 2**20])))
+    image = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 60_000, shape).astype("uint16")
+    blosc_2 = numcodecs.Blosc("zstd", 1, numcodecs.Blosc.BITSHUFFLE)
+    return Case(
+        image,
+        axes,
+        plan,
+        PositionModel(channels, dtype),
+        draw(st.sampled_from(COMPRESSORS_3 if zarr_format == 3 else [None, "auto", blosc_2])),
+        zarr_format,
+        draw(st.integers(1, 3)),
+    )
+
+
+# --- What is stored.
+
+
+def tree(folder: str | Path) -> dict[str, bytes]:
+    """Every file below a folder, and what is in it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def objects(store: MemoryStore, *, prefix: str = "") -> dict[str, bytes]:
+    """Every data object of a store in memory, by its key."""
+    return {
+        key: value.to_bytes()
+        for key, value in store._store_dict.items()
+        if key.startswith(prefix) and not is_metadata(key)
+    }
+
+
+def is_metadata(key: str) -> bool:
+    return key.rsplit("/", 1)[-1] in {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+
+
+def read_by_tensorstore(array_folder: str | Path, zarr_format: int) -> np.ndarray:
+    spec = {
+        "driver": "zarr3" if zarr_format == 3 else "zarr",
+        "kvstore": {"driver": "file", "path": str(array_folder)},
+    }
+    return tensorstore.open(spec).result().read().result()
+
+
+class CountingStore(WrapperStore[MemoryStore]):
+    """A store in memory that counts what is done to each key."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        super().__init__(MemoryStore() if store is None else store)
+        self.sets: Counter[str] = Counter()
+        self.gets: Counter[str] = Counter()
+        self.deletes: Counter[str] = Counter()
+
+    async def set(self, key: str, value: Any) -> None:
+        self.sets[key] += 1
+        await self._store.set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        self.sets[key] += 1
+        await self._store.set_if_not_exists(key, value)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        self.gets[key] += 1
+        return await self._store.get(key, prototype, byte_range)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        ranges = list(key_ranges)
+        self.gets.update(key for key, _ in ranges)
+        return await self._store.get_partial_values(prototype, ranges)
+
+    async def delete(self, key: str) -> None:
+        self.deletes[key] += 1
+        await self._store.delete(key)
+
+
+class FullStore(WrapperStore[MemoryStore]):
+    """A store that takes some objects, then has no space left."""
+
+    def __init__(self, store: MemoryStore | None = None, room: int = 2) -> None:
+        super().__init__(MemoryStore() if store is None else store)
+        self.room = room
+
+    async def set(self, key: str, value: Any) -> None:
+        if not is_metadata(key):
+            if self.room == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.room -= 1
+        await self._store.set(key, value)
+
+
+__all__ = [
+    "COMPRESSORS_3",
+    "CallCounter",
+    "Case",
+    "CountingStore",
+    "FullStore",
+    "PositionModel",
+    "cases",
+    "compact_windows",
+    "in_small_units",
+    "is_metadata",
+    "note",
+    "noted",
+    "objects",
+    "read_by_tensorstore",
+    "run",
+    "stitched",
+    "to_dtype",
+    "tree",
+    "windows_of",
+]
