@@ -34,7 +34,7 @@ def two_processes() -> Iterator[Client]:
     """A cluster of two other processes."""
     with (
         dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False}),
-        LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

@@ -156,6 +156,47 @@ class CallCounter:
         return batch
 
 
+class LayerError(Exception):
+    """What a model raises; it needs two arguments, as the errors of many libraries do."""
+
+    def __init__(self, layer: int, reason: str) -> None:
+        super().__init__(layer, reason)
+        self.layer = layer
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}: {self.reason}"
+
+
+@dataclass
+class BreaksOn:
+    """A model that fails on every tile that holds this value."""
+
+    value: int
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        if (batch == self.value).any():
+            raise_in_the_third_layer()
+        return batch
+
+
+def raise_in_the_third_layer() -> None:
+    raise LayerError(3, "out of luck")
+
+
+@dataclass
+class NotingFactory:
+    """Make a model, and write down in a file which process did."""
+
+    path: str
+
+    def __call__(self) -> Any:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        os.close(descriptor)
+        return np.positive
+
+
 def note(path: str) -> None:
     """Add one byte to a file, whole even where several processes do so at once."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -323,6 +364,12 @@ class CountingStore(WrapperStore[MemoryStore]):
         self.gets: Counter[str] = Counter()
         self.deletes: Counter[str] = Counter()
 
+    def _with_store(self, store: MemoryStore) -> "CountingStore":
+        # What is done through a read-only view counts too.
+        view = type(self)(store)
+        view.sets, view.gets, view.deletes = self.sets, self.gets, self.deletes
+        return view
+
     async def set(self, key: str, value: Any) -> None:
         self.sets[key] += 1
         await self._store.set(key, value)
@@ -362,10 +409,13 @@ class FullStore(WrapperStore[MemoryStore]):
 
 __all__ = [
     "COMPRESSORS_3",
+    "BreaksOn",
     "CallCounter",
     "Case",
     "CountingStore",
     "FullStore",
+    "LayerError",
+    "NotingFactory",
     "PositionModel",
     "cases",
     "compact_windows",

@@ -1,12 +1,12 @@
 """A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
 
-from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.geometry import Region, extents_of, intersection, relative_to
+from tilewright.geometry import Interval, Region, extents_of, intersection
 from tilewright.plan import WritePlan
 
 AnyArray = npt.NDArray[np.generic]
@@ -24,7 +24,9 @@ def slices_of(region: Region) -> tuple[slice, ...]:
 
 
 def crop(tile: AnyArray, plan: WritePlan, index: int) -> AnyArray:
-    """Return the valid region of a predicted tile, contiguous, on the axes and in the data type of the output.
+    """Return the valid region of a predicted tile, on the axes and in the data type of the output.
+
+    It is a view of the tile unless its data type changes.
 
     Parameters
     ----------
@@ -37,8 +39,7 @@ def crop(tile: AnyArray, plan: WritePlan, index: int) -> AnyArray:
     """
     spatial = plan.crop_region(index)[-(tile.ndim - 1) :]
     valid = tile[(slice(None), *slices_of(spatial))]
-    valid = to_dtype(valid, np.dtype(plan.dtype))
-    return np.ascontiguousarray(valid).reshape(extents_of(plan.valid_region(index)))
+    return to_dtype(valid, np.dtype(plan.dtype)).reshape(extents_of(plan.valid_region(index)))
 
 
 def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
@@ -66,37 +67,95 @@ def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
     return values.astype(dtype)
 
 
-def fill(region: Region, plan: WritePlan, tiles: Mapping[int, AnyArray], fill_value: object) -> AnyArray:
-    """Return a region of the output, which may reach beyond the image, from the tiles that own it.
+class UnitBuffer:
+    """The parts that a unit is encoded in, each contiguous, filled from tiles as they come.
+
+    A piece of a tile is copied once, from where the model left it to where the encoder takes it.
 
     Parameters
     ----------
-    region : Region
-        A chunk, in coordinates of the output.
     plan : WritePlan
         The plan of the image.
-    tiles : mapping of int to array
-        The valid regions of at least the tiles that own the region.
+    unit : int
+        Which unit.
+    part_extents : tuple of int
+        What is encoded at once: a chunk, or a whole stored object.
     fill_value : scalar
         What stands behind the end of the image.
+    memory : array, optional
+        The parts of a unit that is finished; taken over where their shape fits.
 
-    Returns
-    -------
-    array
-        Contiguous, in C order. Not a copy where the region is one whole contiguous part of a tile.
+    Attributes
+    ----------
+    parts : array
+        One axis of parts per axis of the output, then the axes of a part.
+
+    Examples
+    --------
+    >>> from tilewright.plan import plan_write
+    >>> plan = plan_write((4, 6), "YX", (4, 6), (0, 0), chunks=(4, 4), dtype="uint8")
+    >>> buffer = UnitBuffer(plan, unit=0, part_extents=(4, 4), fill_value=0)
+    >>> buffer.place(0, np.ones((4, 6), "uint8"))
+    >>> buffer.parts.shape, buffer.parts[0, 1, 0].tolist()
+    ((1, 2, 4, 4), [1, 1, 0, 0])
     """
-    inside = intersection(region, tuple((0, extent) for extent in plan.shape))
-    owners = plan.tiles_in(inside)
-    if len(owners) == 1 and inside == region:
-        part = tiles[owners[0]][slices_of(relative_to(region, plan.valid_region(owners[0])))]
-        return np.ascontiguousarray(part)
-    extents = extents_of(region)
-    if inside == region:
-        filled: AnyArray = np.empty(extents, plan.dtype)
-    else:
-        filled = np.full(extents, fill_value, plan.dtype)
-    for tile in owners:
-        valid = plan.valid_region(tile)
-        piece = intersection(valid, inside)
-        filled[slices_of(relative_to(piece, region))] = tiles[tile][slices_of(relative_to(piece, valid))]
-    return filled
+
+    def __init__(
+        self,
+        plan: WritePlan,
+        unit: int,
+        part_extents: tuple[int, ...],
+        fill_value: Any,
+        memory: AnyArray | None = None,
+    ) -> None:
+        self._plan = plan
+        self._region = plan.unit_region(unit)
+        self._part_extents = part_extents
+        # Whole stored objects, also where they reach beyond the image.
+        covered = tuple(
+            (start, -(-stop // stored) * stored)
+            for (start, stop), stored in zip(self._region, plan.stored_extents, strict=True)
+        )
+        self._first = tuple(start // part for (start, _), part in zip(covered, part_extents, strict=True))
+        counts = tuple(extent // part for extent, part in zip(extents_of(covered), part_extents, strict=True))
+        shape = (*counts, *part_extents)
+        fits = memory is not None and memory.shape == shape and memory.dtype == plan.dtype
+        self.parts: AnyArray = memory if memory is not None and fits else np.empty(shape, plan.dtype)
+        if covered != self._region:
+            self.parts[...] = fill_value
+
+    def place(self, tile: int, valid: AnyArray) -> None:
+        """Copy what a tile has in this unit.
+
+        Parameters
+        ----------
+        tile : int
+            Which tile.
+        valid : array
+            Its valid region.
+        """
+        owned = self._plan.valid_region(tile)
+        piece = intersection(owned, self._region)
+        steps = [
+            _shared_with_parts(interval, start, part, first)
+            for interval, (start, _), part, first in zip(piece, owned, self._part_extents, self._first, strict=True)
+        ]
+        for step in product(*steps):
+            index, into, out_of = zip(*step, strict=True)
+            self.parts[index][into] = valid[out_of]
+
+    def part(self, position: tuple[int, ...]) -> AnyArray:
+        """Return the part at this position on the grid of parts of the whole output."""
+        part: AnyArray = self.parts[tuple(index - first for index, first in zip(position, self._first, strict=True))]
+        return part
+
+
+def _shared_with_parts(interval: Interval, tile_start: int, part: int, first: int) -> list[tuple[int, slice, slice]]:
+    """Return, for each part that an interval of one axis meets: its index, where in it, and where in the tile."""
+    start, stop = interval
+    shared = []
+    for index in range(start // part, -(-stop // part)):
+        begin, end = max(start, index * part), min(stop, (index + 1) * part)
+        into = slice(begin - index * part, end - index * part)
+        shared.append((index - first, into, slice(begin - tile_start, end - tile_start)))
+    return shared

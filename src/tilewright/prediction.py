@@ -1,6 +1,6 @@
 """A model and a source go in, a finished Zarr array comes out: checked, planned, predicted, written, counted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -49,6 +49,7 @@ def predict_to_zarr(
     if_exists: str = "fail",
     memory_nbytes: int | None = None,
     progress: bool = True,
+    on_plan: Callable[[WritePlan], None] | None = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -69,7 +70,7 @@ def predict_to_zarr(
     layout, chunks, shards, memory_nbytes
         As in `plan_write`.
     compressors : "auto", None, or codecs
-        As in ``zarr.create_array``.
+        As in ``zarr.Group.create_array``.
     dtype : data type, optional
         The data type of the output; that of the model where not given. To whole numbers is rounded, within limits.
     fill_value : scalar, default=0
@@ -86,6 +87,8 @@ def predict_to_zarr(
         What to do where the destination exists.
     progress : bool, default=True
         Whether to show a progress line on standard error.
+    on_plan : callable, optional
+        Is called with the plan before anything is created, to show it, say.
 
     Returns
     -------
@@ -126,6 +129,8 @@ def predict_to_zarr(
         "shards": shards,
         "memory_nbytes": memory_nbytes,
     }
+    if dtype is not None:
+        request["dtype"] = dtype_name(dtype)
     _check_request(opened.axes, request)
     prediction = TilePrediction(opened, predictor, batch_size)
     with cluster_client(client) as used, Placement(used, prediction) as placement:
@@ -135,10 +140,13 @@ def predict_to_zarr(
         # The tiles alone matter to the probe, and they are the same in each plan.
         tiles_only = plan_write(opened.axes.shape, axes, tile_size, overlap, layout="compact")
         channels, model_dtype = placement.probe(tiles_only)
-        request |= {"dtype": dtype_name(dtype) if dtype is not None else model_dtype.name, "channels": channels}
+        request.setdefault("dtype", model_dtype.name)
+        request["channels"] = channels
         plan = plan_write(opened.axes.shape, axes, **request)
         if memory_nbytes is None and plan.peak_live_nbytes > placement.memory_nbytes:
             plan = plan_write(opened.axes.shape, axes, **request | {"memory_nbytes": placement.memory_nbytes})
+        if on_plan is not None:
+            on_plan(plan)
         output.check_space(plan, options)
         array = output.create(plan, options)
         executor = placement.executor(plan, UnitWriter(plan, ObjectEncoder(array)))

@@ -15,6 +15,13 @@ class StopAdmitting:
 
 
 @dataclass(frozen=True, slots=True)
+class TilesOffered:
+    """Tiles that nobody asked for are on their way: somebody else predicts them."""
+
+    tiles: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TilesPredicted:
     """The predictions of tiles are there, each under its handle."""
 
@@ -55,4 +62,6 @@ class UnitFailed:
     reason: str
 
 
-Event = StartAdmitting | StopAdmitting | TilesPredicted | TilesLost | TilesFailed | UnitWritten | UnitFailed
+Event = (
+    StartAdmitting | StopAdmitting | TilesOffered | TilesPredicted | TilesLost | TilesFailed | UnitWritten | UnitFailed
+)

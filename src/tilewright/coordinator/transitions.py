@@ -30,6 +30,7 @@ class Cause(Enum):
     """What moves a unit or a tile from one state to another."""
 
     ADMITTED = "there is room for it"
+    OFFERED = "somebody predicts it unasked"
     PREDICTED = "its prediction is there"
     LAST_TILE_HELD = "its last tile is held"
     TILE_LOST = "it, or a tile of it, is lost"
@@ -63,6 +64,7 @@ TRANSITIONS = (
     Transition(UnitState.PRODUCING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, "give the unit up"),
     Transition(UnitState.GIVEN_UP, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
     Transition(TileState.UNSEEN, Cause.ADMITTED, TileState.EXPECTED, "deliver the tile"),
+    Transition(TileState.UNSEEN, Cause.OFFERED, TileState.EXPECTED, ""),
     Transition(TileState.UNSEEN, Cause.PREDICTED, TileState.HELD, ""),
     Transition(TileState.EXPECTED, Cause.PREDICTED, TileState.HELD, ""),
     Transition(TileState.EXPECTED, Cause.FAILED, TileState.EXPECTED, "deliver the tile"),

@@ -1,7 +1,8 @@
 """Which cluster a run uses: the one that is given, the current one, or one of its own, which it closes again."""
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import dask
@@ -37,29 +38,35 @@ _QUIET = {
 def cluster_client(client: Client | None) -> Iterator[Client]:
     """Give the client that was passed, or the current one; else open a cluster in this process and close it again."""
     if client is None:
-        try:
+        with suppress(ValueError):
             client = default_client()
-        except ValueError:
-            with open_embedded_cluster() as embedded:
-                yield embedded
-            return
-    yield client
+    if client is not None:
+        yield client
+        return
+    with open_embedded_cluster() as embedded:
+        yield embedded
 
 
 @contextmanager
 def open_embedded_cluster(threads: int | None = None) -> Iterator[Client]:
     """Open a cluster inside this process, with as many threads as there are processors."""
-    with (
-        dask.config.set(_QUIET),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=threads,
-            processes=False,
-            memory_limit=0,
-            dashboard_address=None,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with ExitStack() as opened:
+        opened.enter_context(dask.config.set(_QUIET))
+        with warnings.catch_warnings():
+            # Without a network there is nothing wrong with a cluster inside one process.
+            warnings.filterwarnings("ignore", message="Couldn't detect a suitable IP address")
+            cluster = opened.enter_context(
+                LocalCluster(
+                    n_workers=1,
+                    threads_per_worker=threads,
+                    processes=False,
+                    memory_limit=0,
+                    # Any free port, and not open to others.
+                    dashboard_address="127.0.0.1:0",
+                    worker_dashboard_address="127.0.0.1:0",
+                )
+            )
+            client = opened.enter_context(Client(cluster, set_as_default=False))
         yield client
 
 

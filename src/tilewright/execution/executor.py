@@ -4,7 +4,7 @@ Every executor is that loop's other half: it takes instructions, and gives back 
 is done, never what is done.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from tilewright.assemble import AnyArray
@@ -20,8 +20,11 @@ class Executor(Protocol):
     def events(self, *, wait: bool) -> list[Event]:
         """Return what happened since the last call; where `wait` is true, wait until something has."""
 
-    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
-        """Keep the valid regions of tiles that were predicted elsewhere, and return their handles."""
+    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
+        """Take in the valid regions of tiles that were predicted elsewhere, as far as these units of theirs need them.
+
+        That they are there is among the events that come back later.
+        """
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

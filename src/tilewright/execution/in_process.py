@@ -8,7 +8,7 @@ any, and reports each by itself. After a while a lane makes room for other tasks
 import queue
 import threading
 import uuid
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import Event, Instruction, ReleaseTile, WriteUnit
-from tilewright.execution.local import LocalWork
+from tilewright.execution.local import LocalWork, PlaceTile, Step
 from tilewright.execution.watch import raise_if_gone
 from tilewright.execution.work import Work
 
@@ -43,7 +43,7 @@ class InProcessExecutor:
     def __init__(self, client: Client, work: Work) -> None:
         self._client = client
         self._local = LocalWork(work)
-        self._waiting: queue.PriorityQueue[tuple[int, int, Instruction]] = queue.PriorityQueue()
+        self._waiting: queue.PriorityQueue[tuple[int, int, Step]] = queue.PriorityQueue()
         self._happened: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self._numbers = count()
         self._lock = threading.Lock()
@@ -56,12 +56,10 @@ class InProcessExecutor:
     def carry_out(self, instruction: Instruction) -> None:
         """Queue an instruction, units to be written first, since they free memory."""
         if isinstance(instruction, ReleaseTile):
-            self._local.release(instruction.handle)
             return
-        urgency = 0 if isinstance(instruction, WriteUnit) else 1
+        urgency = 1 if isinstance(instruction, WriteUnit) else 2
         for part in self._local.split(instruction):
-            self._waiting.put((urgency, next(self._numbers), part))
-            self._open_lane()
+            self._queue(urgency, part)
 
     def events(self, *, wait: bool) -> list[Event]:
         """Return what the lanes report."""
@@ -78,17 +76,19 @@ class InProcessExecutor:
                 raise event
             happened.append(event)
 
-    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
-        """Keep arrays under new handles, by reference."""
-        return self._local.hold(tiles, arrays)
+    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
+        """Queue tiles to be copied into the buffers of these units of theirs, before all else: it frees their batch."""
+        for tile, array, wanted in zip(tiles, arrays, units, strict=True):
+            self._queue(0, PlaceTile(tile, array, tuple(wanted)))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""
         return self._local.errors.behind(reason)
 
     def close(self) -> None:
-        """Drop what is queued, and wait for what is being written."""
+        """Drop what is queued, and wait for what is being written or seen by the model."""
         _executors.pop(self._run, None)
+        self._local.stopped.set()
         while not self._waiting.empty():
             try:
                 self._waiting.get_nowait()
@@ -100,6 +100,10 @@ class InProcessExecutor:
         for lane in lanes:
             lane.exception()
         self._local = LocalWork(self._local.work)
+
+    def _queue(self, urgency: int, step: Step) -> None:
+        self._waiting.put((urgency, next(self._numbers), step))
+        self._open_lane()
 
     def _open_lane(self) -> None:
         with self._lock:

@@ -1,14 +1,16 @@
-"""Work that is carried out in this process: arrays are handed over by reference, and copied by nobody.
+"""Work that is carried out in this process: each element is copied once between the model and the encoder.
 
 `SerialExecutor` is the reference: one thing after the other, in the calling thread. Every other executor stores the
 same bytes.
 """
 
+import threading
 from collections import deque
-from collections.abc import Hashable, Sequence
-from itertools import count
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
 
-from tilewright.assemble import AnyArray
+from tilewright.assemble import AnyArray, UnitBuffer
 from tilewright.coordinator import (
     DeliverTiles,
     Event,
@@ -23,10 +25,27 @@ from tilewright.coordinator import (
 )
 from tilewright.execution.executor import Errors
 from tilewright.execution.work import Work
+from tilewright.storage.receipts import StageSeconds, UnitReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceTile:
+    """Copy a tile that was predicted elsewhere into the buffers of these units."""
+
+    tile: int
+    valid: AnyArray
+    units: tuple[int, ...]
+
+
+Step = Instruction | PlaceTile
+"""What one thread carries out at a time."""
 
 
 class LocalWork:
     """Carry out single instructions, in whatever thread of this process.
+
+    Tiles are not kept: what comes of a tile is copied at once into the buffers of its units, and its handle is only a
+    token. So nothing holds on to the halo of a tile, or to the batch that it came in.
 
     Parameters
     ----------
@@ -37,44 +56,72 @@ class LocalWork:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.errors = Errors()
-        self._held: dict[Hashable, AnyArray] = {}
-        self._numbers = count()
+        self.stopped = threading.Event()
+        self._buffers: dict[int, UnitBuffer] = {}
+        self._assemble_seconds = 0.0
+        self._lock = threading.Lock()
 
-    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
-        """Keep arrays under new handles."""
-        handles = tuple(next(self._numbers) for _ in tiles)
-        self._held.update(zip(handles, arrays, strict=True))
-        return handles
-
-    def release(self, handle: Hashable) -> None:
-        """Let go of an array."""
-        self._held.pop(handle, None)
-
-    def split(self, instruction: Instruction) -> list[Instruction]:
+    def split(self, instruction: Instruction) -> Sequence[Step]:
         """Return the parts of an instruction that different threads may carry out."""
         if isinstance(instruction, DeliverTiles):
             return [DeliverTiles(batch) for batch in self.work.batches(instruction.tiles)]
         return [instruction]
 
-    def perform(self, instruction: Instruction) -> Event:
-        """Carry out one part of an instruction, and return its outcome."""
+    def perform(self, step: Step) -> Event:
+        """Carry out one step, and return its outcome."""
         try:
-            match instruction:
-                case DeliverTiles(tiles):
-                    return TilesPredicted(tiles, self.hold(tiles, self.work.predict(tiles)))
-                case ProduceUnit(unit):
-                    return UnitWritten(unit, self.work.produce(unit))
-                case WriteUnit(unit, _, tiles, handles):
-                    arrays = {tile: self._held[handle] for tile, handle in zip(tiles, handles, strict=True)}
-                    return UnitWritten(unit, self.work.write(unit, arrays))
+            return self._performed(step)
         except Exception as error:
-            reason = self.errors.reason_of(error)
-            match instruction:
-                case DeliverTiles(tiles):
-                    return TilesFailed(tiles, reason)
-                case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
-                    return UnitFailed(unit, attempt, reason)
-        raise TypeError(f"{instruction} is not carried out by work")
+            # The coordinator decides what a failure means.
+            return self._failed(step, self.errors.reason_of(error))
+
+    def _performed(self, step: Step) -> Event:
+        match step:
+            case PlaceTile(tile, valid, units):
+                self._place(tile, valid, units)
+                return TilesPredicted((tile,), (tile,))
+            case DeliverTiles(tiles):
+                for tile, valid in zip(tiles, self.work.predict(tiles), strict=True):
+                    self._place(tile, valid, self.work.plan.units_of_tile(tile))
+                return TilesPredicted(tiles, tiles)
+            case ProduceUnit(unit):
+                return UnitWritten(unit, self.work.produce(unit, self.stopped.is_set))
+            case WriteUnit(unit):
+                return UnitWritten(unit, self._write(unit))
+        raise TypeError(f"{step} is not carried out by work")
+
+    def _failed(self, step: Step, reason: str) -> Event:
+        match step:
+            case PlaceTile(tile):
+                return TilesFailed((tile,), reason)
+            case DeliverTiles(tiles):
+                return TilesFailed(tiles, reason)
+            case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
+                return UnitFailed(unit, attempt, reason)
+        raise TypeError(f"{step} is not carried out by work")
+
+    def _place(self, tile: int, valid: AnyArray, units: Sequence[int]) -> None:
+        start = perf_counter()
+        for unit in units:
+            self._buffer(unit).place(tile, valid)
+        with self._lock:
+            self._assemble_seconds += perf_counter() - start
+
+    def _buffer(self, unit: int) -> UnitBuffer:
+        with self._lock:
+            if unit not in self._buffers:
+                self._buffers[unit] = self.work.writer.buffer(unit)
+            return self._buffers[unit]
+
+    def _write(self, unit: int) -> UnitReceipt:
+        with self._lock:
+            seconds = StageSeconds(assemble=self._assemble_seconds)
+            self._assemble_seconds = 0.0
+        receipt = self.work.write(unit, self._buffers[unit], seconds)
+        with self._lock:
+            # Only now: a write that failed is tried again from the same buffer.
+            self.work.writer.recycle(self._buffers.pop(unit))
+        return receipt
 
 
 class SerialExecutor:
@@ -88,22 +135,21 @@ class SerialExecutor:
 
     def __init__(self, work: Work) -> None:
         self._local = LocalWork(work)
-        self._waiting: deque[Instruction] = deque()
+        self._waiting: deque[Step] = deque()
 
     def carry_out(self, instruction: Instruction) -> None:
-        """Remember an instruction; a tile is released at once."""
-        if isinstance(instruction, ReleaseTile):
-            self._local.release(instruction.handle)
-        else:
+        """Remember an instruction; there is nothing to release."""
+        if not isinstance(instruction, ReleaseTile):
             self._waiting.extend(self._local.split(instruction))
 
     def events(self, *, wait: bool) -> list[Event]:
         """Carry out the oldest instruction, and return its outcome."""
         return [self._local.perform(self._waiting.popleft())] if self._waiting else []
 
-    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
-        """Keep arrays under new handles."""
-        return self._local.hold(tiles, arrays)
+    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
+        """Remember to copy tiles into the buffers of these units of theirs."""
+        for tile, array, wanted in zip(tiles, arrays, units, strict=True):
+            self._waiting.append(PlaceTile(tile, array, tuple(wanted)))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -87,7 +87,7 @@ class Predictor:
 
 
 def _load(model: Any, device: str) -> Callable[[AnyArray], AnyArray]:
-    if _is_factory(model):
+    if is_factory(model):
         made = model()
         if not callable(made) and not hasattr(made, "predict_step"):
             raise TypeError(f"the model factory {model!r} returned {made!r}, which is no model")
@@ -97,19 +97,31 @@ def _load(model: Any, device: str) -> Callable[[AnyArray], AnyArray]:
     return lambda batch: np.asarray(model(batch))
 
 
-def _is_factory(model: Any) -> bool:
+def is_factory(model: Any) -> bool:
+    """Tell whether a model is to be called without arguments, to make the model itself."""
     if _is_torch_module(model):
         return False
     try:
-        parameters = inspect.signature(model).parameters.values()
+        signature = inspect.signature(model)
     except (TypeError, ValueError):
         return False
+    if isinstance(model, type):
+        return _can_be_called_without_arguments(signature)
+    parameters = signature.parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     takes_batch = any(
         p.kind is inspect.Parameter.VAR_POSITIONAL or (p.kind in positional and p.default is p.empty)
         for p in parameters
     )
     return not takes_batch
+
+
+def _can_be_called_without_arguments(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _is_torch_module(model: Any) -> bool:

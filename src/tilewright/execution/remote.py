@@ -165,8 +165,13 @@ class RemoteExecutor:
         self._submit()
         return happened
 
-    def hold(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
-        """Send arrays to the workers, straight, and keep them here too."""
+    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
+        """Send copies of the tiles to the workers, straight, and keep them here too."""
+        copies = [np.array(array) for array in arrays]
+        if copies:
+            self._at_once.append(TilesPredicted(tuple(tiles), self._scatter(tiles, copies)))
+
+    def _scatter(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
         # Without hash=False two equal tiles, blank ones say, would be one.
         futures = self._client.scatter(list(arrays), direct=True, hash=False)
         handles = []
@@ -265,7 +270,7 @@ class RemoteExecutor:
             if tile.array is not None
         }
         again = [arrays[tile] for tile in tiles]
-        self._at_once.append(TilesPredicted(tuple(tiles), self.hold(tiles, again)))
+        self._at_once.append(TilesPredicted(tuple(tiles), self._scatter(tiles, again)))
 
     def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
         self._number += 1
@@ -292,7 +297,8 @@ def _probe(name: str, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
 
 
 def _predict(names: _Names, tiles: tuple[int, ...]) -> list[AnyArray]:
-    return _work(names).predict(tiles)
+    # Contiguous, so that neither the halo nor the batch is kept or sent.
+    return [np.ascontiguousarray(valid) for valid in _work(names).predict(tiles)]
 
 
 def _produce(names: _Names, unit: int) -> UnitReceipt:
@@ -310,4 +316,4 @@ def _write(
         tile: values[number] if place is None else values[number][place]
         for tile, (number, place) in zip(tiles, where, strict=True)
     }
-    return _work(names).write(unit, arrays)
+    return _work(names).write_from(unit, arrays)

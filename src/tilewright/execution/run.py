@@ -12,7 +12,7 @@ from tilewright.coordinator import (
     GiveUpUnit,
     RecordReceipt,
     StartAdmitting,
-    TilesPredicted,
+    TilesOffered,
 )
 from tilewright.errors import UnitGivenUpError
 from tilewright.execution.executor import Executor
@@ -50,12 +50,19 @@ class Run:
         self.finish()
 
     def hand_over(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> None:
-        """Hand over the valid regions of tiles, and wait while as much is in flight as may be."""
-        nbytes = sum(array.nbytes for array in arrays)
+        """Hand over the valid regions of tiles, and wait while as much is in flight as may be.
+
+        What comes twice is not taken again. The arrays may be read until their units are written: they must not be
+        changed.
+        """
         self.advance()
-        while self.coordinator.must_wait(nbytes):
+        wanted = {tile: array for tile, array in zip(tiles, arrays, strict=True) if self.coordinator.needs(tile)}
+        while self.coordinator.must_wait(sum(array.nbytes for array in wanted.values())):
             self.advance(wait=True)
-        self._handle(TilesPredicted(tuple(tiles), self.executor.hold(tiles, arrays)))
+        new = tuple(wanted)
+        self._handle(TilesOffered(new))
+        units = [self.coordinator.open_units_of(tile) for tile in new]
+        self.executor.take(new, list(wanted.values()), units)
 
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened."""

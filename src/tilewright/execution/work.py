@@ -5,13 +5,13 @@ same batches, since a model may give other last digits for a tile in other compa
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 
-from tilewright.assemble import AnyArray, crop
+from tilewright.assemble import AnyArray, UnitBuffer, crop
 from tilewright.errors import ModelOutputError
 from tilewright.execution.predictor import Predictor
 from tilewright.plan import WritePlan
@@ -125,21 +125,36 @@ class Work:
         """Return the valid regions of one batch of tiles."""
         return self._prediction.predict(self.plan, tiles)
 
-    def write(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
-        """Write a unit from the valid regions of its tiles."""
-        receipt = self.writer.write(unit, tiles)
-        if self.prediction is None:
-            return receipt
-        seconds = self.prediction.take_seconds()
-        seconds.add(receipt.seconds)
-        return replace(receipt, seconds=seconds)
+    def write(self, unit: int, buffer: UnitBuffer, seconds: StageSeconds | None = None) -> UnitReceipt:
+        """Write a unit from its filled buffer; its receipt carries along what was spent before, in this process."""
+        receipt = self.writer.write(unit, buffer)
+        spent = self.prediction.take_seconds() if self.prediction is not None else StageSeconds()
+        spent.add(receipt.seconds)
+        if seconds is not None:
+            spent.add(seconds)
+        return replace(receipt, seconds=spent)
 
-    def produce(self, unit: int) -> UnitReceipt:
-        """Predict the tiles of a unit, and write it."""
-        tiles: dict[int, AnyArray] = {}
+    def write_from(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+        """Write a unit from the valid regions of its tiles."""
+        buffer, seconds = self.writer.fill(unit, tiles)
+        receipt = self.write(unit, buffer, seconds)
+        self.writer.recycle(buffer)
+        return receipt
+
+    def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> UnitReceipt:
+        """Predict the tiles of a unit, and write it; between two batches it may be stopped."""
+        buffer, seconds = self.writer.buffer(unit), StageSeconds()
         for batch in self.batches(self.plan.tiles_of_unit(unit)):
-            tiles.update(zip(batch, self.predict(batch), strict=True))
-        return self.write(unit, tiles)
+            if is_stopped():
+                raise InterruptedError(f"unit {unit} was not finished: the run was stopped")
+            predicted = self.predict(batch)
+            start = perf_counter()
+            for tile, valid in zip(batch, predicted, strict=True):
+                buffer.place(tile, valid)
+            seconds.assemble += perf_counter() - start
+        receipt = self.write(unit, buffer, seconds)
+        self.writer.recycle(buffer)
+        return receipt
 
     @property
     def _prediction(self) -> TilePrediction:

@@ -1,13 +1,21 @@
 """A tile that travels carries all that is needed to put it back: where it lies, in which sample, and what to crop."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 from tilewright.errors import GeometryError
 from tilewright.geometry.intervals import Interval
 
 
-@dataclass(frozen=True, slots=True)
-class TileInformation:
+class _Fields(NamedTuple):
+    array_shape: tuple[int, ...]
+    last_tile: bool
+    overlap_crop_coords: tuple[Interval, ...]
+    stitch_coords: tuple[Interval, ...]
+    sample_id: int
+
+
+class TileInformation(_Fields):
     """Where a tile comes from, and what of it is kept.
 
     Parameters
@@ -34,37 +42,44 @@ class TileInformation:
     ((19, 35), (0, 64))
     """
 
-    array_shape: tuple[int, ...]
-    last_tile: bool = False
-    overlap_crop_coords: tuple[Interval, ...] = ()
-    stitch_coords: tuple[Interval, ...] = ()
-    sample_id: int = 0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        # Collating and copying through worker processes may turn tuples into lists.
-        object.__setattr__(self, "array_shape", tuple(int(extent) for extent in self.array_shape))
-        if len(self.array_shape) not in (3, 4) or min(self.array_shape) < 1:
-            raise GeometryError(f"array_shape must be C(Z)YX, 3 or 4 extents of at least 1, got {self.array_shape}")
-        spatial = self.array_shape[1:]
-        for name in ("overlap_crop_coords", "stitch_coords"):
-            region = tuple((int(start), int(stop)) for start, stop in getattr(self, name))
-            object.__setattr__(self, name, region)
-            if len(region) != len(spatial):
+    # A named tuple and no dataclass, since Lightning does not move batches that hold frozen dataclasses.
+    def __new__(
+        cls,
+        array_shape: Sequence[int],
+        last_tile: bool = False,
+        overlap_crop_coords: Sequence[Sequence[int]] = (),
+        stitch_coords: Sequence[Sequence[int]] = (),
+        sample_id: int = 0,
+    ) -> Self:
+        """Check the fields against each other."""
+        shape = tuple(int(extent) for extent in array_shape)
+        if len(shape) not in (3, 4) or min(shape) < 1:
+            raise GeometryError(f"array_shape must be C(Z)YX, 3 or 4 extents of at least 1, got {shape}")
+        crop = _intervals("overlap_crop_coords", overlap_crop_coords, len(shape) - 1)
+        stitch = _intervals("stitch_coords", stitch_coords, len(shape) - 1)
+        for axis, extent in enumerate(shape[1:]):
+            if stitch[axis][1] > extent:
                 raise GeometryError(
-                    f"{name} must have one (start, stop) for each of the {len(spatial)} spatial axes, got {region}"
+                    f"stitch_coords end outside the image on spatial axis {axis}: {stitch[axis]}, but the image has "
+                    f"{extent} elements there"
                 )
-            if any(not 0 <= start < stop for start, stop in region):
-                raise GeometryError(f"{name} must have 0 <= start < stop on every axis, got {region}")
-        for axis, ((start, stop), extent) in enumerate(zip(self.stitch_coords, spatial, strict=True)):
-            if stop > extent:
+            if crop[axis][1] - crop[axis][0] != stitch[axis][1] - stitch[axis][0]:
                 raise GeometryError(
-                    f"stitch_coords end outside the image on spatial axis {axis}: ({start}, {stop}), "
-                    f"but the image has {extent} elements there"
+                    f"overlap_crop_coords {crop[axis]} and stitch_coords {stitch[axis]} differ in extent on spatial "
+                    f"axis {axis}"
                 )
-        for axis, (crop, stitch) in enumerate(zip(self.overlap_crop_coords, self.stitch_coords, strict=True)):
-            if crop[1] - crop[0] != stitch[1] - stitch[0]:
-                raise GeometryError(
-                    f"overlap_crop_coords {crop} and stitch_coords {stitch} differ in extent on spatial axis {axis}"
-                )
-        if self.sample_id < 0:
-            raise GeometryError(f"sample_id must be at least 0, got {self.sample_id}")
+        if sample_id < 0:
+            raise GeometryError(f"sample_id must be at least 0, got {sample_id}")
+        return super().__new__(cls, shape, bool(last_tile), crop, stitch, int(sample_id))
+
+
+def _intervals(name: str, values: Sequence[Sequence[int]], count: int) -> tuple[Interval, ...]:
+    # Collating and copying between processes may have turned tuples into lists.
+    intervals = tuple((int(start), int(stop)) for start, stop in values)
+    if len(intervals) != count:
+        raise GeometryError(f"{name} must have one (start, stop) for each of {count} spatial axes, got {intervals}")
+    if any(not 0 <= start < stop for start, stop in intervals):
+        raise GeometryError(f"{name} must have 0 <= start < stop on every axis, got {intervals}")
+    return intervals

@@ -1,4 +1,4 @@
-"""A dataset cuts each tile of each image once, whatever the number of data-loader workers, and reads only its window."""
+"""A dataset cuts each tile once, whatever the number of data-loader workers, and reads only the window of the tile."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

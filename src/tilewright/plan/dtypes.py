@@ -1,10 +1,13 @@
 """Data types by their NumPy names, so that planning needs no NumPy."""
 
-import re
-
 from tilewright.errors import GeometryError
 
-_NUMERIC = re.compile(r"(?:u?int|float|complex)(\d+)")
+_ITEMSIZES = {
+    "bool": 1,
+    **{f"{kind}{bits}": bits // 8 for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": bits // 8 for bits in (16, 32, 64)},
+    **{f"complex{bits}": bits // 8 for bits in (64, 128)},
+}
 
 
 def dtype_name(dtype: object) -> str:
@@ -28,9 +31,6 @@ def itemsize(name: str) -> int:
     >>> itemsize("uint16"), itemsize("bool")
     (2, 1)
     """
-    if name == "bool":
-        return 1
-    numeric = _NUMERIC.fullmatch(name)
-    if numeric is None or int(numeric[1]) % 8 != 0:
-        raise GeometryError(f"unknown data type {name!r}; use a NumPy name such as 'float32' or 'uint16'")
-    return int(numeric[1]) // 8
+    if name not in _ITEMSIZES:
+        raise GeometryError(f"unknown data type {name!r}; use one of {', '.join(_ITEMSIZES)}")
+    return _ITEMSIZES[name]

@@ -12,6 +12,10 @@ from tilewright.plan.request import Request
 
 CHUNK_NBYTES = 4 * 2**20
 """Chunks chosen here are no larger: quick to fetch for a viewer, few enough for a quota on files."""
+SMALL_CHUNK_NBYTES = 2**18
+"""A small image has smaller ones, down to this size, so that several threads have something to write."""
+CHUNKS_OF_SMALL_IMAGE = 64
+"""About as many chunks has an image that is too small for larger ones."""
 SHARD_NBYTES = 64 * 2**20
 """Shards chosen here grow to about this size."""
 LONG_ENOUGH = 64
@@ -68,7 +72,9 @@ def _repeating_extents(request: Request, tilings: Sequence[AxisTiling]) -> tuple
 def _divided(request: Request, extents: tuple[int, ...]) -> tuple[int, ...]:
     """Divide the longest axis by its smallest divisor, again and again, until a chunk is small enough."""
     divided = list(extents)
-    while prod(divided) * request.itemsize > CHUNK_NBYTES:
+    share_nbytes = prod(request.shape) * request.itemsize // CHUNKS_OF_SMALL_IMAGE
+    largest_nbytes = min(CHUNK_NBYTES, max(SMALL_CHUNK_NBYTES, share_nbytes))
+    while prod(divided) * request.itemsize > largest_nbytes:
         smaller = {
             axis: part
             for axis, name in enumerate(request.axes)

@@ -2,20 +2,42 @@
 
 import os
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from time import perf_counter
 from typing import Any
 
 import zarr
 
-from tilewright.assemble import AnyArray, fill
-from tilewright.geometry import Region
+from tilewright.assemble import AnyArray, UnitBuffer
 from tilewright.plan import WritePlan
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.objects import put_object
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+
+BUFFERS_KEPT = 4
+"""Buffers of finished units that a process keeps for the next ones."""
+
+
+class _Recycled:
+    """Memory of finished units, a few, for the next ones of this process."""
+
+    def __init__(self) -> None:
+        self._memory: deque[AnyArray] = deque(maxlen=BUFFERS_KEPT)
+
+    def __reduce__(self) -> tuple[type["_Recycled"], tuple[()]]:
+        return _Recycled, ()
+
+    def take(self) -> AnyArray | None:
+        try:
+            return self._memory.pop()
+        except IndexError:
+            return None
+
+    def give(self, memory: AnyArray) -> None:
+        self._memory.append(memory)
 
 
 @dataclass(frozen=True)
@@ -32,21 +54,38 @@ class UnitWriter:
 
     plan: WritePlan
     encoder: ObjectEncoder
+    _recycled: _Recycled = field(default_factory=_Recycled, repr=False, compare=False)
 
     @property
     def array(self) -> zarr.Array[Any]:
         """The array that is written."""
         return self.encoder.array
 
-    def write(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def buffer(self, unit: int) -> UnitBuffer:
+        """Return an empty buffer of a unit, to be filled from its tiles."""
+        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, self._recycled.take())
+
+    def recycle(self, buffer: UnitBuffer) -> None:
+        """Take a buffer back whose unit is written: fresh memory costs as much as copying into it."""
+        self._recycled.give(buffer.parts)
+
+    def fill(self, unit: int, tiles: Mapping[int, AnyArray]) -> tuple[UnitBuffer, StageSeconds]:
+        """Return a buffer of a unit that is filled from the valid regions of its tiles, and what that took."""
+        start = perf_counter()
+        buffer = self.buffer(unit)
+        for tile, valid in tiles.items():
+            buffer.place(tile, valid)
+        return buffer, StageSeconds(assemble=perf_counter() - start)
+
+    def write(self, unit: int, buffer: UnitBuffer) -> UnitReceipt:
         """Write all objects of a unit.
 
         Parameters
         ----------
         unit : int
             Which one.
-        tiles : mapping of int to array
-            The valid regions of the tiles of this unit.
+        buffer : UnitBuffer
+            Its buffer, filled from all of its tiles.
 
         Raises
         ------
@@ -56,25 +95,22 @@ class UnitWriter:
         seconds = StageSeconds()
         stored_nbytes = object_count = 0
         for position in self.plan.objects_of_unit(unit):
-            encoded = []
-            for region in self._parts_of(position):
-                start = perf_counter()
-                part = fill(region, self.plan, tiles, self.array.fill_value)
-                filled = perf_counter()
-                encoded.append(self.encoder.encode_part(part))
-                seconds.assemble += filled - start
-                seconds.encode += perf_counter() - filled
             start = perf_counter()
-            stored_nbytes += put_object(self.array.store, self.encoder.key(position), self.encoder.join(encoded))
-            seconds.put += perf_counter() - start
+            encoded = [self.encoder.encode_part(buffer.part(part)) for part in self._parts_of(position)]
+            joined = self.encoder.join(encoded)
+            middle = perf_counter()
+            stored_nbytes += put_object(self.array.store, self.encoder.key(position), joined)
+            seconds.encode += middle - start
+            seconds.put += perf_counter() - middle
             object_count += 1
         process = f"{socket.gethostname()}:{os.getpid()}"
         return UnitReceipt(unit, object_count, stored_nbytes, seconds, process, peak_memory_nbytes())
 
-    def _parts_of(self, position: tuple[int, ...]) -> Iterator[Region]:
-        """Iterate over the regions that are encoded one by one, in C order."""
-        axes = [
-            [(start, start + part) for start in range(index * stored, (index + 1) * stored, part)]
-            for index, stored, part in zip(position, self.plan.stored_extents, self.encoder.part_extents, strict=True)
+    def _parts_of(self, position: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """Iterate over the positions of the parts of an object, in C order."""
+        counts = [
+            stored // part for stored, part in zip(self.plan.stored_extents, self.encoder.part_extents, strict=True)
         ]
-        return product(*axes)
+        return product(
+            *(range(index * count, (index + 1) * count) for index, count in zip(position, counts, strict=True))
+        )

@@ -58,7 +58,7 @@ class WriteTilesZarr:
     chunks, shards
         As in `plan_write`.
     compressors : "auto", None, or codecs
-        As in ``zarr.create_array``.
+        As in ``zarr.Group.create_array``.
     dtype : data type, optional
         The data type of the output; that of the predictions where not given.
     fill_value : scalar, default=0

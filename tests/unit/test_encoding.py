@@ -1,0 +1,274 @@
+"""The bytes of an object are those that zarr itself writes."""
+
+import pickle
+import warnings
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numcodecs.zarr3
+import numpy as np
+import pytest
+import zarr
+from google_crc32c import value as crc32c
+from tests.support import Case, PositionModel, in_small_units, objects, run
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from tilewright.plan import WritePlan, plan_write
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.unit_writer import UnitWriter
+
+SHAPE = (13, 17)
+"""Its last chunks and shards reach beyond the image on both axes."""
+
+
+def plan_of(dtype: str, shards: tuple[int, int] | None) -> WritePlan:
+    plan = plan_write(SHAPE, "YX", (8, 8), (2, 3), chunks=(3, 4), shards=shards, dtype=dtype, layout="compact")
+    return in_small_units(plan)
+
+
+def values_of(dtype: str) -> np.ndarray:
+    values = np.random.default_rng(3).integers(0, 5, SHAPE)
+    return (values * 0.5 - 1).astype(dtype) if np.dtype(dtype).kind == "f" else values.astype(dtype)
+
+
+def written_by_units(plan: WritePlan, array: zarr.Array, values: np.ndarray) -> dict[str, bytes]:
+    """Cut values into the valid regions of tiles, write all units, and return the stored objects."""
+    tiles = {
+        tile: values[tuple(slice(*interval) for interval in plan.valid_region(tile))] for tile in range(plan.tile_count)
+    }
+    writer = UnitWriter(plan, ObjectEncoder(array))
+    for unit in range(plan.unit_count):
+        writer.write(unit, tiles)
+    return objects(array.store)
+
+
+def create(**options: Any) -> zarr.Array:
+    return zarr.create_array(MemoryStore(), name="group/0", shape=SHAPE, **options)
+
+
+def written_by_zarr(array: zarr.Array, values: np.ndarray) -> dict[str, bytes]:
+    array.with_config({"write_empty_chunks": True})[...] = values
+    return objects(array.store)
+
+
+def inner_chunks(shard: bytes, grid: tuple[int, int], index_location: str = "end") -> dict[tuple[int, int], bytes]:
+    """The chunks that a shard holds, by their position in it; what lies where in the file is the writer's choice."""
+    nbytes = 16 * prod(grid) + 4
+    index = shard[:nbytes] if index_location == "start" else shard[-nbytes:]
+    assert int.from_bytes(index[-4:], "little") == crc32c(index[:-4])
+    table = np.frombuffer(index[:-4], "<u8").reshape(*grid, 2)
+    places = {position: table[position].tolist() for position in np.ndindex(*grid)}
+    held = {position: place for position, place in places.items() if place != [2**64 - 1, 2**64 - 1]}
+    # Nothing but the chunks and the index is in the file.
+    assert sum(length for _, length in held.values()) + nbytes == len(shard)
+    return {position: shard[start : start + length] for position, (start, length) in held.items()}
+
+
+def chunks_of(stored: dict[str, bytes], shards: tuple[int, int] | None, **where: str) -> dict[Any, bytes]:
+    """All encoded chunks inside the image, by object and position in it."""
+    if shards is None:
+        return dict(stored)
+    grid = (shards[0] // 3, shards[1] // 4)
+    found = {}
+    for key, shard in stored.items():
+        row, column = (int(number) for number in key.split("/")[-2:])
+        for (y, x), chunk in inner_chunks(shard, grid, **where).items():
+            if row * shards[0] + 3 * y < SHAPE[0] and column * shards[1] + 4 * x < SHAPE[1]:
+                found[key, y, x] = chunk
+    return found
+
+
+def without_time(stored: bytes) -> bytes:
+    """A gzip member without the time in its header, bytes 4 to 8."""
+    return stored[:4] + stored[8:]
+
+
+CODECS: dict[str, Any] = {
+    "none": None,
+    "auto": "auto",
+    "zstd 0": ZstdCodec(level=0),
+    "zstd 9": ZstdCodec(level=9),
+    "zstd with checksum": ZstdCodec(level=3, checksum=True),
+    "blosc": BloscCodec(),
+    **{
+        f"blosc {name} {shuffle}": BloscCodec(cname=name, clevel=5, shuffle=shuffle)
+        for name in ("lz4", "zstd")
+        for shuffle in ("noshuffle", "shuffle", "bitshuffle")
+    },
+    "blosc with sizes": BloscCodec(cname="lz4hc", clevel=1, shuffle="shuffle", typesize=2, blocksize=64),
+    "two in a row": [BloscCodec(cname="lz4"), ZstdCodec(level=1)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int32", "float16", "bool"])
+@pytest.mark.parametrize("shards", [None, (6, 8), (9, 20)], ids=["chunks", "shards", "one shard in X"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_objects_of_zarr_3_are_those_of_zarr(codec: str, shards: tuple[int, int] | None, dtype: str) -> None:
+    options: dict[str, Any] = {"chunks": (3, 4), "shards": shards, "dtype": dtype, "compressors": CODECS[codec]}
+    values = values_of(dtype)
+    ours = create(**options)
+    assert ObjectEncoder(ours).is_direct
+    written = written_by_units(plan_of(dtype, shards), ours, values)
+    assert chunks_of(written, shards) == chunks_of(written_by_zarr(create(**options), values), shards)
+    np.testing.assert_array_equal(ours[...], values)
+
+
+@pytest.mark.parametrize("codec", [None, "auto"])
+def test_a_shard_at_the_end_of_the_image_holds_no_chunks_beyond_it(codec: str | None) -> None:
+    shards = (9, 20)
+    options: dict[str, Any] = {"chunks": (3, 4), "shards": shards, "dtype": "uint8", "compressors": codec}
+    values = values_of("uint8")
+    written = written_by_units(plan_of("uint8", shards), create(**options), values)
+    expected = written_by_zarr(create(**options), values)
+    assert {key: len(value) for key, value in written.items()} == {key: len(value) for key, value in expected.items()}
+
+
+@pytest.mark.parametrize("level", [1, 9])
+@pytest.mark.parametrize("sharded", [False, True], ids=["chunks", "shards"])
+def test_gzip_objects_are_those_of_zarr_but_for_the_time(level: int, sharded: bool) -> None:
+    shards = (6, 8) if sharded else None
+    options: dict[str, Any] = {
+        "chunks": (3, 4),
+        "shards": shards,
+        "dtype": "float32",
+        "compressors": GzipCodec(level=level),
+    }
+    values = values_of("float32")
+    ours, theirs = create(**options), create(**options)
+    assert ObjectEncoder(ours).is_direct
+    written, expected = written_by_units(plan_of("float32", shards), ours, values), written_by_zarr(theirs, values)
+    np.testing.assert_array_equal(ours[...], values)
+    assert {place: without_time(chunk) for place, chunk in chunks_of(written, shards).items()} == {
+        place: without_time(chunk) for place, chunk in chunks_of(expected, shards).items()
+    }
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+@pytest.mark.parametrize("inner", [[], [ZstdCodec(level=1)], [BloscCodec(cname="zstd")]])
+def test_the_index_of_a_shard_lies_where_the_array_says(location: str, inner: list[Any]) -> None:
+    sharding = ShardingCodec(chunk_shape=(3, 4), codecs=[BytesCodec(), *inner], index_location=location)
+    options: dict[str, Any] = {
+        "chunks": (6, 8),
+        "dtype": "float32",
+        "serializer": sharding,
+        "compressors": None,
+        "filters": None,
+    }
+    values = values_of("float32")
+    ours = create(**options)
+    assert ours.shards == (6, 8)
+    assert ObjectEncoder(ours).is_direct
+    written = chunks_of(written_by_units(plan_of("float32", (6, 8)), ours, values), (6, 8), index_location=location)
+    theirs = written_by_zarr(create(**options), values)
+    assert written == chunks_of(theirs, (6, 8), index_location=location)
+    np.testing.assert_array_equal(ours[...], values)
+
+
+ZARR_2: dict[str, Any] = {
+    "none": None,
+    "auto": "auto",
+    "blosc": numcodecs.Blosc(),
+    "blosc lz4 bitshuffle": numcodecs.Blosc("lz4", 5, numcodecs.Blosc.BITSHUFFLE),
+    "blosc zstd noshuffle": numcodecs.Blosc("zstd", 5, numcodecs.Blosc.NOSHUFFLE),
+    "zstd": numcodecs.Zstd(level=5),
+    "bz2": numcodecs.BZ2(),
+    "lz4": numcodecs.LZ4(),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int32", "bool"])
+@pytest.mark.parametrize("codec", ZARR_2)
+def test_objects_of_zarr_2_are_those_of_zarr(codec: str, dtype: str) -> None:
+    options: dict[str, Any] = {"chunks": (3, 4), "dtype": dtype, "compressors": ZARR_2[codec], "zarr_format": 2}
+    values = values_of(dtype)
+    ours = create(**options)
+    assert ObjectEncoder(ours).is_direct
+    assert written_by_units(plan_of(dtype, None), ours, values) == written_by_zarr(create(**options), values)
+
+
+def test_gzip_objects_of_zarr_2_are_those_of_zarr_but_for_the_time() -> None:
+    options: dict[str, Any] = {
+        "chunks": (3, 4),
+        "dtype": "float32",
+        "compressors": numcodecs.GZip(level=5),
+        "zarr_format": 2,
+    }
+    values = values_of("float32")
+    written = written_by_units(plan_of("float32", None), create(**options), values)
+    expected = written_by_zarr(create(**options), values)
+    assert {key: without_time(value) for key, value in written.items()} == {
+        key: without_time(value) for key, value in expected.items()
+    }
+
+
+INDIRECT: dict[str, dict[str, Any]] = {
+    "Zarr 2 in F order": {"order": "F", "zarr_format": 2, "compressors": numcodecs.Zstd()},
+    "Zarr 2 with a filter": {
+        "filters": [numcodecs.Delta(dtype="<i4")],
+        "zarr_format": 2,
+        "compressors": numcodecs.Zstd(),
+    },
+    "transposed": {"filters": [TransposeCodec(order=(1, 0))], "compressors": ZstdCodec()},
+    "big-endian": {"serializer": BytesCodec(endian="big"), "compressors": None},
+    "checksum": {"compressors": [Crc32cCodec()]},
+    "shards with a transposed inside": {
+        "shards": (6, 8),
+        "filters": [TransposeCodec(order=(1, 0))],
+        "compressors": ZstdCodec(),
+    },
+}
+
+
+@pytest.mark.parametrize("name", INDIRECT)
+def test_any_other_chain_of_codecs_goes_through_zarr(name: str) -> None:
+    options = {"chunks": (3, 4), "dtype": "int32"} | INDIRECT[name]
+    values = values_of("int32")
+    ours = create(**options)
+    assert not ObjectEncoder(ours).is_direct
+    shards = INDIRECT[name].get("shards")
+    written = chunks_of(written_by_units(plan_of("int32", shards), ours, values), shards)
+    np.testing.assert_array_equal(ours[...], values)
+    assert written == chunks_of(written_by_zarr(create(**options), values), shards)
+
+
+def test_a_codec_that_only_numcodecs_knows_goes_through_zarr() -> None:
+    with warnings.catch_warnings():
+        # zarr warns that other readers may not know it.
+        warnings.simplefilter("ignore")
+        options: dict[str, Any] = {
+            "chunks": (3, 4),
+            "dtype": "int32",
+            "filters": [numcodecs.zarr3.Delta(dtype="<i4")],
+            "compressors": None,
+        }
+        values = values_of("int32")
+        ours = create(**options)
+        assert not ObjectEncoder(ours).is_direct
+        assert written_by_units(plan_of("int32", None), ours, values) == written_by_zarr(create(**options), values)
+
+
+@pytest.mark.parametrize("fill_value", [0, 7])
+@pytest.mark.parametrize("zarr_format", [3, 2])
+def test_what_reaches_beyond_the_image_holds_the_fill_value(fill_value: int, zarr_format: int) -> None:
+    options: dict[str, Any] = {
+        "chunks": (3, 4),
+        "dtype": "uint8",
+        "compressors": None,
+        "fill_value": fill_value,
+        "zarr_format": zarr_format,
+    }
+    values = values_of("uint8")
+    written = written_by_units(plan_of("uint8", None), create(**options), values)
+    assert written == written_by_zarr(create(**options), values)
+
+
+def test_an_encoder_travels_to_other_processes(tmp_path: Path) -> None:
+    image = np.ones((9, 9), "uint8")
+    plan = plan_write((9, 9), "YX", (4, 4), (1, 1), dtype="uint8")
+    array = run(Case(image, "YX", plan, PositionModel(1, "uint8")), tmp_path)
+    encoder = pickle.loads(pickle.dumps(ObjectEncoder(array)))
+    assert encoder.is_direct
+    assert encoder.key((0, 0)) == ObjectEncoder(array).key((0, 0)) == "0/c/0/0"

@@ -1,0 +1,450 @@
+"""predict_to_zarr: what is wrong is said before anything exists, and what comes out is what was asked for."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+from tests.support import CallCounter, FullStore, PositionModel, noted, stitched, tree
+from zarr.storage import MemoryStore
+
+import tilewright as tw
+from tilewright.errors import (
+    DestinationError,
+    DestinationExistsError,
+    GeometryError,
+    MemoryPlanError,
+    ModelOutputError,
+    SourceError,
+)
+
+IMAGE = np.random.default_rng(6).integers(0, 255, (40, 48)).astype("uint8")
+
+
+@pytest.fixture
+def predict(embedded: Client, tmp_path: Path) -> Callable[..., Any]:
+    def predict(model: Any = np.negative, source: Any = IMAGE, destination: Any = None, **options: Any) -> tw.Report:
+        destination = tmp_path / "out.zarr" if destination is None else destination
+        defaults = {"axes": "YX", "tile_size": (16, 16), "overlap": (4, 4), "client": embedded, "progress": False}
+        return tw.predict_to_zarr(model, source, destination, **defaults | options)
+
+    return predict
+
+
+# --- Refused before anything is created or predicted.
+
+BAD_REQUESTS = {
+    "too few axes": ({"axes": "Y"}, GeometryError, "must name both Y and X"),
+    "axes of another image": ({"axes": "ZYX"}, GeometryError, r"names 3 axes, but the source has 2"),
+    "unknown axes": ({"axes": "YK"}, GeometryError, "unknown letters"),
+    "an overlap as large as the tile": (
+        {"overlap": (4, 16)},
+        GeometryError,
+        "on axis X the tile of 16 .*overlap of 16",
+    ),
+    "a negative overlap": ({"overlap": (-1, 4)}, GeometryError, "on axis Y .*overlap of -1"),
+    "a tile of nothing": ({"tile_size": (0, 16)}, GeometryError, "on axis Y the tile of 0"),
+    "too few tile sizes": ({"tile_size": (16,)}, GeometryError, "tile_size must have one number for each spatial axis"),
+    "a broken tile size": ({"tile_size": (16.5, 16)}, GeometryError, "tile_size must be a sequence of whole numbers"),
+    "a single tile size": ({"tile_size": 16}, GeometryError, "tile_size must be a sequence of whole numbers, got 16"),
+    "a single overlap": ({"overlap": 4}, GeometryError, "overlap must be a sequence of whole numbers, got 4"),
+    "chunks that do not divide shards": (
+        {"chunks": (6, 6), "shards": (12, 16)},
+        GeometryError,
+        "on axis X the shard of 16 is not a whole multiple of the chunk of 6",
+    ),
+    "too many chunks": ({"chunks": (1, 1, 8, 8)}, GeometryError, "chunks must have one number for each output axis"),
+    "too few chunks": ({"chunks": (8,)}, GeometryError, "chunks must have one number for each output axis"),
+    "chunks of nothing": ({"chunks": (0, 8)}, GeometryError, "chunks must be at least 1"),
+    "a single chunk size": ({"chunks": 8}, GeometryError, "chunks must be a sequence of whole numbers"),
+    "unknown chunks": ({"chunks": "large"}, GeometryError, "chunks must be extents or 'auto', got 'large'"),
+    "unknown layout": ({"layout": "dense"}, GeometryError, "layout must be 'auto', 'compact' or 'aligned'"),
+    "resume": ({"if_exists": "resume"}, ValueError, "'resume' is not available yet"),
+    "unknown if_exists": ({"if_exists": "append"}, ValueError, "if_exists must be one of .*got 'append'"),
+    "no batch": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    "unknown format": ({"zarr_format": 4}, ValueError, "zarr_format must be 2 or 3, got 4"),
+    "shards in Zarr 2": ({"zarr_format": 2, "shards": (16, 16), "chunks": (8, 8)}, ValueError, "shard"),
+    "no memory": ({"memory_nbytes": 0}, GeometryError, "memory_nbytes must be at least 1, got 0"),
+    "unknown data type": ({"dtype": "float33"}, GeometryError, "unknown data type 'float33'"),
+    "a destination that is a URL": (
+        {"destination": "s3://bucket/out.zarr"},
+        DestinationError,
+        r"s3://bucket/out\.zarr.* is a URL; pass a local path",
+    ),
+    "a missing source": ({"source": "nowhere.tif"}, SourceError, r"nowhere\.tif does not exist"),
+    "a source that is a URL": ({"source": "https://host/raw.zarr"}, SourceError, "is a URL"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_bad_requests_are_refused_before_anything_is_predicted_or_created(
+    name: str, predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    options, error, message = BAD_REQUESTS[name]
+    with pytest.raises(error, match=message):
+        predict(CallCounter(str(tmp_path / "calls")), **options)
+    assert noted(tmp_path / "calls") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_none_is_refused_before_anything_is_created(
+    predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match="the model must be"):
+        predict("model.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_destination_that_exists_is_left_as_it_is(predict: Callable[..., Any], tmp_path: Path) -> None:
+    predict()
+    before = tree(tmp_path)
+    with pytest.raises(DestinationExistsError, match=r"out\.zarr exists .*if_exists='overwrite'") as caught:
+        predict(CallCounter(str(tmp_path / "calls")))
+    assert isinstance(caught.value, FileExistsError)
+    assert noted(tmp_path / "calls") == 0
+    assert tree(tmp_path) == before
+
+
+def test_overwriting_replaces_the_whole_group(predict: Callable[..., Any], tmp_path: Path) -> None:
+    predict(chunks=(4, 4), zarr_format=2)
+    report = predict(np.positive, if_exists="overwrite", chunks=(16, 16))
+    np.testing.assert_array_equal(report.array[...], IMAGE)
+    assert sorted(path.name for path in (tmp_path / "out.zarr").iterdir()) == ["0", "zarr.json"]
+    assert sorted(path.name for path in (tmp_path / "out.zarr" / "0").iterdir()) == ["c", "zarr.json"]
+
+
+def test_overwriting_leaves_the_neighbours_alone(predict: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("keep me")
+    predict(destination=tmp_path / "other.zarr")
+    before = tree(tmp_path)
+    predict()
+    predict(if_exists="overwrite")
+    after = tree(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+def test_overwriting_what_does_not_exist_creates_it(predict: Callable[..., Any]) -> None:
+    report = predict(np.positive, if_exists="overwrite")
+    np.testing.assert_array_equal(report.array[...], IMAGE)
+
+
+def test_overwriting_is_refused_where_there_is_no_zarr(predict: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "out.zarr").mkdir()
+    (tmp_path / "out.zarr" / "thesis.tex").write_text("years of work")
+    with pytest.raises(DestinationExistsError, match="is no Zarr group or array, so it is not overwritten"):
+        predict(if_exists="overwrite")
+    assert tree(tmp_path) == {"out.zarr/thesis.tex": b"years of work"}
+
+
+def test_what_a_refused_overwrite_would_replace_stays(predict: Callable[..., Any], tmp_path: Path) -> None:
+    predict()
+    before = tree(tmp_path)
+    with pytest.raises(GeometryError):
+        predict(if_exists="overwrite", overlap=(16, 16))
+    assert tree(tmp_path) == before
+
+
+def test_what_is_to_be_replaced_stays_where_the_model_fails(predict: Callable[..., Any], tmp_path: Path) -> None:
+    predict()
+    before = tree(tmp_path)
+    with pytest.raises(ModelOutputError):
+        predict(lambda batch: batch[:, :, 1:], if_exists="overwrite")
+    assert tree(tmp_path) == before
+
+
+UNFIT = {
+    "shards in Zarr 2": {"zarr_format": 2, "shards": (16, 16), "chunks": (8, 8)},
+    "unknown compressors": {"compressors": "nonsense"},
+    "compressors of the other format": {"zarr_format": 2, "compressors": zarr.codecs.ZstdCodec()},
+    "a fill value of another type": {"fill_value": "nothing"},
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_is_to_be_replaced_stays_where_the_new_array_cannot_be_created(
+    name: str, predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    predict()
+    before = tree(tmp_path)
+    with pytest.raises((ValueError, TypeError, OSError)):
+        predict(if_exists="overwrite", **UNFIT[name])
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_nothing_is_left_where_the_array_cannot_be_created(
+    name: str, predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, TypeError, OSError)):
+        predict(**UNFIT[name])
+    assert tree(tmp_path) == {}
+
+
+def test_an_empty_folder_is_a_destination(predict: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "out.zarr").mkdir()
+    np.testing.assert_array_equal(predict(np.positive).array[...], IMAGE)
+
+
+def test_a_destination_that_is_a_file_is_refused(predict: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "out.zarr").write_text("a file")
+    with pytest.raises(DestinationError, match=r"out\.zarr is a file"):
+        predict(if_exists="overwrite")
+    assert tree(tmp_path) == {"out.zarr": b"a file"}
+
+
+def test_a_destination_below_a_file_is_refused(predict: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(DestinationError, match="file is a file, not a folder"):
+        predict(destination=tmp_path / "file" / "deep" / "out.zarr")
+
+
+def test_a_folder_without_permission_is_refused(predict: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(DestinationError, match="no permission to write"):
+        predict(destination=tmp_path / "locked" / "out.zarr")
+
+
+def source_group(path: Path) -> Path:
+    zarr.create_group(path).create_array("0", shape=IMAGE.shape, dtype="uint8", chunks=(8, 8))[...] = IMAGE
+    return path
+
+
+@pytest.mark.parametrize("inside", ["", "0", "0/prediction", "labels"])
+@pytest.mark.parametrize("opened", [False, True], ids=["path", "array"])
+def test_a_destination_in_the_source_is_refused(
+    inside: str, opened: bool, predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = source_group(tmp_path / "raw.zarr")
+    before = tree(tmp_path)
+    source = zarr.open_group(path, mode="r")["0"] if opened else path
+    # Beside the array in its group there is room, where the array alone is the source.
+    if opened and inside == "labels":
+        predict(np.positive, source, path / inside)
+    else:
+        with pytest.raises(DestinationError, match="source"):
+            predict(np.positive, source, path / inside, if_exists="overwrite")
+    assert {name: content for name, content in tree(tmp_path).items() if name in before} == before
+
+
+def test_a_destination_that_is_the_source_by_another_name_is_refused(
+    predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = source_group(tmp_path / "raw.zarr")
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(DestinationError, match="source"):
+        predict(np.positive, path, tmp_path / "link", if_exists="overwrite")
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[...], IMAGE)
+
+
+def test_a_store_that_is_the_source_is_refused(predict: Callable[..., Any]) -> None:
+    store = MemoryStore()
+    zarr.create_group(store).create_array("0", shape=IMAGE.shape, dtype="uint8", chunks=(8, 8))[...] = IMAGE
+    with pytest.raises(DestinationError):
+        predict(np.positive, store, store, if_exists="overwrite")
+    np.testing.assert_array_equal(zarr.open_group(store, mode="r")["0"][...], IMAGE)
+
+
+def test_a_read_only_store_is_refused(predict: Callable[..., Any]) -> None:
+    with pytest.raises(DestinationError, match="read-only"):
+        predict(destination=MemoryStore(read_only=True))
+
+
+def test_a_store_with_something_in_it_is_left_as_it_is(predict: Callable[..., Any]) -> None:
+    store = MemoryStore()
+    predict(destination=store)
+    with pytest.raises(DestinationExistsError, match="exists"):
+        predict(destination=store)
+
+
+def test_overwriting_a_store_replaces_it(predict: Callable[..., Any]) -> None:
+    store = MemoryStore()
+    predict(destination=store, chunks=(4, 4))
+    report = predict(np.positive, destination=store, if_exists="overwrite", chunks=(16, 16))
+    np.testing.assert_array_equal(report.array[...], IMAGE)
+    assert sum(key.startswith("0/c/") for key in store._store_dict) == 9
+
+
+def test_too_little_memory_is_refused_with_numbers_and_remedy(predict: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(MemoryPlanError, match=r"\d+ bytes.*memory_nbytes allows 10 B \(10 bytes\); give more memory"):
+        predict(memory_nbytes=10, chunks=(7, 7), layout="compact")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- What the model does wrong.
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda batch: batch[:, :, 2:], r"spatial size \(16, 16\) and returned \(14, 16\)"),
+        (lambda batch: batch[:, 0], r"tiles of shape \(1, 1, 16, 16\) and returned \(1, 16, 16\)"),
+        (lambda batch: batch.astype(complex), "elements of type complex128; only numbers are stored"),
+        (lambda batch: batch.astype(str), "only numbers are stored"),
+    ],
+)
+def test_a_wrong_prediction_is_refused_before_anything_is_created(
+    model: Any, message: str, predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelOutputError, match=message):
+        predict(model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_number_of_channels_for_a_later_tile_is_an_error(predict: Callable[..., Any]) -> None:
+    def model(batch: np.ndarray) -> np.ndarray:
+        return np.repeat(batch, 1 + int(batch.max() > 0), axis=1)
+
+    image = IMAGE.copy()
+    image[:20, :20] = 0
+    with pytest.raises(ModelOutputError, match=r"returned 2 channels for tiles .* but 1 for the first tile"):
+        predict(model, image)
+
+
+# --- What comes out.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_nan_and_infinity_pass_through_unchanged(dtype: str, predict: Callable[..., Any]) -> None:
+    image = IMAGE.astype(dtype)
+    image[3, 4], image[20, 30], image[39, 47] = np.nan, np.inf, -np.inf
+    array = predict(np.positive, image).array
+    assert array.dtype == dtype
+    assert array[...].tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0.4, 0.5, 1.5, 2.6, -3.0, 300.0], "uint8", [0, 0, 2, 3, 0, 255]),
+        ([np.nan, np.inf, -np.inf, -1.0, 1.0, 2.0], "uint8", [0, 255, 0, 0, 1, 2]),
+        ([1e30, -1e30, 2.0**31, -(2.0**31), 7.49, 7.5], "int32", [2**31 - 1, -(2**31), 2**31 - 1, -(2**31), 7, 8]),
+        ([1e30, -1e30, 2.0**63, 2.0**62, 0, -1], "int64", [2**63 - 1, -(2**63), 2**63 - 1, 2**62, 0, -1]),
+        ([1e30, -1e30, 2.0**64, 2.0**63, 0, -1], "uint64", [2**64 - 1, 0, 2**64 - 1, 2**63, 0, 0]),
+        ([0.1, 1e5, -1e5, 65504.0, 1.0, 2.0], "float32", [0.1, 1e5, -1e5, 65504.0, 1.0, 2.0]),
+    ],
+)
+def test_values_become_whole_numbers_by_rounding_within_limits(
+    values: list[float], dtype: str, expected: list[float], predict: Callable[..., Any]
+) -> None:
+    image = np.tile(np.array(values, "float64"), (4, 1))
+    array = predict(np.positive, image, dtype=dtype, tile_size=(4, 4), overlap=(0, 0)).array
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array[...], np.tile(np.array(expected, dtype), (4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "values", "expected"),
+    [
+        ("int32", "uint8", [-5, 0, 255, 256], [0, 0, 255, 255]),
+        ("uint64", "int8", [0, 127, 128, 2**64 - 1], [0, 127, 127, 127]),
+        ("int64", "uint64", [-1, 0, 1, 2**63 - 1], [0, 0, 1, 2**63 - 1]),
+        ("uint16", "int64", [0, 1, 2, 65535], [0, 1, 2, 65535]),
+        ("int32", "float64", [-1, 0, 2**24 + 1, 2**31 - 1], [-1, 0, 2**24 + 1, 2**31 - 1]),
+        ("bool", "uint8", [0, 1, 1, 0], [0, 1, 1, 0]),
+    ],
+)
+def test_whole_numbers_become_others_within_their_limits(
+    source: str, target: str, values: list[int], expected: list[int], predict: Callable[..., Any]
+) -> None:
+    image = np.array([values] * 4, source)
+    array = predict(
+        np.positive if source != "bool" else np.array, image, dtype=target, tile_size=(2, 2), overlap=(0, 0)
+    )
+    np.testing.assert_array_equal(array.array[...], np.array([expected] * 4, target))
+
+
+def test_the_data_type_of_the_model_is_kept(predict: Callable[..., Any]) -> None:
+    assert predict(PositionModel(1, "float16")).array.dtype == "float16"
+
+
+@pytest.mark.parametrize("layout", ["compact", "auto"])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_output_is_a_plain_stitching(layout: str, batch_size: int, predict: Callable[..., Any]) -> None:
+    model = PositionModel(2, "float32")
+    report = predict(model, layout=layout, batch_size=batch_size, chunks=(12, 12), shards="auto")
+    if report.plan.layout == "compact":
+        np.testing.assert_array_equal(report.array[...], stitched(IMAGE, "YX", (16, 16), (4, 4), model))
+    assert report.array.shape == (2, 40, 48)
+
+
+def test_the_array_names_its_axes(predict: Callable[..., Any]) -> None:
+    assert predict(PositionModel(3, "uint8")).array.metadata.dimension_names == ("c", "y", "x")
+
+
+def test_the_fill_value_is_that_of_the_array(predict: Callable[..., Any]) -> None:
+    assert predict(fill_value=7).array.fill_value == 7
+
+
+def test_axes_of_the_source_in_any_order_give_the_axes_of_the_output(predict: Callable[..., Any]) -> None:
+    image = np.random.default_rng(8).integers(0, 255, (20, 3, 24, 2)).astype("uint8")
+    model = PositionModel(2, "uint8")
+    report = predict(model, image, axes="XSYT", layout="compact")
+    assert report.plan.axes == "STCYX"
+    np.testing.assert_array_equal(report.array[...], stitched(image, "XSYT", (16, 16), (4, 4), model))
+
+
+def test_the_report_counts_what_was_done(predict: Callable[..., Any], tmp_path: Path) -> None:
+    report = predict(chunks=(12, 12), compressors=None, layout="compact")
+    files = [path for path in (tmp_path / "out.zarr" / "0" / "c").rglob("*") if path.is_file()]
+    assert report.object_count == len(files) == 16
+    assert report.stored_nbytes == sum(path.stat().st_size for path in files)
+    assert (report.tile_count, report.unit_count) == (report.plan.tile_count, report.plan.unit_count)
+    assert report.tile_count == 12
+    assert report.output_nbytes == IMAGE.nbytes
+    assert report.peak_live_nbytes <= report.plan.peak_live_nbytes
+    assert "all complete" in str(report)
+
+
+def test_each_tile_is_predicted_once_and_the_first_once_more_to_see_what_comes_out(
+    predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    report = predict(CallCounter(str(tmp_path / "calls")))
+    assert noted(tmp_path / "calls") == report.tile_count + 1
+
+
+# --- Stores that fail.
+
+
+def test_a_store_without_space_is_an_error_that_names_the_place(predict: Callable[..., Any]) -> None:
+    store = FullStore(room=2)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        predict(np.positive, destination=store, chunks=(8, 8))
+    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "the unit at Y 0:" in text
+    assert "0/c/" in text
+
+
+def test_a_folder_that_goes_away_is_an_error_that_names_the_file(predict: Callable[..., Any], tmp_path: Path) -> None:
+    def model(batch: np.ndarray) -> np.ndarray:
+        metadata = tmp_path / "out.zarr" / "0" / "zarr.json"
+        if metadata.exists():
+            # From now on there is a file where the folder of the chunks must be.
+            (tmp_path / "out.zarr" / "0" / "c").touch()
+        return batch
+
+    with pytest.raises(OSError, match="could not write") as caught:
+        predict(model, chunks=(8, 8))
+    assert str(tmp_path / "out.zarr" / "0" / "c") in str(caught.value.filename)
+
+
+def test_without_a_client_a_cluster_is_opened_and_closed_again(tmp_path: Path) -> None:
+    from distributed import default_client
+
+    report = tw.predict_to_zarr(
+        np.positive,
+        IMAGE,
+        tmp_path / "out.zarr",
+        axes="YX",
+        tile_size=(16, 16),
+        overlap=(4, 4),
+        progress=False,
+    )
+    np.testing.assert_array_equal(report.array[...], IMAGE)
+    with pytest.raises(ValueError, match="No clients found"):
+        default_client()

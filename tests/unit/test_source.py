@@ -1,0 +1,350 @@
+"""Any kind of source gives any window, reads no more than it needs, and says what is wrong with it by its name."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from tests.support import CountingStore, is_metadata
+from zarr.storage import MemoryStore
+
+from tilewright.errors import GeometryError, SourceError
+from tilewright.storage.source import open_source
+
+IMAGE = np.random.default_rng(4).integers(0, 60_000, (6, 24, 20)).astype("uint16")
+WINDOW = {"Z": (2, 5), "Y": (7, 16), "X": (0, 11)}
+EXPECTED = IMAGE[2:5, 7:16, 0:11]
+
+
+def zarr_path(folder: Path) -> Path:
+    array = zarr.create_array(folder / "a.zarr", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16")
+    array[...] = IMAGE
+    return folder / "a.zarr"
+
+
+def zarr_2_path(folder: Path) -> Path:
+    array = zarr.create_array(folder / "b.zarr", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16", zarr_format=2)
+    array[...] = IMAGE
+    return folder / "b.zarr"
+
+
+def group_path(folder: Path) -> Path:
+    group = zarr.create_group(folder / "group.zarr")
+    group.create_array("0", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16")[...] = IMAGE
+    return folder / "group.zarr"
+
+
+def memory_store() -> MemoryStore:
+    store = MemoryStore()
+    zarr.create_group(store).create_array("0", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16")[...] = IMAGE
+    return store
+
+
+def memmap(folder: Path, order: str = "C") -> np.memmap:
+    mapped = np.memmap(folder / "image.raw", "uint16", "w+", offset=16, shape=IMAGE.shape, order=order)
+    mapped[...] = IMAGE
+    mapped.flush()
+    return mapped
+
+
+def sliced_memmap(folder: Path) -> np.memmap:
+    """A part of a file: its own offset is that of the whole."""
+    mapped = np.memmap(folder / "whole.raw", "uint16", "w+", offset=16, shape=(9, 30, 21))
+    mapped[...] = 0
+    mapped[1:7, 3:27, 1:21] = IMAGE
+    mapped.flush()
+    return mapped[1:7, 3:27, 1:21]
+
+
+def tiff(folder: Path, **options: Any) -> Path:
+    tifffile.imwrite(folder / "image.tif", IMAGE, photometric="minisblack", **options)
+    return folder / "image.tif"
+
+
+def pages(folder: Path) -> Path:
+    """One page after the other, as microscopes write them, without a word on their number."""
+    with tifffile.TiffWriter(folder / "pages.tiff") as writer:
+        for page in IMAGE:
+            writer.write(page, photometric="minisblack", contiguous=False, metadata=None)
+    return folder / "pages.tiff"
+
+
+def npy(folder: Path) -> Path:
+    np.save(folder / "image.npy", IMAGE)
+    return folder / "image.npy"
+
+
+def transposed_memmap(folder: Path) -> np.memmap:
+    """A view that is contiguous in no order."""
+    mapped = np.memmap(folder / "transposed.raw", "uint16", "w+", shape=(24, 6, 20))
+    mapped[...] = IMAGE.transpose(1, 0, 2)
+    mapped.flush()
+    return mapped.transpose(1, 0, 2)
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "a path of a Zarr array": zarr_path,
+    "a string": lambda folder: str(zarr_path(folder)),
+    "a path of a Zarr 2 array": zarr_2_path,
+    "a path of a Zarr group": group_path,
+    "a path of an array in a Zarr group": lambda folder: group_path(folder) / "0",
+    "a Zarr array": lambda folder: zarr.open_array(zarr_path(folder), mode="r"),
+    "a Zarr group": lambda folder: zarr.open_group(group_path(folder), mode="r"),
+    "a Zarr store": lambda folder: memory_store(),
+    "a NumPy array": lambda folder: IMAGE,
+    "a NumPy array in F order": lambda folder: np.asfortranarray(IMAGE),
+    "a NumPy array of the other byte order": lambda folder: IMAGE.astype(">u2"),
+    "a memmap": memmap,
+    "a memmap in F order": lambda folder: memmap(folder, "F"),
+    "a memmap of a .npy file": lambda folder: np.load(npy(folder), mmap_mode="r"),
+    "a part of a memmap": sliced_memmap,
+    "every second plane of a memmap": lambda folder: np.repeat(IMAGE, 2, axis=0).view(np.ndarray)[::2],
+    "a transposed memmap": transposed_memmap,
+    "a dask array": lambda folder: dask.array.from_array(IMAGE, chunks=(3, 7, 9)),
+    "a plain TIFF": tiff,
+    "a compressed TIFF": lambda folder: tiff(folder, compression="zlib"),
+    "a tiled TIFF": lambda folder: tiff(folder, tile=(16, 16)),
+    "a compressed and tiled TIFF": lambda folder: tiff(folder, tile=(16, 16), compression="zlib"),
+    "an ImageJ TIFF": lambda folder: tiff(folder, imagej=True),
+    "an OME-TIFF": lambda folder: tiff(folder, ome=True),
+    "a BigTIFF": lambda folder: tiff(folder, bigtiff=True),
+    "a TIFF of single pages": pages,
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_kind_gives_the_window(kind: str, tmp_path: Path) -> None:
+    source = open_source(SOURCES[kind](tmp_path), "ZYX")
+    assert source.axes.shape == IMAGE.shape
+    np.testing.assert_array_equal(source.read_window(WINDOW), EXPECTED[np.newaxis])
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_kind_gives_the_window_after_a_journey(kind: str, tmp_path: Path) -> None:
+    source = open_source(SOURCES[kind](tmp_path), "ZYX")
+    source.read_window(WINDOW)
+    travelled = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(travelled.read_window(WINDOW), EXPECTED[np.newaxis])
+
+
+FILES = [
+    "a path of a Zarr group",
+    "a Zarr array",
+    "a memmap",
+    "a part of a memmap",
+    "a plain TIFF",
+    "a compressed TIFF",
+]
+
+
+def test_files_are_read_in_another_process(tmp_path: Path) -> None:
+    folders = [tmp_path / str(number) for number in range(len(FILES))]
+    for folder in folders:
+        folder.mkdir()
+    sources = [open_source(SOURCES[kind](folder), "ZYX") for kind, folder in zip(FILES, folders, strict=True)]
+    program = (
+        "import pickle, sys\n"
+        "sources = pickle.load(sys.stdin.buffer)\n"
+        "windows = [source.read_window({'Z': (2, 5), 'Y': (7, 16), 'X': (0, 11)}) for source in sources]\n"
+        "sys.stdout.buffer.write(pickle.dumps(windows))\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], input=pickle.dumps(sources), capture_output=True, check=True
+    )
+    for window in pickle.loads(answer.stdout):
+        np.testing.assert_array_equal(window, EXPECTED[np.newaxis])
+
+
+@pytest.mark.parametrize("kind", ["a memmap", "a plain TIFF", "a compressed TIFF", "a path of a Zarr array"])
+def test_a_source_that_travels_takes_none_of_its_elements_along(kind: str, tmp_path: Path) -> None:
+    source = open_source(SOURCES[kind](tmp_path), "ZYX")
+    source.read_window(WINDOW)
+    assert len(pickle.dumps(source)) < IMAGE.nbytes / 4
+
+
+def test_a_part_of_a_memmap_takes_no_elements_along_but_its_own(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "large.raw", "uint16", "w+", shape=(200, 100, 100))
+    source = open_source(mapped[:2, :10, :10], "ZYX")
+    assert len(pickle.dumps(source)) < 4000
+
+
+@pytest.mark.parametrize("axes", ["XYZ", "YXZ", "CZYX", "YXC", "SZYX", "XSZCY", "TYX", "CTSYX"])
+def test_axes_in_any_order_give_windows_in_the_order_of_the_model(axes: str) -> None:
+    extents = {"S": 2, "T": 3, "C": 4, "Z": 5, "Y": 6, "X": 7}
+    image = np.random.default_rng(5).integers(0, 100, [extents[name] for name in axes])
+    window = {
+        name: {"S": (1, 2), "T": (2, 3), "Z": (1, 4), "Y": (2, 6), "X": (0, 5)}[name] for name in axes if name != "C"
+    }
+    taken = image[tuple(slice(*window.get(name, (0, 4))) for name in axes)]
+    for name in "ST":
+        if name in axes:
+            taken = taken.take(0, axis=[n for n in axes if n not in "ST"[: "ST".index(name)]].index(name))
+    left = [name for name in axes if name not in "ST"]
+    expected = taken.transpose([left.index(name) for name in "CZYX" if name in left])
+    expected = expected if "C" in axes else expected[np.newaxis]
+    np.testing.assert_array_equal(open_source(image, axes).read_window(window), expected)
+
+
+def test_reading_a_window_gets_only_its_chunks() -> None:
+    store = CountingStore(memory_store())
+    source = open_source(store, "ZYX")
+    store.gets.clear()
+    source.read_window({"Z": (2, 4), "Y": (8, 17), "X": (0, 8)})
+    assert {key for key in store.gets if not is_metadata(key)} == {"0/c/1/1/0", "0/c/1/2/0"}
+
+
+def test_opening_a_source_gets_no_data() -> None:
+    store = CountingStore(memory_store())
+    open_source(store, "ZYX")
+    assert [key for key in store.gets if not is_metadata(key)] == []
+
+
+def test_a_dask_array_computes_only_the_blocks_of_the_window() -> None:
+    computed = []
+
+    def block(block_info: Any = None) -> np.ndarray:
+        computed.append(block_info[None]["chunk-location"])
+        return np.zeros((3, 8, 10), "uint16")
+
+    array = dask.array.map_blocks(
+        block, chunks=((3, 3), (8, 8, 8), (10, 10)), dtype="uint16", meta=np.zeros(0, "uint16")
+    )
+    open_source(array, "ZYX").read_window({"Z": (0, 2), "Y": (8, 9), "X": (0, 12)})
+    assert sorted(computed) == [(0, 1, 0), (0, 1, 1)]
+
+
+@pytest.mark.parametrize("axes", ["YXZ", "ZXY", "SYX", "CYX"])
+def test_what_an_image_in_memory_gives_is_contiguous_or_can_be_stacked(axes: str) -> None:
+    source = open_source(IMAGE, axes)
+    read = source.read_window({"S": (0, 1)})
+    assert np.stack([read, read]).shape == (2, *read.shape)
+
+
+# --- What cannot be read.
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.zarr does not exist"):
+        open_source(tmp_path / "nowhere.zarr", "ZYX")
+
+
+def test_a_url_is_refused_with_the_remedy() -> None:
+    with pytest.raises(SourceError, match=r"s3://bucket/raw\.zarr.* is a URL; open it with zarr"):
+        open_source("s3://bucket/raw.zarr", "ZYX")
+
+
+@pytest.mark.parametrize("content", [b"", b"II*\0 this is no TIFF", b"\x89PNG\r\n\x1a\n"])
+def test_a_corrupt_tiff_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.tif").write_bytes(content)
+    with pytest.raises(SourceError, match=r"could not open the source .*broken\.tif"):
+        open_source(tmp_path / "broken.tif", "YX")
+
+
+def test_a_tiff_with_broken_strips_is_named_with_the_window(tmp_path: Path) -> None:
+    path = tiff(tmp_path, compression="zlib", rowsperstrip=8)
+    with tifffile.TiffFile(path) as file:
+        starts = [start for page in file.pages for start in page.dataoffsets]
+    content = bytearray(path.read_bytes())
+    for start in starts:
+        content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    source = open_source(path, "ZYX")
+    with pytest.raises(SourceError, match=r"could not read Z 2:5, Y 7:16, X 0:11 of .*image\.tif"):
+        source.read_window(WINDOW)
+
+
+def test_a_truncated_chunk_is_named_with_the_window(tmp_path: Path) -> None:
+    path = zarr_path(tmp_path)
+    chunk = path / "c" / "1" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    source = open_source(path, "ZYX")
+    with pytest.raises(SourceError, match=r"could not read Z 2:5, Y 7:16, X 0:11 of .*a\.zarr") as caught:
+        source.read_window(WINDOW)
+    assert caught.value.__cause__ is not None
+
+
+def test_a_group_without_an_array_0_says_what_it_holds(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "g.zarr").create_array("labels", shape=(4, 4), dtype="uint8")
+    with pytest.raises(SourceError, match=r"g\.zarr.*without an array '0'.*labels"):
+        open_source(tmp_path / "g.zarr", "YX")
+
+
+def test_an_empty_group_is_a_source_error(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "empty.zarr")
+    with pytest.raises(SourceError, match=r"empty\.zarr"):
+        open_source(tmp_path / "empty.zarr", "YX")
+
+
+def test_an_open_group_without_an_array_0_is_a_source_error() -> None:
+    with pytest.raises(SourceError, match="no array '0'"):
+        open_source(zarr.create_group(MemoryStore()), "YX")
+
+
+def test_a_store_of_a_single_array_is_that_array() -> None:
+    store = MemoryStore()
+    zarr.create_array(store, shape=(4, 4), dtype="uint8")[...] = 7
+    assert (open_source(store, "YX").read_window({}) == 7).all()
+
+
+def test_a_folder_that_is_no_zarr_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SourceError, match=r"could not open the source .*folder"):
+        open_source(tmp_path / "folder", "YX")
+
+
+def test_a_file_that_is_neither_zarr_nor_tiff_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(SourceError, match=r"could not open the source .*notes\.txt"):
+        open_source(tmp_path / "notes.txt", "YX")
+
+
+def test_a_memmap_whose_file_is_gone_is_named(tmp_path: Path) -> None:
+    source = open_source(memmap(tmp_path), "ZYX")
+    travelling = pickle.dumps(source)
+    (tmp_path / "image.raw").unlink()
+    with pytest.raises(SourceError, match=r"image\.raw"):
+        pickle.loads(travelling).read_window(WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ("YX", r"names 2 axes, but the source has 3.*\(6, 24, 20\)"),
+        ("ZYQ", r"unknown letters \['Q'\]"),
+        ("YYX", r"names \['Y'\] more than once"),
+        ("SZY", "must name both Y and X"),
+        ("zyx", "unknown letters"),
+        ("", "must name both Y and X"),
+    ],
+)
+def test_wrong_axes_name_the_source_and_what_is_wrong(axes: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(GeometryError, match=r"a\.zarr.*" + message):
+        open_source(zarr_path(tmp_path), axes)
+
+
+def test_axes_that_are_no_string_are_refused() -> None:
+    with pytest.raises(GeometryError, match="axes must be a string such as 'ZYX'"):
+        open_source(IMAGE, ("Z", "Y", "X"))  # type: ignore[arg-type]
+
+
+def test_elements_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(SourceError, match="elements of type"):
+        open_source(np.array([["a", "b"]]), "YX")
+
+
+@pytest.mark.parametrize("source", [None, 3, [[1, 2], [3, 4]]])
+def test_what_is_no_source_is_refused(source: Any) -> None:
+    with pytest.raises(SourceError, match="a source is a path, or an array"):
+        open_source(source, "YX")
+
+
+def test_an_empty_image_is_refused() -> None:
+    with pytest.raises(GeometryError, match=r"no elements along \['Y'\]"):
+        open_source(np.zeros((0, 4)), "YX")
