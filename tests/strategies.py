@@ -1,8 +1,28 @@
 """Hypothesis strategies that several test modules share."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
+from tilewright.geometry import AxisUnits, cells_end_on_borders
 from tilewright.plan import WritePlan, plan_write
+from tilewright.plan.footprint import touched_elements, waiting_elements
+
+
+def in_small_units(plan: WritePlan, window_nbytes: int = 1) -> WritePlan:
+    """The same plan, in the smallest units and the smallest window: a small image would be one unit otherwise."""
+    units = tuple(
+        AxisUnits.around_tiles(tiling, stored, 1)
+        if cells_end_on_borders(tiling, stored)
+        else AxisUnits(tiling.extent, stored)
+        for tiling, stored in zip(plan.tilings, plan.stored_extents, strict=True)
+    )
+    return replace(
+        plan,
+        units=units,
+        waiting_nbytes=waiting_elements(plan.tilings, units) * plan.itemsize,
+        window_nbytes=max(window_nbytes, touched_elements(plan.tilings, units) * plan.itemsize),
+    )
 
 
 @st.composite
@@ -23,7 +43,8 @@ def write_plans(draw: st.DrawFn, most_spatial_axes: int = 3, largest_extent: int
         shards = draw(st.sampled_from([None, "auto", "given"]))
         if shards == "given":
             shards = [chunk * draw(st.integers(1, 3)) for chunk in chunks]
-    return plan_write(
+    window_nbytes = draw(st.sampled_from([None, 1, 500]))
+    plan = plan_write(
         shape,
         axes,
         tile_size,
@@ -33,5 +54,6 @@ def write_plans(draw: st.DrawFn, most_spatial_axes: int = 3, largest_extent: int
         shards=shards,
         dtype=draw(st.sampled_from(["float32", "uint8", "int32", "float16"])),
         channels=channels,
-        window_nbytes=draw(st.sampled_from([None, 1, 500])),
+        window_nbytes=window_nbytes,
     )
+    return in_small_units(plan, window_nbytes or 1) if draw(st.booleans()) else plan

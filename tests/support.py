@@ -4,7 +4,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from distributed import Client
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore, WrapperStore
 
+from tests.strategies import in_small_units
 from tilewright.assemble import to_dtype
 from tilewright.coordinator import Coordinator
 from tilewright.execution.cluster import Placement
@@ -23,9 +24,7 @@ from tilewright.execution.local import SerialExecutor
 from tilewright.execution.predictor import Predictor
 from tilewright.execution.run import Run
 from tilewright.execution.work import TilePrediction, Work
-from tilewright.geometry import AxisUnits, cells_end_on_borders
 from tilewright.plan import WritePlan, plan_write
-from tilewright.plan.footprint import touched_elements, waiting_elements
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.output import Output, OutputOptions
 from tilewright.storage.source import open_source
@@ -258,22 +257,6 @@ def run(case: Case, destination: Any, client: Client | None = None) -> zarr.Arra
     return array
 
 
-def in_small_units(plan: WritePlan, window_nbytes: int = 1) -> WritePlan:
-    """The same plan, in the smallest units and the smallest window: a small image would be one unit otherwise."""
-    units = tuple(
-        AxisUnits.around_tiles(tiling, stored, 1)
-        if cells_end_on_borders(tiling, stored)
-        else AxisUnits(tiling.extent, stored)
-        for tiling, stored in zip(plan.tilings, plan.stored_extents, strict=True)
-    )
-    return replace(
-        plan,
-        units=units,
-        waiting_nbytes=waiting_elements(plan.tilings, units) * plan.itemsize,
-        window_nbytes=max(window_nbytes, touched_elements(plan.tilings, units) * plan.itemsize),
-    )
-
-
 COMPRESSORS_3 = [None, "auto", zarr.codecs.BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")]
 
 
@@ -419,7 +402,6 @@ __all__ = [
     "PositionModel",
     "cases",
     "compact_windows",
-    "in_small_units",
     "is_metadata",
     "note",
     "noted",

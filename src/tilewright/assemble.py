@@ -1,5 +1,6 @@
 """A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -23,7 +24,7 @@ def slices_of(region: Region) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in region)
 
 
-def crop(tile: AnyArray, plan: WritePlan, index: int) -> AnyArray:
+def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = None) -> AnyArray:
     """Return the valid region of a predicted tile, on the axes and in the data type of the output.
 
     It is a view of the tile unless its data type changes.
@@ -36,8 +37,11 @@ def crop(tile: AnyArray, plan: WritePlan, index: int) -> AnyArray:
         The plan of the image.
     index : int
         Which tile it is.
+    spatial : Region, optional
+        Where its valid region lies in it, (Z)YX, if that is known.
     """
-    spatial = plan.crop_region(index)[-(tile.ndim - 1) :]
+    if spatial is None:
+        spatial = plan.crop_region(index)[-(tile.ndim - 1) :]
     valid = tile[(slice(None), *slices_of(spatial))]
     return to_dtype(valid, np.dtype(plan.dtype)).reshape(extents_of(plan.valid_region(index)))
 
@@ -82,8 +86,8 @@ class UnitBuffer:
         What is encoded at once: a chunk, or a whole stored object.
     fill_value : scalar
         What stands behind the end of the image.
-    memory : array, optional
-        The parts of a unit that is finished; taken over where their shape fits.
+    recycled : callable, optional
+        Gives the parts of a unit that is finished, of a given shape and this data type, or None.
 
     Attributes
     ----------
@@ -106,7 +110,7 @@ class UnitBuffer:
         unit: int,
         part_extents: tuple[int, ...],
         fill_value: Any,
-        memory: AnyArray | None = None,
+        recycled: Callable[[tuple[int, ...]], AnyArray | None] | None = None,
     ) -> None:
         self._plan = plan
         self._region = plan.unit_region(unit)
@@ -119,8 +123,8 @@ class UnitBuffer:
         self._first = tuple(start // part for (start, _), part in zip(covered, part_extents, strict=True))
         counts = tuple(extent // part for extent, part in zip(extents_of(covered), part_extents, strict=True))
         shape = (*counts, *part_extents)
-        fits = memory is not None and memory.shape == shape and memory.dtype == plan.dtype
-        self.parts: AnyArray = memory if memory is not None and fits else np.empty(shape, plan.dtype)
+        memory = None if recycled is None else recycled(shape)
+        self.parts: AnyArray = np.empty(shape, plan.dtype) if memory is None else memory
         if covered != self._region:
             self.parts[...] = fill_value
 

@@ -442,6 +442,7 @@ def predict_command(
                 device=device,
                 zarr_format=int(zarr_format),
                 client=client,
+                on_plan=click.echo,
                 progress=sys.stderr.isatty() if progress is None else progress,
                 **options,
             )
@@ -449,7 +450,7 @@ def predict_command(
             raise KeyboardInterrupt(
                 f"If {destination} was begun, it is incomplete: start again with --if-exists overwrite."
             ) from None
-    click.echo(f"{report.plan}\n{report}")
+    click.echo(str(report))
 
 
 @contextmanager

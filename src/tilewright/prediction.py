@@ -117,9 +117,12 @@ def predict_to_zarr(
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if memory_nbytes is not None and memory_nbytes < 1:
+        raise ValueError(f"memory_nbytes must be at least 1, got {memory_nbytes}")
     opened = open_source(source, axes)
     output = Output.at(destination)
-    output.check(options, opened.path)
+    output.check(options, opened)
+    output.check_shards(shards, options)
     predictor = Predictor(model, device)
     request: dict[str, Any] = {
         "tile_size": tile_size,

@@ -1,5 +1,6 @@
 """What reaches worker processes, what comes back from them, and what stays there."""
 
+import os
 import traceback
 import warnings
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from distributed import Client, default_client, wait
+from distributed import Client, default_client
 from tests.support import BreaksOn, CallCounter, LayerError, NotingFactory, PositionModel, noted, tree
 from zarr.storage import MemoryStore
 
@@ -90,7 +91,7 @@ def test_a_model_that_fails_later_shows_its_own_error_and_where(
 
 def test_a_source_that_breaks_on_a_worker_is_named(two_processes: Client, source: Path, tmp_path: Path) -> None:
     (source / "c" / "3" / "3").write_bytes(b"short")
-    with pytest.raises(SourceError, match=r"could not read Y 44:60, X 48:64 of .*raw\.zarr"):
+    with pytest.raises(SourceError, match=r"could not read Y \d+:\d+, X \d+:\d+ of .*raw\.zarr"):
         tw.predict_to_zarr(np.positive, source, tmp_path / "out.zarr", client=two_processes, **REQUEST)
 
 
@@ -99,7 +100,7 @@ def test_a_destination_in_the_memory_of_this_process_is_refused_with_the_remedy(
 ) -> None:
     store = MemoryStore()
     model = CallCounter(str(tmp_path / "calls"))
-    with pytest.raises(OSError, match="lies in the memory of this process.*use a file"):
+    with pytest.raises(OSError, match=r"lies in the memory of this process.*use a file"):
         tw.predict_to_zarr(model, source, store, client=two_processes, **REQUEST)
     assert noted(tmp_path / "calls") == 0
     assert not store._store_dict
@@ -109,7 +110,7 @@ def test_a_source_in_the_memory_of_this_process_is_refused_with_the_remedy(
     two_processes: Client, tmp_path: Path
 ) -> None:
     array = zarr.create_array(MemoryStore(), shape=IMAGE.shape, dtype="uint8")
-    with pytest.raises(SourceError, match="lies in the memory of this process.*use a file"):
+    with pytest.raises(SourceError, match=r"lies in the memory of this process.*use a file"):
         tw.predict_to_zarr(np.positive, array, tmp_path / "out.zarr", client=two_processes, **REQUEST)
     assert not (tmp_path / "out.zarr").exists()
 
@@ -145,9 +146,7 @@ def _shared_names() -> tuple[str, ...]:
 def test_the_cluster_is_still_of_use_afterwards(client: Client, source: Path, tmp_path: Path) -> None:
     with pytest.raises(LayerError):
         tw.predict_to_zarr(BreaksOn(int(IMAGE[0, 0])), source, tmp_path / "out.zarr", client=client, **REQUEST)
-    future = client.submit(sum, (1, 2), pure=False)
-    assert wait(future, timeout=20).done
-    assert future.result() == 3
+    assert client.submit(sum, (1, 2), pure=False).result(timeout=20) == 3
 
 
 def test_the_current_client_is_used_where_none_is_given(two_processes: Client, source: Path, tmp_path: Path) -> None:
@@ -155,14 +154,8 @@ def test_the_current_client_is_used_where_none_is_given(two_processes: Client, s
     with two_processes.as_current():
         assert default_client() is two_processes
         tw.predict_to_zarr(factory, source, tmp_path / "out.zarr", **REQUEST)
-    workers = {str(worker["pid"]) for worker in two_processes.run(_process, nanny=False).values()}
+    workers = {str(process) for process in two_processes.run(os.getpid).values()}
     assert set((tmp_path / "made").read_text().split()) <= workers
-
-
-def _process() -> dict[str, int]:
-    import os
-
-    return {"pid": os.getpid()}
 
 
 def test_embedded_clusters_open_beside_each_other_without_a_warning() -> None:

@@ -1,6 +1,7 @@
 """Whoever does the work, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import zarr
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support import Case, PositionModel, cases, in_small_units, read_by_tensorstore, run, tree
+from tests.strategies import in_small_units
+from tests.support import Case, PositionModel, cases, read_by_tensorstore, run, tree
+from zarr.storage import MemoryStore
 
 from tilewright.assemble import crop
 from tilewright.coordinator import Coordinator
@@ -105,6 +108,19 @@ def test_many_units_that_need_many_tiles(
     assert stored == tree(tmp_path / "reference")
 
 
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("executor", ["serial", "embedded"])
+def test_a_store_in_memory_holds_the_bytes_of_a_folder(
+    name: str, executor: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # Uncompressed, what the store is given may be the very memory that the next unit is put together in.
+    case = replace(FIXED[name], compressors=None)
+    store = MemoryStore()
+    run(case, store, None if executor == "serial" else request.getfixturevalue(executor))
+    run(case, tmp_path)
+    assert {key: value.to_bytes() for key, value in store._store_dict.items()} == tree(tmp_path)
+
+
 def test_labels_above_the_limit_of_float32_survive(tmp_path: Path) -> None:
     array = run(FIXED["aligned in Zarr 2"], tmp_path)
     assert array.dtype == "int32"
@@ -115,7 +131,9 @@ def test_labels_above_the_limit_of_float32_survive(tmp_path: Path) -> None:
 # --- Tiles that somebody else predicts come in any order, some of them twice.
 
 
-def hand_over(case: Case, folder: Path, order: list[int], client: Client | None = None) -> dict[str, bytes]:
+def hand_over(
+    case: Case, folder: Path, order: list[int], client: Client | None = None, at_once: int = 1
+) -> dict[str, bytes]:
     """Hand over the tiles of a case in this order, and return all stored files."""
     predictions = {
         tile: case.model(case.prediction().read_tile(case.plan, tile)[np.newaxis])[0]
@@ -131,8 +149,9 @@ def hand_over(case: Case, folder: Path, order: list[int], client: Client | None 
         executor = Placement(client).executor(case.plan, writer)
     try:
         handing = Run(coordinator, executor, receipts.append)
-        for tile in order:
-            handing.hand_over([tile], [crop(predictions[tile], case.plan, tile)])
+        for start in range(0, len(order), at_once):
+            tiles = order[start : start + at_once]
+            handing.hand_over(tiles, [crop(predictions[tile], case.plan, tile) for tile in tiles])
             coordinator.check_invariants()
         handing.finish()
     finally:
@@ -164,6 +183,6 @@ def test_tiles_in_any_order_and_twice_give_the_same_bytes_on_a_cluster(
     case = FIXED[name]
     tiles = list(range(case.plan.tile_count))
     order = np.random.default_rng(5).permutation(tiles + tiles[::7]).tolist()
-    stored = hand_over(case, tmp_path / "shuffled", order, request.getfixturevalue(executor))
+    stored = hand_over(case, tmp_path / "shuffled", order, request.getfixturevalue(executor), at_once=8)
     run(case, tmp_path / "reference")
     assert stored == tree(tmp_path / "reference")

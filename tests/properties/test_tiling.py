@@ -1,5 +1,7 @@
 """The tiles of one axis, whatever its extent, tile, overlap and border."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,7 +57,7 @@ def test_valid_regions_partition_the_axis(tiling: AxisTiling) -> None:
     assert valid[0][0] == 0
     assert valid[-1][1] == tiling.extent
     assert all(start < stop for start, stop in valid)
-    assert all(before[1] == after[0] for before, after in zip(valid, valid[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(valid))
 
 
 @given(axis_tilings())

@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 import zarr
 from google_crc32c import value as crc32c
-from tests.support import Case, PositionModel, in_small_units, objects, run
+from tests.strategies import in_small_units
+from tests.support import Case, PositionModel, objects, run
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from tilewright.coordinator import Coordinator
+from tilewright.execution.local import SerialExecutor
+from tilewright.execution.run import Run
+from tilewright.execution.work import Work
 from tilewright.plan import WritePlan, plan_write
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.unit_writer import UnitWriter
@@ -35,13 +40,12 @@ def values_of(dtype: str) -> np.ndarray:
 
 
 def written_by_units(plan: WritePlan, array: zarr.Array, values: np.ndarray) -> dict[str, bytes]:
-    """Cut values into the valid regions of tiles, write all units, and return the stored objects."""
-    tiles = {
-        tile: values[tuple(slice(*interval) for interval in plan.valid_region(tile))] for tile in range(plan.tile_count)
-    }
-    writer = UnitWriter(plan, ObjectEncoder(array))
-    for unit in range(plan.unit_count):
-        writer.write(unit, tiles)
+    """Cut values into the valid regions of tiles, hand them over, and return the stored objects."""
+    executor = SerialExecutor(Work(plan, UnitWriter(plan, ObjectEncoder(array))))
+    run_of_tiles = Run(Coordinator(plan), executor, lambda receipt: None)
+    for tile in range(plan.tile_count):
+        run_of_tiles.hand_over([tile], [values[tuple(slice(*interval) for interval in plan.valid_region(tile))]])
+    run_of_tiles.finish()
     return objects(array.store)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import Client
-from tests.support import Case, CountingStore, PositionModel, in_small_units, is_metadata, run
+from tests.strategies import in_small_units
+from tests.support import Case, CountingStore, PositionModel, is_metadata, run
 from zarr.storage import LocalStore
 
 from tilewright.plan import plan_write

@@ -19,6 +19,7 @@ from tilewright.coordinator.instructions import (
     ProduceUnit,
     RecordReceipt,
     ReleaseTile,
+    TakeTile,
     WriteUnit,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "ReleaseTile",
     "StartAdmitting",
     "StopAdmitting",
+    "TakeTile",
     "TilesFailed",
     "TilesLost",
     "TilesOffered",

@@ -25,6 +25,7 @@ from tilewright.coordinator.instructions import (
     ProduceUnit,
     RecordReceipt,
     ReleaseTile,
+    TakeTile,
     WriteUnit,
 )
 from tilewright.coordinator.transitions import (
@@ -48,6 +49,7 @@ class _OpenUnit:
 @dataclass(slots=True)
 class _OpenTile:
     state: TileState
+    units: tuple[int, ...]
     open_units: int
     nbytes: int
     handle: Hashable = None
@@ -132,15 +134,6 @@ class Coordinator:
         held = {tile for tile, record in self._tiles.items() if record.state is TileState.HELD}
         return sorted(tiles - held)
 
-    def open_units_of(self, tile: int) -> list[int]:
-        """Return the units of a tile that are neither written nor given up."""
-        units = self.plan.units_of_tile(tile)
-        return [unit for unit in units if not self.is_written(unit) and unit not in self.given_up]
-
-    def needs(self, tile: int) -> bool:
-        """Tell whether a tile is neither held, nor on its way, nor done with."""
-        return tile not in self._tiles and bool(self.open_units_of(tile))
-
     def must_wait(self, nbytes: int) -> bool:
         """Tell whether a producer that nobody asked should wait before it hands over this many bytes more.
 
@@ -164,7 +157,7 @@ class Coordinator:
         instructions: list[Instruction] = []
         match event:
             case TilesOffered(tiles):
-                self._tiles_offered(tiles)
+                self._tiles_offered(tiles, instructions)
             case TilesPredicted(tiles, handles):
                 for tile, handle in zip(tiles, handles, strict=True):
                     self._tile_predicted(tile, handle, instructions)
@@ -185,11 +178,13 @@ class Coordinator:
 
     # One method per event.
 
-    def _tiles_offered(self, tiles: tuple[int, ...]) -> None:
+    def _tiles_offered(self, tiles: tuple[int, ...], instructions: list[Instruction]) -> None:
+        """Take what is neither held, nor on its way, nor done with."""
         for tile in tiles:
             record = None if tile in self._tiles else self._open_tile(tile)
             if record is not None:
                 self._move_tile(record, Cause.OFFERED)
+                instructions.append(TakeTile(tile, record.units))
 
     def _tile_predicted(self, tile: int, handle: Hashable, instructions: list[Instruction]) -> None:
         record = self._tiles.get(tile) or self._open_tile(tile)
@@ -199,7 +194,7 @@ class Coordinator:
         if not self._move_tile(record, Cause.PREDICTED):
             return
         record.handle = handle
-        for unit in self.open_units_of(tile):
+        for unit in self._still_open(record.units):
             owner = self._open_unit(unit)
             owner.missing -= 1
             if owner.missing == 0 and self._move_unit(owner, Cause.LAST_TILE_HELD):
@@ -215,7 +210,7 @@ class Coordinator:
                 continue
             record.handle = None
             lost.append(tile)
-            for unit in self.open_units_of(tile):
+            for unit in self._still_open(record.units):
                 owner = self._units[unit]
                 owner.missing += 1
                 self._move_unit(owner, Cause.TILE_LOST)
@@ -232,7 +227,7 @@ class Coordinator:
             if record.failures < self.attempts:
                 again.append(tile)
                 continue
-            for unit in self.open_units_of(tile):
+            for unit in self._still_open(record.units):
                 self._give_up(unit, f"tile {tile} could not be predicted: {reason}", instructions)
         if again:
             instructions.append(DeliverTiles(tuple(again)))
@@ -283,7 +278,7 @@ class Coordinator:
                 tiles = [
                     tile
                     for tile in self.plan.tiles_starting_in(unit)
-                    if tile not in self._tiles and self.open_units_of(tile)
+                    if tile not in self._tiles and self._open_units_of(tile)
                 ]
                 if self.live_nbytes + sum(map(self.plan.tile_nbytes, tiles)) > self.budget_nbytes:
                     return
@@ -342,15 +337,21 @@ class Coordinator:
 
     def _open_tile(self, tile: int) -> _OpenTile | None:
         """Return a new record of a tile, or None where no unit needs it any more."""
-        open_units = self.open_units_of(tile)
+        open_units = self._open_units_of(tile)
         if not open_units:
             return None
         for unit in open_units:
             self._open_unit(unit)
-        record = _OpenTile(TileState.UNSEEN, len(open_units), self.plan.tile_nbytes(tile))
+        record = _OpenTile(TileState.UNSEEN, open_units, len(open_units), self.plan.tile_nbytes(tile))
         self._tiles[tile] = record
         self._add_live(record.nbytes)
         return record
+
+    def _open_units_of(self, tile: int) -> tuple[int, ...]:
+        return self._still_open(self.plan.units_of_tile(tile))
+
+    def _still_open(self, units: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(unit for unit in units if not self.is_written(unit) and unit not in self.given_up)
 
     def _add_live(self, nbytes: int) -> None:
         self.live_nbytes += nbytes
@@ -397,7 +398,7 @@ class Coordinator:
                     f"unit {unit} is {owner.state.value} and misses {owner.missing} tiles",
                 )
         for tile, record in self._tiles.items():
-            open_units = len(self.open_units_of(tile))
+            open_units = len(self._open_units_of(tile))
             _check(record.open_units == open_units > 0, f"tile {tile} has {open_units} units, {record.open_units}")
             _check((record.handle is not None) == (record.state is TileState.HELD), f"tile {tile} has no handle")
 

@@ -12,6 +12,14 @@ class DeliverTiles:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeTile:
+    """Take in a tile that was offered, as far as these units need it; answer as to `DeliverTiles`."""
+
+    tile: int
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProduceUnit:
     """Predict the tiles of this unit and write it, in one place; answer with `UnitWritten` or `UnitFailed`."""
 
@@ -53,4 +61,4 @@ class GiveUpUnit:
     reason: str
 
 
-Instruction = DeliverTiles | ProduceUnit | WriteUnit | ReleaseTile | RecordReceipt | GiveUpUnit
+Instruction = DeliverTiles | TakeTile | ProduceUnit | WriteUnit | ReleaseTile | RecordReceipt | GiveUpUnit

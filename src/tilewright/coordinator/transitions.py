@@ -64,7 +64,7 @@ TRANSITIONS = (
     Transition(UnitState.PRODUCING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, "give the unit up"),
     Transition(UnitState.GIVEN_UP, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
     Transition(TileState.UNSEEN, Cause.ADMITTED, TileState.EXPECTED, "deliver the tile"),
-    Transition(TileState.UNSEEN, Cause.OFFERED, TileState.EXPECTED, ""),
+    Transition(TileState.UNSEEN, Cause.OFFERED, TileState.EXPECTED, "take the tile"),
     Transition(TileState.UNSEEN, Cause.PREDICTED, TileState.HELD, ""),
     Transition(TileState.EXPECTED, Cause.PREDICTED, TileState.HELD, ""),
     Transition(TileState.EXPECTED, Cause.FAILED, TileState.EXPECTED, "deliver the tile"),

@@ -4,11 +4,10 @@ Every executor is that loop's other half: it takes instructions, and gives back 
 is done, never what is done.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Instruction
+from tilewright.coordinator import Event, Instruction, TakeTile
 
 
 class Executor(Protocol):
@@ -20,11 +19,8 @@ class Executor(Protocol):
     def events(self, *, wait: bool) -> list[Event]:
         """Return what happened since the last call; where `wait` is true, wait until something has."""
 
-    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
-        """Take in the valid regions of tiles that were predicted elsewhere, as far as these units of theirs need them.
-
-        That they are there is among the events that come back later.
-        """
+    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
+        """Take in the valid region of a tile that was predicted elsewhere; that it is there comes back as an event."""
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -8,7 +8,6 @@ any, and reports each by itself. After a while a lane makes room for other tasks
 import queue
 import threading
 import uuid
-from collections.abc import Sequence
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Instruction, ReleaseTile, WriteUnit
+from tilewright.coordinator import Event, Instruction, ReleaseTile, TakeTile, WriteUnit
 from tilewright.execution.local import LocalWork, PlaceTile, Step
 from tilewright.execution.watch import raise_if_gone
 from tilewright.execution.work import Work
@@ -76,10 +75,9 @@ class InProcessExecutor:
                 raise event
             happened.append(event)
 
-    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
-        """Queue tiles to be copied into the buffers of these units of theirs, before all else: it frees their batch."""
-        for tile, array, wanted in zip(tiles, arrays, units, strict=True):
-            self._queue(0, PlaceTile(tile, array, tuple(wanted)))
+    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
+        """Queue a tile to be copied into the buffers of its units, before all else: that frees its batch."""
+        self._queue(0, PlaceTile(instruction, valid))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

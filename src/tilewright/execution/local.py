@@ -17,6 +17,7 @@ from tilewright.coordinator import (
     Instruction,
     ProduceUnit,
     ReleaseTile,
+    TakeTile,
     TilesFailed,
     TilesPredicted,
     UnitFailed,
@@ -30,11 +31,10 @@ from tilewright.storage.receipts import StageSeconds, UnitReceipt
 
 @dataclass(frozen=True, slots=True)
 class PlaceTile:
-    """Copy a tile that was predicted elsewhere into the buffers of these units."""
+    """Copy a tile that was predicted elsewhere into the buffers of its units."""
 
-    tile: int
+    instruction: TakeTile
     valid: AnyArray
-    units: tuple[int, ...]
 
 
 Step = Instruction | PlaceTile
@@ -77,7 +77,7 @@ class LocalWork:
 
     def _performed(self, step: Step) -> Event:
         match step:
-            case PlaceTile(tile, valid, units):
+            case PlaceTile(TakeTile(tile, units), valid):
                 self._place(tile, valid, units)
                 return TilesPredicted((tile,), (tile,))
             case DeliverTiles(tiles):
@@ -92,7 +92,7 @@ class LocalWork:
 
     def _failed(self, step: Step, reason: str) -> Event:
         match step:
-            case PlaceTile(tile):
+            case PlaceTile(TakeTile(tile)):
                 return TilesFailed((tile,), reason)
             case DeliverTiles(tiles):
                 return TilesFailed(tiles, reason)
@@ -146,10 +146,9 @@ class SerialExecutor:
         """Carry out the oldest instruction, and return its outcome."""
         return [self._local.perform(self._waiting.popleft())] if self._waiting else []
 
-    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
-        """Remember to copy tiles into the buffers of these units of theirs."""
-        for tile, array, wanted in zip(tiles, arrays, units, strict=True):
-            self._waiting.append(PlaceTile(tile, array, tuple(wanted)))
+    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
+        """Remember to copy a tile into the buffers of its units."""
+        self._waiting.append(PlaceTile(instruction, valid))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -94,7 +94,16 @@ def _load(model: Any, device: str) -> Callable[[AnyArray], AnyArray]:
         model = made
     if _is_torch_module(model):
         return _torch_predictor(model, device)
-    return lambda batch: np.asarray(model(batch))
+
+    def predict(batch: AnyArray) -> AnyArray:
+        output = model(batch)
+        if isinstance(output, tuple | list | dict):
+            raise ModelOutputError(
+                f"the model must return one array (batch, channel, (Z), Y, X), got {type(output).__name__}"
+            )
+        return np.asarray(output)
+
+    return predict
 
 
 def is_factory(model: Any) -> bool:

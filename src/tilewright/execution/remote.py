@@ -21,6 +21,7 @@ from tilewright.coordinator import (
     Instruction,
     ProduceUnit,
     ReleaseTile,
+    TakeTile,
     TilesFailed,
     TilesLost,
     TilesPredicted,
@@ -165,11 +166,10 @@ class RemoteExecutor:
         self._submit()
         return happened
 
-    def take(self, tiles: Sequence[int], arrays: Sequence[AnyArray], units: Sequence[Sequence[int]]) -> None:
-        """Send copies of the tiles to the workers, straight, and keep them here too."""
-        copies = [np.array(array) for array in arrays]
-        if copies:
-            self._at_once.append(TilesPredicted(tuple(tiles), self._scatter(tiles, copies)))
+    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
+        """Send a copy of a tile to a worker, straight, and keep it here too."""
+        tiles = (instruction.tile,)
+        self._at_once.append(TilesPredicted(tiles, self._scatter(tiles, [np.array(valid)])))
 
     def _scatter(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
         # Without hash=False two equal tiles, blank ones say, would be one.

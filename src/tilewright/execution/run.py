@@ -10,8 +10,10 @@ from tilewright.coordinator import (
     Coordinator,
     Event,
     GiveUpUnit,
+    Instruction,
     RecordReceipt,
     StartAdmitting,
+    TakeTile,
     TilesOffered,
 )
 from tilewright.errors import UnitGivenUpError
@@ -56,13 +58,14 @@ class Run:
         changed.
         """
         self.advance()
-        wanted = {tile: array for tile, array in zip(tiles, arrays, strict=True) if self.coordinator.needs(tile)}
-        while self.coordinator.must_wait(sum(array.nbytes for array in wanted.values())):
+        while self.coordinator.must_wait(sum(array.nbytes for array in arrays)):
             self.advance(wait=True)
-        new = tuple(wanted)
-        self._handle(TilesOffered(new))
-        units = [self.coordinator.open_units_of(tile) for tile in new]
-        self.executor.take(new, list(wanted.values()), units)
+        offered = dict(zip(tiles, arrays, strict=True))
+        for instruction in self.coordinator.handle(TilesOffered(tuple(offered))):
+            if isinstance(instruction, TakeTile):
+                self.executor.take(instruction, offered[instruction.tile])
+            else:
+                self._carry_out(instruction)
 
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened."""
@@ -76,13 +79,16 @@ class Run:
 
     def _handle(self, event: Event) -> None:
         for instruction in self.coordinator.handle(event):
-            match instruction:
-                case RecordReceipt(_, receipt) if isinstance(receipt, UnitReceipt):
-                    self._on_receipt(receipt)
-                case GiveUpUnit(unit, reason):
-                    self._raise_given_up(unit, reason)
-                case _:
-                    self.executor.carry_out(instruction)
+            self._carry_out(instruction)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case RecordReceipt(_, receipt) if isinstance(receipt, UnitReceipt):
+                self._on_receipt(receipt)
+            case GiveUpUnit(unit, reason):
+                self._raise_given_up(unit, reason)
+            case _:
+                self.executor.carry_out(instruction)
 
     def _raise_given_up(self, unit: int, reason: str) -> None:
         region = describe_region(self.coordinator.plan.axes, self.coordinator.plan.unit_region(unit))

@@ -127,12 +127,8 @@ def plan_write(
     )
     compact = request.compact_tilings()
     chunks, shards = stored_extents(request, compact, chunks, shards)
-    plans = {}
-    if layout != "aligned":
-        plans["compact"] = _plan(request, "compact", compact, chunks, shards, window_nbytes)
-    if layout != "compact":
-        tilings = _aligned_tilings(request, shards or chunks)
-        plans["aligned"] = _plan(request, "aligned", tilings, chunks, shards, window_nbytes)
+    layouts = ("compact", "aligned") if layout == "auto" else (layout,)
+    plans = {name: _smallest_that_fits(request, name, chunks, shards, window_nbytes) for name in layouts}
     if layout == "auto":
         layout = _better_layout(plans["compact"], plans["aligned"], memory_nbytes)
     return _within_memory(plans[layout], memory_nbytes)
@@ -180,12 +176,35 @@ def plan_for_tilings(
     )
     chunks, shards = stored_extents(request, tilings, chunks, shards)
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
-    plan = _plan(request, layout, tuple(tilings), chunks, shards, window_nbytes)
+    units = _choose_units(request, tuple(tilings), shards or chunks, _wanted_unit_nbytes(request))
+    plan = _plan(request, layout, tuple(tilings), units, chunks, shards, window_nbytes)
     waiting = waiting_elements_in_tile_order(plan.tilings, plan.units)
     return replace(plan, waiting_nbytes=waiting * request.itemsize)
 
 
-def _aligned_tilings(request: Request, stored: tuple[int, ...]) -> tuple[AxisTiling, ...]:
+def _smallest_that_fits(
+    request: Request,
+    layout: str,
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    window_nbytes: int | None,
+) -> WritePlan:
+    """Return the plan with units of a good size; where they do not fit the memory, with smaller and smaller ones."""
+    wanted_nbytes = _wanted_unit_nbytes(request)
+    while True:
+        if layout == "compact":
+            tilings = request.compact_tilings()
+        else:
+            tilings = _aligned_tilings(request, shards or chunks, LARGEST_UNIT_NBYTES * wanted_nbytes // UNIT_NBYTES)
+        units = _choose_units(request, tilings, shards or chunks, wanted_nbytes)
+        plan = _plan(request, layout, tilings, units, chunks, shards, window_nbytes)
+        fits = request.memory_nbytes is None or plan.peak_live_nbytes <= request.memory_nbytes
+        if fits or wanted_nbytes == 0:
+            return plan
+        wanted_nbytes //= 2
+
+
+def _aligned_tilings(request: Request, stored: tuple[int, ...], limit: int) -> tuple[AxisTiling, ...]:
     """Choose borders, multiples of the stored objects, that cost few extra tiles and keep units of a fair size."""
     options: list[list[AxisTiling]] = []
     for axis, name in enumerate(request.axes):
@@ -193,13 +212,12 @@ def _aligned_tilings(request: Request, stored: tuple[int, ...]) -> tuple[AxisTil
         multiples = range(1, 1 + min(8, most)) if name in "ZYX" else range(1, 2)
         options.append([request.tiling(axis, border=multiple * stored[axis]) for multiple in multiples])
     fewest = prod(min(tiling.count for tiling in choices) for choices in options)
-    limit = min(LARGEST_UNIT_NBYTES, request.memory_nbytes or LARGEST_UNIT_NBYTES)
 
     def cost(chosen: tuple[AxisTiling, ...]) -> float:
         """Weigh a doubling of the number of tiles like a unit a hundred times too large, and respect the limit."""
         units = (AxisUnits.around_tiles(t, s, 1).largest for t, s in zip(chosen, stored, strict=True))
         nbytes = prod(units) * request.itemsize
-        too_large = 0.01 * nbytes / UNIT_NBYTES + (1000.0 * nbytes / limit if nbytes > limit else 0.0)
+        too_large = 0.01 * nbytes / UNIT_NBYTES + (1000.0 * nbytes / max(limit, 1) if nbytes > limit else 0.0)
         return prod(tiling.count for tiling in chosen) / fewest + too_large
 
     return min(product(*options), key=cost)
@@ -219,11 +237,11 @@ def _plan(
     request: Request,
     layout: str,
     tilings: tuple[AxisTiling, ...],
+    units: tuple[AxisUnits, ...],
     chunks: tuple[int, ...],
     shards: tuple[int, ...] | None,
     window_nbytes: int | None,
 ) -> WritePlan:
-    units = _choose_units(request, tilings, shards or chunks)
     waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
     # Less than the tiles of one unit would never finish a unit.
     least_nbytes = touched_elements(tilings, units) * request.itemsize
@@ -244,11 +262,17 @@ def _plan(
     )
 
 
-def _choose_units(request: Request, tilings: tuple[AxisTiling, ...], stored: tuple[int, ...]) -> tuple[AxisUnits, ...]:
-    """Group stored objects, fastest axis first, while units stay below the size that they should have."""
-    # With little memory units stay small, so that several of them are in flight.
+def _wanted_unit_nbytes(request: Request) -> int:
     share_nbytes = prod(request.shape) * request.itemsize // UNITS_OF_SMALL_IMAGE
-    wanted_nbytes = min(UNIT_NBYTES, max(SMALL_UNIT_NBYTES, share_nbytes), (request.memory_nbytes or 2**63) // 4)
+    wanted_nbytes = min(UNIT_NBYTES, max(SMALL_UNIT_NBYTES, share_nbytes))
+    # With little memory units stay small, so that several of them are in flight.
+    return wanted_nbytes if request.memory_nbytes is None else min(wanted_nbytes, request.memory_nbytes // 4)
+
+
+def _choose_units(
+    request: Request, tilings: tuple[AxisTiling, ...], stored: tuple[int, ...], wanted_nbytes: int
+) -> tuple[AxisUnits, ...]:
+    """Group stored objects, fastest axis first, while units stay below the size that they should have."""
     units = [_units(tiling, extent, 1) for tiling, extent in zip(tilings, stored, strict=True)]
     for axis in reversed(range(len(units))):
         multiple = 2

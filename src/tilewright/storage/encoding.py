@@ -1,12 +1,14 @@
-"""A stored object is the same bytes that zarr would write, made in the calling thread, without a turn of an event loop.
+"""A stored object is what zarr would write and reads, made in the calling thread, without a turn of an event loop.
 
 The common codecs are numcodecs under other names, and a shard is its chunks one after the other and an index, so both
-are put together here from the metadata of the array, by the public specification of Zarr. Any other chain of codecs
+are put together here from the metadata of the array, by the public specification of Zarr. Chunks have the
+bytes that zarr makes; in a shard they lie in C order. Any other chain of codecs
 goes through zarr's own pipeline. This is the one module that touches what zarr does not document.
 """
 
+import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numcodecs
@@ -22,8 +24,9 @@ Encoded = bytes | bytearray | memoryview
 """What can be written to a file as it is."""
 EncodeChunk = Callable[[AnyArray], Encoded]
 
-# A chunk that is not stored has this offset and length in the index of its shard; here, every chunk is stored.
-_INDEX_DTYPE = np.dtype("<u8")
+_CHECKSUM_NBYTES = 4
+_NOT_STORED = 2**64 - 1
+"""The offset and the length, in the index of a shard, of a chunk that it does not hold."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +82,38 @@ class ObjectEncoder:
             return self._encode_chunk(part)
         return sync(self._encode_by_zarr(part))
 
-    def join(self, parts: Sequence[Encoded]) -> list[Encoded]:
-        """Return what makes up an object, in order, from its encoded parts in C order."""
+    def join(self, parts: Sequence[Encoded | None]) -> list[Encoded]:
+        """Return what makes up an object, in order.
+
+        Parameters
+        ----------
+        parts : sequence of bytes-like or None
+            Its encoded parts in C order; None for a chunk of a shard that lies beyond the end of the image.
+        """
+        stored = [part for part in parts if part is not None]
         if self.array.shards is None or not self.is_direct:
-            return list(parts)
-        lengths = np.array([memoryview(part).nbytes for part in parts], _INDEX_DTYPE)
-        index_nbytes = 16 * len(parts) + 4
-        start = index_nbytes if _index_is_first(self.array) else 0
-        offsets = start + np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(_INDEX_DTYPE)
-        index = np.stack([offsets, lengths], axis=1).astype(_INDEX_DTYPE).tobytes()
-        index += int(crc32c(index)).to_bytes(4, "little")
-        return [index, *parts] if start else [*parts, index]
+            return stored
+        index_is_first = _index_is_first(self.array)
+        offset = 16 * len(parts) + _CHECKSUM_NBYTES if index_is_first else 0
+        entries: list[int] = []
+        for part in parts:
+            if part is None:
+                entries += [_NOT_STORED, _NOT_STORED]
+            else:
+                nbytes = memoryview(part).nbytes
+                entries += [offset, nbytes]
+                offset += nbytes
+        index = struct.pack(f"<{len(entries)}Q", *entries)
+        index += int(crc32c(index)).to_bytes(_CHECKSUM_NBYTES, "little")
+        return [index, *stored] if index_is_first else [*stored, index]
 
     async def _encode_by_zarr(self, part: AnyArray) -> Encoded:
         array = self.array.with_config({"write_empty_chunks": True})._async_array
         prototype = default_buffer_prototype()
-        spec = array.metadata.get_chunk_spec((0,) * part.ndim, array.config, prototype)
+        config = array.config
+        if array.metadata.zarr_format == 2:
+            config = replace(config, order=array.metadata.order)
+        spec = array.metadata.get_chunk_spec((0,) * part.ndim, config, prototype)
         buffer = prototype.nd_buffer.from_ndarray_like(part)  # type: ignore[arg-type]
         (encoded,) = await array.codec_pipeline.encode([(buffer, spec)])
         if encoded is None:
@@ -103,8 +122,8 @@ class ObjectEncoder:
 
 
 def buffer_of(parts: Sequence[Encoded]) -> cpu.Buffer:
-    """Return the parts of an object as one buffer that a zarr store takes."""
-    return cpu.Buffer.from_bytes(parts[0] if len(parts) == 1 else b"".join(parts))
+    """Return the parts of an object as one buffer that a zarr store takes, and may keep: it is a copy."""
+    return cpu.Buffer.from_bytes(b"".join(parts))
 
 
 def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:

@@ -36,7 +36,10 @@ def put_object(store: Store, key: str, parts: Sequence[Encoded]) -> int:
     if type(store) is LocalStore:
         return write_file(store.root / key, parts)
     buffer = buffer_of(parts)
-    sync(store.set(key, buffer))
+    try:
+        sync(store.set(key, buffer))
+    except OSError as error:
+        raise _named(error, f"{store}/{key}") from error
     return len(buffer)
 
 
@@ -58,9 +61,14 @@ def write_file(path: Path, parts: Sequence[Encoded]) -> int:
         os.close(descriptor)
         Path(partial).replace(path)
     except OSError as error:
-        number = error.errno or errno.EIO
-        raise OSError(number, f"could not write: {os.strerror(number)}", str(path)) from error
+        raise _named(error, str(path)) from error
     return nbytes
+
+
+def _named(error: OSError, name: str) -> OSError:
+    number = error.errno or errno.EIO
+    reason = os.strerror(number) if error.errno else str(error)
+    return OSError(number, f"could not write: {reason}", name)
 
 
 def _write_all(descriptor: int, part: Encoded) -> int:

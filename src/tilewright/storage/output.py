@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from tilewright.errors import DestinationError, DestinationExistsError
+from tilewright.errors import DestinationError, DestinationExistsError, GeometryError
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
+from tilewright.storage.source import Source
 
 IF_EXISTS = ("fail", "overwrite")
 FULL_RESOLUTION = "0"
@@ -97,7 +97,7 @@ class Output:
     def _folder(self) -> Path | None:
         return self.store.root / self.group if isinstance(self.store, LocalStore) else None
 
-    def check(self, options: OutputOptions, source_path: Path | None = None) -> None:
+    def check(self, options: OutputOptions, source: Source | None = None) -> None:
         """Raise where the output cannot be created, before anything is done.
 
         Raises
@@ -107,8 +107,10 @@ class Output:
         DestinationError
             If the place cannot be written, or is the source itself.
         """
+        if source is not None and source.stored_at is not None:
+            self._check_store(*source.stored_at)
         if self._folder is not None:
-            self._check_folder(self._folder, source_path)
+            self._check_folder(self._folder, source.path if source is not None else None)
         if not self._exists():
             return
         if options.if_exists == "fail":
@@ -121,6 +123,12 @@ class Output:
                 f"{self} exists and is no Zarr group or array, so it is not overwritten; choose another destination "
                 "or remove it yourself"
             )
+
+    @staticmethod
+    def check_shards(shards: object, options: OutputOptions) -> None:
+        """Raise GeometryError for what no plan can make right."""
+        if shards is not None and options.zarr_format == 2:
+            raise GeometryError(f"Zarr format 2 has no shards, got shards={shards!r}; use zarr_format=3 or shards=None")
 
     def check_space(self, plan: WritePlan, options: OutputOptions) -> None:
         """Raise DestinationError where the disk cannot take the output; what is compressed may fit in less."""
@@ -142,30 +150,40 @@ class Output:
         DestinationError
             If that fails.
         """
+        # In memory first: what zarr does not take must not cost what is there.
+        self._create_array(zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options)), plan, options)
         try:
             if options.if_exists == "overwrite" and self._exists():
                 sync(self.store.delete_dir(self.group))
-            version: Any = options.zarr_format
-            group = zarr.open_group(self.store, path=self.group, mode="a", zarr_format=version)
-            array: zarr.Array[Any] = group.create_array(
-                FULL_RESOLUTION,
-                shape=plan.shape,
-                dtype=plan.dtype,
-                chunks=plan.chunks,
-                shards=plan.shards,
-                compressors=options.compressors,
-                fill_value=options.fill_value,
-                dimension_names=list(plan.axes.lower()) if version == 3 else None,
-                chunk_key_encoding={"name": "v2", "separator": "/"} if version == 2 else None,
-            )
+            group = zarr.open_group(self.store, path=self.group, mode="a", zarr_format=_version(options))
+            return self._create_array(group, plan, options)
         except OSError as error:
             raise DestinationError(f"the output {self} could not be created: {error}") from error
-        return array
+
+    @staticmethod
+    def _create_array(group: zarr.Group, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
+        return group.create_array(
+            FULL_RESOLUTION,
+            shape=plan.shape,
+            dtype=plan.dtype,
+            chunks=plan.chunks,
+            shards=plan.shards,
+            compressors=options.compressors,
+            fill_value=options.fill_value,
+            dimension_names=list(plan.axes.lower()) if options.zarr_format == 3 else None,
+            chunk_key_encoding={"name": "v2", "separator": "/"} if options.zarr_format == 2 else None,
+        )
 
     def _exists(self) -> bool:
         if self._folder is not None:
             return self._folder.is_dir() and any(self._folder.iterdir())
         return not sync(self.store.is_empty(self.group))
+
+    def _check_store(self, store: Store, path: str) -> None:
+        """Compare with a source that is no file too: a store in memory, or behind a URL."""
+        inside = not self.group or path == self.group or path.startswith(f"{self.group}/")
+        if store == self.store and inside:
+            raise DestinationError(f"the destination {self} holds the source, {store}/{path}; choose another one")
 
     def _check_folder(self, folder: Path, source_path: Path | None) -> None:
         if source_path is not None:
@@ -181,10 +199,8 @@ class Output:
             raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")
 
 
-def checked_together(outputs: Sequence[Output], options: OutputOptions, source_paths: Sequence[Path | None]) -> None:
-    """Check all outputs of a run before the first is created."""
-    for output, source_path in zip(outputs, source_paths, strict=True):
-        output.check(options, source_path)
+def _version(options: OutputOptions) -> Any:
+    return options.zarr_format
 
 
 def _is_zarr(folder: Path) -> bool:

@@ -2,10 +2,11 @@
 
 import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import psutil
 
-if sys.platform != "win32":
+if sys.platform == "darwin":
     import resource
 
 
@@ -63,6 +64,9 @@ def peak_memory_nbytes() -> int:
     """Return the largest resident memory that this process ever had."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in kibibytes, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # On Linux, what getrusage says starts from the memory of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

@@ -5,6 +5,7 @@ It travels to other processes as a description, and is opened there when it is f
 
 import mmap
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +82,7 @@ class _FileReader:
 @dataclass
 class _ZarrReader(_FileReader):
     def _open(self) -> Any:
-        node = zarr.open(self.path, mode="r")
-        if isinstance(node, zarr.Group):
-            if "0" not in node or not isinstance(node["0"], zarr.Array):
-                raise SourceError(
-                    f"{self.path} is a Zarr group without an array '0'; it holds {sorted(node.keys())}: "
-                    "give the path of the array"
-                )
-            return node["0"]
-        return node
+        return _full_resolution(zarr.open(self.path, mode="r"), self.path)
 
 
 @dataclass
@@ -99,7 +92,9 @@ class _TiffReader(_FileReader):
             return tifffile.memmap(self.path, mode="r")
         except ValueError:
             # Compressed or in pieces: its strips and tiles are the chunks of a read-only Zarr array.
-            return zarr.open(tifffile.imread(self.path, aszarr=True, level=0), mode="r")
+            store = tifffile.imread(self.path, aszarr=True, level=0)
+            weakref.finalize(self, store.close)
+            return zarr.open(store, mode="r")
 
 
 @dataclass
@@ -134,6 +129,12 @@ class Source:
     name: str
     path: Path | None
     _reader: _Reader
+
+    @property
+    def stored_at(self) -> tuple[Store, str] | None:
+        """The store and the path in it, where this is a Zarr array."""
+        opened = self._reader.open()
+        return (opened.store, opened.path) if isinstance(opened, zarr.Array) else None
 
     @property
     def is_only_here(self) -> bool:
@@ -255,17 +256,31 @@ def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
             str(source.filename), dtype=source.dtype.str, shape=source.shape, offset=source.offset, order=order
         )
         return str(source.filename), Path(source.filename), reader
-    if isinstance(source, Store | zarr.Group):
+    if isinstance(source, Store):
         try:
-            source = zarr.open_group(source, mode="r")["0"] if isinstance(source, Store) else source["0"]
-        except (KeyError, OSError) as error:
-            raise SourceError(f"the source {source} has no array '0'; pass the array itself") from error
+            source = zarr.open(source, mode="r")
+        except (KeyError, OSError, ValueError) as error:
+            raise SourceError(f"could not open the source {source}: {error}") from error
+    if isinstance(source, zarr.Group):
+        source = _full_resolution(source, str(source.store_path))
     if not (hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")):
         raise SourceError(
             f"a source is a path, or an array of Zarr, NumPy or Dask, got {type(source).__name__}: {source!r:.80}"
         )
     root = _path_of(source)
     return str(root) if root else f"{type(source).__name__} of shape {source.shape}", root, _ArrayReader(source)
+
+
+def _full_resolution(node: Any, name: str) -> Any:
+    """Return an array, or the array of the full resolution in a group."""
+    if not isinstance(node, zarr.Group):
+        return node
+    array = node.get("0")
+    if not isinstance(array, zarr.Array):
+        raise SourceError(
+            f"{name} is a Zarr group without an array '0'; it holds {sorted(node.keys())}: give the array itself"
+        )
+    return array
 
 
 def _path_of(source: Any) -> Path | None:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections import deque
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -17,27 +17,34 @@ from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.objects import put_object
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 
-BUFFERS_KEPT = 4
-"""Buffers of finished units that a process keeps for the next ones."""
+KEPT_NBYTES = 256 * 2**20
+"""Memory of finished units that a process keeps for the next ones, at most."""
 
 
 class _Recycled:
-    """Memory of finished units, a few, for the next ones of this process."""
+    """Memory of finished units, for the next ones of the same shape in this process."""
 
     def __init__(self) -> None:
-        self._memory: deque[AnyArray] = deque(maxlen=BUFFERS_KEPT)
+        self._lock = threading.Lock()
+        self._memory: dict[tuple[int, ...], list[AnyArray]] = {}
+        self._nbytes = 0
 
     def __reduce__(self) -> tuple[type["_Recycled"], tuple[()]]:
         return _Recycled, ()
 
-    def take(self) -> AnyArray | None:
-        try:
-            return self._memory.pop()
-        except IndexError:
-            return None
+    def take(self, shape: tuple[int, ...]) -> AnyArray | None:
+        with self._lock:
+            kept = self._memory.get(shape)
+            if not kept:
+                return None
+            self._nbytes -= kept[-1].nbytes
+            return kept.pop()
 
     def give(self, memory: AnyArray) -> None:
-        self._memory.append(memory)
+        with self._lock:
+            if self._nbytes + memory.nbytes <= KEPT_NBYTES:
+                self._nbytes += memory.nbytes
+                self._memory.setdefault(memory.shape, []).append(memory)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class UnitWriter:
 
     def buffer(self, unit: int) -> UnitBuffer:
         """Return an empty buffer of a unit, to be filled from its tiles."""
-        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, self._recycled.take())
+        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, self._recycled.take)
 
     def recycle(self, buffer: UnitBuffer) -> None:
         """Take a buffer back whose unit is written: fresh memory costs as much as copying into it."""
@@ -96,7 +103,10 @@ class UnitWriter:
         stored_nbytes = object_count = 0
         for position in self.plan.objects_of_unit(unit):
             start = perf_counter()
-            encoded = [self.encoder.encode_part(buffer.part(part)) for part in self._parts_of(position)]
+            encoded = [
+                self.encoder.encode_part(buffer.part(part)) if self._is_inside(part) else None
+                for part in self._parts_of(position)
+            ]
             joined = self.encoder.join(encoded)
             middle = perf_counter()
             stored_nbytes += put_object(self.array.store, self.encoder.key(position), joined)
@@ -105,6 +115,11 @@ class UnitWriter:
             object_count += 1
         process = f"{socket.gethostname()}:{os.getpid()}"
         return UnitReceipt(unit, object_count, stored_nbytes, seconds, process, peak_memory_nbytes())
+
+    def _is_inside(self, part: tuple[int, ...]) -> bool:
+        """Tell whether a part holds an element of the image: the last shards reach beyond its end."""
+        extents = zip(part, self.encoder.part_extents, self.plan.shape, strict=True)
+        return all(index * extent < end for index, extent, end in extents)
 
     def _parts_of(self, position: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """Iterate over the positions of the parts of an object, in C order."""

@@ -103,6 +103,7 @@ class WriteTilesZarr:
         self.shards = shards
         self.dtype = None if dtype is None else dtype_name(dtype)
         self.options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
+        Output.check_shards(shards, self.options)
         self.max_inflight_nbytes = max_inflight_nbytes
         self.reports: list[Report] = []
         self._opened: ExitStack | None = None
@@ -207,7 +208,7 @@ class WriteTilesZarr:
         names = zarr_output_names([source.path for source in sources])
         outputs = [Output.at(dirpath / folder, group) for folder, group in names]
         for output, source in zip(outputs, sources, strict=True):
-            output.check(self.options, source.path)
+            output.check(self.options, source)
         self._outputs = dict(zip(keys, outputs, strict=True))
         self.reports = []
         self._opened = ExitStack()
@@ -234,7 +235,7 @@ class WriteTilesZarr:
                 )
             number = image.tile_of(information, plan)
             numbers.append(number)
-            arrays.append(crop(tile, plan, number))
+            arrays.append(crop(tile, plan, number, information.overlap_crop_coords))
         self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
         run.hand_over(numbers, arrays)
 
