@@ -17,8 +17,10 @@ from tilewright.coordinator import (
     ReleaseTile,
     StartAdmitting,
     StopAdmitting,
+    TakeTile,
     TilesFailed,
     TilesLost,
+    TilesOffered,
     TilesPredicted,
     UnitFailed,
     UnitWritten,
@@ -83,6 +85,22 @@ class Run(RuleBasedStateMachine):
     @rule(data=st.data())
     def tiles_are_predicted(self, data: st.DataObject) -> None:
         self.predict(self.take(data, self.asked))
+
+    @precondition(lambda self: not self.demand)
+    @rule(data=st.data())
+    def tiles_are_offered_some_of_them_again(self, data: st.DataObject) -> None:
+        tiles = data.draw(st.lists(st.integers(0, self.plan.tile_count - 1), unique=True, min_size=1, max_size=4))
+        taken = []
+        for instruction in self.coordinator.handle(TilesOffered(tuple(tiles))):
+            assert isinstance(instruction, TakeTile)
+            assert set(instruction.units) <= set(self.plan.units_of_tile(instruction.tile))
+            taken.append(instruction.tile)
+        for tile in taken:
+            assert tile in tiles
+            assert tile not in self.available.values()
+            self.asked.append((tile,))
+            if tile in self.unpushed:
+                self.unpushed.remove(tile)
 
     @precondition(lambda self: self.unpushed)
     @rule(data=st.data())

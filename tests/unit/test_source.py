@@ -272,7 +272,7 @@ def test_a_truncated_chunk_is_named_with_the_window(tmp_path: Path) -> None:
 
 def test_a_group_without_an_array_0_says_what_it_holds(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "g.zarr").create_array("labels", shape=(4, 4), dtype="uint8")
-    with pytest.raises(SourceError, match=r"g\.zarr.*without an array '0'.*labels"):
+    with pytest.raises(SourceError, match=r"g\.zarr.*with no array '0'.*labels"):
         open_source(tmp_path / "g.zarr", "YX")
 
 

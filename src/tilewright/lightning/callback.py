@@ -45,6 +45,8 @@ class PredictionWriterCallback(BasePredictionWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the folder of the outputs before prediction."""
         super().setup(trainer, pl_module, stage)
+        # Lightning cannot know which samples an iterable dataset yields, and nobody here asks it.
+        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices fetched from your dataloader")
         if stage == "predict" and self.writing_predictions:
             self.dirpath.mkdir(parents=True, exist_ok=True)
 

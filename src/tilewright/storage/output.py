@@ -182,7 +182,8 @@ class Output:
     def _check_store(self, store: Store, path: str) -> None:
         """Compare with a source that is no file too: a store in memory, or behind a URL."""
         inside = not self.group or path == self.group or path.startswith(f"{self.group}/")
-        if store == self.store and inside:
+        # Not ==: the same store, opened to read only, is another object.
+        if str(store) == str(self.store) and inside:
             raise DestinationError(f"the destination {self} holds the source, {store}/{path}; choose another one")
 
     def _check_folder(self, folder: Path, source_path: Path | None) -> None:

@@ -278,7 +278,7 @@ def _full_resolution(node: Any, name: str) -> Any:
     array = node.get("0")
     if not isinstance(array, zarr.Array):
         raise SourceError(
-            f"{name} is a Zarr group without an array '0'; it holds {sorted(node.keys())}: give the array itself"
+            f"{name} is a Zarr group with no array '0'; it holds {sorted(node.keys())}: give the array itself"
         )
     return array
 
