@@ -15,7 +15,6 @@ import zarr
 
 from tilewright.demo.network import DenoisingUNet, PlaneByPlane, train_denoiser
 from tilewright.execution.report import Report
-from tilewright.plan import plan_write
 from tilewright.prediction import predict_to_zarr
 
 try:
@@ -150,15 +149,17 @@ def _predict_volume(
     clean = write_synthetic_volume(source, shape, plane=plane, seed=seed)
     echo(f"      made {source.name} in {time.perf_counter() - started:.1f} s, {SLAB_PLANES} planes at a time")
 
-    # The plan that is printed is the one that is followed.
-    options: dict[str, Any] = {
-        "axes": "ZYX",
-        "tile_size": (18, 288, 288),
-        "overlap": (2, 32, 32),
-        "memory_nbytes": MEMORY_NBYTES,
-    }
-    echo(str(plan_write(shape, **options)))
-    report = predict_to_zarr(PlaneByPlane(network), source, directory / "volume.zarr", if_exists="overwrite", **options)
+    report = predict_to_zarr(
+        PlaneByPlane(network),
+        source,
+        directory / "volume.zarr",
+        axes="ZYX",
+        tile_size=(18, 288, 288),
+        overlap=(2, 32, 32),
+        memory_nbytes=MEMORY_NBYTES,
+        if_exists="overwrite",
+        on_plan=lambda plan: echo(str(plan)),
+    )
     echo(str(report))
     noisy = np.asarray(zarr.open_array(source, mode="r")[plane])
     predicted = np.asarray(report.array[plane])

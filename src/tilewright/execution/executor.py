@@ -4,6 +4,7 @@ Every executor is that loop's other half: it takes instructions, and gives back 
 is done, never what is done.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from tilewright.assemble import AnyArray
@@ -19,8 +20,8 @@ class Executor(Protocol):
     def events(self, *, wait: bool) -> list[Event]:
         """Return what happened since the last call; where `wait` is true, wait until something has."""
 
-    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
-        """Take in the valid region of a tile that was predicted elsewhere; that it is there comes back as an event."""
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
+        """Take in the valid regions of tiles predicted elsewhere; that they are there comes back as events."""
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -8,6 +8,7 @@ any, and reports each by itself. After a while a lane makes room for other tasks
 import queue
 import threading
 import uuid
+from collections.abc import Sequence
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -75,9 +76,10 @@ class InProcessExecutor:
                 raise event
             happened.append(event)
 
-    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
-        """Queue a tile to be copied into the buffers of its units, before all else: that frees its batch."""
-        self._queue(0, PlaceTile(instruction, valid))
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
+        """Queue tiles to be copied into the buffers of their units, before all else: that frees their batch."""
+        for instruction, valid in zip(instructions, arrays, strict=True):
+            self._queue(0, PlaceTile(instruction, valid))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

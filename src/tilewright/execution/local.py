@@ -146,9 +146,9 @@ class SerialExecutor:
         """Carry out the oldest instruction, and return its outcome."""
         return [self._local.perform(self._waiting.popleft())] if self._waiting else []
 
-    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
-        """Remember to copy a tile into the buffers of its units."""
-        self._waiting.append(PlaceTile(instruction, valid))
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
+        """Remember to copy tiles into the buffers of their units."""
+        self._waiting.extend(map(PlaceTile, instructions, arrays))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -166,10 +166,12 @@ class RemoteExecutor:
         self._submit()
         return happened
 
-    def take(self, instruction: TakeTile, valid: AnyArray) -> None:
-        """Send a copy of a tile to a worker, straight, and keep it here too."""
-        tiles = (instruction.tile,)
-        self._at_once.append(TilesPredicted(tiles, self._scatter(tiles, [np.array(valid)])))
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
+        """Send copies of tiles to the workers, straight, and keep them here too."""
+        if instructions:
+            tiles = tuple(instruction.tile for instruction in instructions)
+            handles = self._scatter(tiles, [np.array(valid) for valid in arrays])
+            self._at_once.append(TilesPredicted(tiles, handles))
 
     def _scatter(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
         # Without hash=False two equal tiles, blank ones say, would be one.

@@ -61,11 +61,9 @@ class Run:
         while self.coordinator.must_wait(sum(array.nbytes for array in arrays)):
             self.advance(wait=True)
         offered = dict(zip(tiles, arrays, strict=True))
-        for instruction in self.coordinator.handle(TilesOffered(tuple(offered))):
-            if isinstance(instruction, TakeTile):
-                self.executor.take(instruction, offered[instruction.tile])
-            else:
-                self._carry_out(instruction)
+        instructions = self.coordinator.handle(TilesOffered(tuple(offered)))
+        wanted = [instruction for instruction in instructions if isinstance(instruction, TakeTile)]
+        self.executor.take(wanted, [offered[instruction.tile] for instruction in wanted])
 
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened."""

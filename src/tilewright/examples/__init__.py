@@ -1,1 +1,0 @@
-"""Runnable examples: ``python -m tilewright.examples.NAME``."""
