@@ -1,7 +1,7 @@
 """A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
 
-from collections.abc import Callable
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -86,11 +86,13 @@ class UnitBuffer:
         What is encoded at once: a chunk, or a whole stored object.
     fill_value : scalar
         What stands behind the end of the image.
-    recycled : callable, optional
-        Gives the parts of a unit that is finished, of a given shape and this data type, or None.
+    memory : array of uint8, optional
+        Memory to use, of at least the size of the unit; else it is allocated.
 
     Attributes
     ----------
+    memory : array of uint8
+        The memory that is used.
     parts : array
         One axis of parts per axis of the output, then the axes of a part.
 
@@ -110,7 +112,7 @@ class UnitBuffer:
         unit: int,
         part_extents: tuple[int, ...],
         fill_value: Any,
-        recycled: Callable[[tuple[int, ...]], AnyArray | None] | None = None,
+        memory: AnyArray | None = None,
     ) -> None:
         self._plan = plan
         self._region = plan.unit_region(unit)
@@ -123,8 +125,9 @@ class UnitBuffer:
         self._first = tuple(start // part for (start, _), part in zip(covered, part_extents, strict=True))
         counts = tuple(extent // part for extent, part in zip(extents_of(covered), part_extents, strict=True))
         shape = (*counts, *part_extents)
-        memory = None if recycled is None else recycled(shape)
-        self.parts: AnyArray = np.empty(shape, plan.dtype) if memory is None else memory
+        nbytes = prod(shape) * plan.itemsize
+        self.memory: AnyArray = np.empty(nbytes, np.uint8) if memory is None else memory
+        self.parts: AnyArray = self.memory[:nbytes].view(plan.dtype).reshape(shape)
         if covered != self._region:
             self.parts[...] = fill_value
 

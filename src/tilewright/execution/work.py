@@ -66,7 +66,9 @@ class TilePrediction:
     def predict(self, plan: WritePlan, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of one batch of tiles, in the data type of the plan."""
         start = perf_counter()
-        batch = np.stack([self.read_tile(plan, tile) for tile in tiles])
+        windows = [self.read_tile(plan, tile) for tile in tiles]
+        batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
+        del windows
         read = perf_counter()
         predictions = self.predictor.predict(batch)
         if predictions.shape[1] != plan.channels:

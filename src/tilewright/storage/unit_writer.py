@@ -2,13 +2,15 @@
 
 import os
 import socket
-import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import zarr
 
 from tilewright.assemble import AnyArray, UnitBuffer
@@ -21,30 +23,24 @@ KEPT_NBYTES = 256 * 2**20
 """Memory of finished units that a process keeps for the next ones, at most."""
 
 
-class _Recycled:
-    """Memory of finished units, for the next ones of the same shape in this process."""
+class _Memory:
+    """Pieces of memory of one size, each large enough for any unit, that finished units leave to the next ones."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._memory: dict[tuple[int, ...], list[AnyArray]] = {}
-        self._nbytes = 0
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._kept: deque[AnyArray] = deque(maxlen=max(1, KEPT_NBYTES // nbytes))
 
-    def __reduce__(self) -> tuple[type["_Recycled"], tuple[()]]:
-        return _Recycled, ()
+    def __reduce__(self) -> tuple[type["_Memory"], tuple[int]]:
+        return _Memory, (self._nbytes,)
 
-    def take(self, shape: tuple[int, ...]) -> AnyArray | None:
-        with self._lock:
-            kept = self._memory.get(shape)
-            if not kept:
-                return None
-            self._nbytes -= kept[-1].nbytes
-            return kept.pop()
+    def take(self) -> AnyArray:
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return np.empty(self._nbytes, np.uint8)
 
     def give(self, memory: AnyArray) -> None:
-        with self._lock:
-            if self._nbytes + memory.nbytes <= KEPT_NBYTES:
-                self._nbytes += memory.nbytes
-                self._memory.setdefault(memory.shape, []).append(memory)
+        self._kept.append(memory)
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,14 @@ class UnitWriter:
 
     plan: WritePlan
     encoder: ObjectEncoder
-    _recycled: _Recycled = field(default_factory=_Recycled, repr=False, compare=False)
+    _memory: _Memory = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        largest = (
+            -(-units.largest // stored) * stored
+            for units, stored in zip(self.plan.units, self.plan.stored_extents, strict=True)
+        )
+        object.__setattr__(self, "_memory", _Memory(prod(largest) * self.plan.itemsize))
 
     @property
     def array(self) -> zarr.Array[Any]:
@@ -70,11 +73,11 @@ class UnitWriter:
 
     def buffer(self, unit: int) -> UnitBuffer:
         """Return an empty buffer of a unit, to be filled from its tiles."""
-        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, self._recycled.take)
+        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, self._memory.take())
 
     def recycle(self, buffer: UnitBuffer) -> None:
         """Take a buffer back whose unit is written: fresh memory costs as much as copying into it."""
-        self._recycled.give(buffer.parts)
+        self._memory.give(buffer.memory)
 
     def fill(self, unit: int, tiles: Mapping[int, AnyArray]) -> tuple[UnitBuffer, StageSeconds]:
         """Return a buffer of a unit that is filled from the valid regions of its tiles, and what that took."""
