@@ -12,6 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -51,8 +52,13 @@ def contestants(
     dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap, borders=workload.borders)
     image = dataset.images[0]
     # Ready in memory: views of the volume with the halo around them, as a model would return them.
-    tiles = [image.read_tile(number) for number in range(image.tiles_per_sample)]
-    tiles = [(tile[np.newaxis], information) for tile, information in tiles]
+    tilings = image.tilings(channels=1)
+    positions = product(*(range(tiling.count) for tiling in tilings))
+    windows = [[slice(*t.read(i)) for t, i in zip(tilings, position, strict=True)] for position in positions]
+    tiles = [
+        (volume[tuple(window)][np.newaxis, np.newaxis], image.read_tile(number)[1])
+        for number, window in enumerate(windows)
+    ]
     trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
 
     def tilewright(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A model and a source go in, a finished Zarr array comes out: checked, planned, predicted, written, counted."""
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -14,9 +15,8 @@ from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run
 from tilewright.execution.work import TilePrediction
 from tilewright.plan import ImageAxes, WritePlan, plan_write
-from tilewright.plan.dtypes import dtype_name
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.output import Output, OutputOptions, output_dtype
 from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.source import open_source
 from tilewright.storage.unit_writer import UnitWriter
@@ -72,7 +72,8 @@ def predict_to_zarr(
     compressors : "auto", None, or codecs
         As in ``zarr.Group.create_array``.
     dtype : data type, optional
-        The data type of the output; that of the model where not given. To whole numbers is rounded, within limits.
+        The data type of the output; that of the model where not given. To whole numbers is rounded, within limits;
+        floats that are too large become infinite.
     fill_value : scalar, default=0
         The fill value of the array.
     zarr_format : {3, 2}
@@ -115,7 +116,7 @@ def predict_to_zarr(
     True
     """
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
-    if batch_size < 1:
+    if index(batch_size) < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if memory_nbytes is not None and memory_nbytes < 1:
         raise ValueError(f"memory_nbytes must be at least 1, got {memory_nbytes}")
@@ -133,7 +134,7 @@ def predict_to_zarr(
         "memory_nbytes": memory_nbytes,
     }
     if dtype is not None:
-        request["dtype"] = dtype_name(dtype)
+        request["dtype"] = output_dtype(dtype)
     _check_request(opened.axes, request)
     prediction = TilePrediction(opened, predictor, batch_size)
     with cluster_client(client) as used, Placement(used, prediction) as placement:

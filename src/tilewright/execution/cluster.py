@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster, default_client
 from tilewright.execution.executor import Executor
 from tilewright.execution.in_process import InProcessExecutor
 from tilewright.execution.remote import RemoteExecutor, SharedPrediction
+from tilewright.execution.watch import Watch
 from tilewright.execution.work import TilePrediction, Work
 from tilewright.plan import WritePlan
 from tilewright.storage.unit_writer import UnitWriter
@@ -40,6 +41,8 @@ def cluster_client(client: Client | None) -> Iterator[Client]:
     if client is None:
         with suppress(ValueError):
             client = default_client()
+    elif not isinstance(client, Client):
+        raise TypeError(f"client must be a distributed.Client, got {client!r}; pass distributed.Client(...) of it")
     if client is not None:
         yield client
         return
@@ -88,6 +91,7 @@ class Placement:
     """
 
     def __init__(self, client: Client, prediction: TilePrediction | None = None) -> None:
+        Watch(client)
         self._client = client
         self._prediction = prediction
         self._is_here = shares_memory(client)
@@ -101,6 +105,8 @@ class Placement:
     def __exit__(self, *details: object) -> None:
         if self._shared is not None:
             self._shared.close()
+        elif self._prediction is not None:
+            self._prediction.predictor.release()
 
     def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
         """Return the channels and the data type that the model gives for the first tile."""

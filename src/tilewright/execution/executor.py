@@ -30,6 +30,9 @@ class Executor(Protocol):
         """Let go of all that is held; a second call does nothing."""
 
 
+ERRORS_KEPT = 8
+
+
 class Errors:
     """Errors by the reasons that the coordinator knows them by, so that the user gets the error itself."""
 
@@ -40,6 +43,9 @@ class Errors:
         """Remember an error, and return its reason."""
         reason = f"{type(error).__name__}: {error}"
         self._errors[reason] = error
+        if len(self._errors) > ERRORS_KEPT:
+            # Each holds on to the arrays of the frames that it passed through.
+            del self._errors[next(iter(self._errors))]
         return reason
 
     def behind(self, reason: str) -> BaseException | None:

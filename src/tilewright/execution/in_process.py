@@ -9,6 +9,8 @@ import queue
 import threading
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -17,14 +19,12 @@ from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import Event, Instruction, ReleaseTile, TakeTile, WriteUnit
-from tilewright.execution.local import LocalWork, PlaceTile, Step
-from tilewright.execution.watch import raise_if_gone
+from tilewright.execution.local import LocalWork, Step
+from tilewright.execution.watch import LOOK_SECONDS, Watch, gone
 from tilewright.execution.work import Work
 
 LANE_SECONDS = 2.0
 """How long a lane runs before it makes room."""
-LOOK_SECONDS = 1.0
-"""How often a waiting loop looks whether the cluster is still there."""
 
 _executors: dict[str, "InProcessExecutor"] = {}
 
@@ -42,6 +42,7 @@ class InProcessExecutor:
 
     def __init__(self, client: Client, work: Work) -> None:
         self._client = client
+        self._watch = Watch(client)
         self._local = LocalWork(work)
         self._waiting: queue.PriorityQueue[tuple[int, int, Step]] = queue.PriorityQueue()
         self._happened: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
@@ -49,7 +50,9 @@ class InProcessExecutor:
         self._lock = threading.Lock()
         self._lanes: dict[int, Future[Any]] = {}
         self._lane_count = 0
-        self._most_lanes = sum(client.nthreads().values())
+        self._most_lanes = 0
+        self._closed = False
+        self._count_threads()
         self._run = uuid.uuid4().hex
         _executors[self._run] = self
 
@@ -70,7 +73,11 @@ class InProcessExecutor:
             except queue.Empty:
                 if happened or not wait:
                     return happened
-                raise_if_gone(self._client)
+                self._watch.look()
+                self._count_threads()
+                if not self._waiting.empty():
+                    # Workers may have come only now.
+                    self._open_lane()
                 continue
             if isinstance(event, BaseException):
                 raise event
@@ -78,8 +85,8 @@ class InProcessExecutor:
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Queue tiles to be copied into the buffers of their units, before all else: that frees their batch."""
-        for instruction, valid in zip(instructions, arrays, strict=True):
-            self._queue(0, PlaceTile(instruction, valid))
+        for step in self._local.take(instructions, arrays):
+            self._queue(0, step)
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""
@@ -87,6 +94,9 @@ class InProcessExecutor:
 
     def close(self) -> None:
         """Drop what is queued, and wait for what is being written or seen by the model."""
+        if self._closed:
+            return
+        self._closed = True
         _executors.pop(self._run, None)
         self._local.stopped.set()
         while not self._waiting.empty():
@@ -95,11 +105,15 @@ class InProcessExecutor:
             except queue.Empty:
                 break
         with self._lock:
-            self._most_lanes = 0
             lanes = list(self._lanes.values())
-        for lane in lanes:
-            lane.exception()
+        with suppress(OSError, CancelledError):
+            for lane in lanes:
+                lane.exception()
         self._local = LocalWork(self._local.work)
+
+    def _count_threads(self) -> None:
+        if self._watch.is_connected:
+            self._most_lanes = sum(self._client.nthreads().values())
 
     def _queue(self, urgency: int, step: Step) -> None:
         self._waiting.put((urgency, next(self._numbers), step))
@@ -107,7 +121,7 @@ class InProcessExecutor:
 
     def _open_lane(self) -> None:
         with self._lock:
-            if self._lane_count >= self._most_lanes:
+            if self._closed or self._lane_count >= self._most_lanes:
                 return
             self._lane_count += 1
             number = next(self._numbers)
@@ -120,7 +134,7 @@ class InProcessExecutor:
     def _lane_ended(self, lane: Future[Any]) -> None:
         if lane.status != "finished" and self._run in _executors:
             # A lane reports what fails in it; that it failed itself means that the cluster is going away.
-            self._happened.put(lane.exception() or RuntimeError("the cluster in this process has lost its worker"))
+            self._happened.put(gone())
 
     def run_lane(self, number: int) -> None:
         """Carry out instructions while there are any."""
@@ -130,7 +144,12 @@ class InProcessExecutor:
                 _, _, instruction = self._waiting.get_nowait()
             except queue.Empty:
                 break
-            self._happened.put(self._local.perform(instruction))
+            try:
+                self._happened.put(self._local.perform(instruction))
+            except BaseException as error:
+                # Not an error of the work, which is an event, but a model that exits, say.
+                self._happened.put(error)
+                break
             if monotonic() > until:
                 break
         with self._lock:

@@ -58,11 +58,20 @@ class LocalWork:
         self.errors = Errors()
         self.stopped = threading.Event()
         self._buffers: dict[int, UnitBuffer] = {}
+        self._unplaced: dict[int, PlaceTile] = {}
         self._assemble_seconds = 0.0
         self._lock = threading.Lock()
 
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> list[PlaceTile]:
+        """Return the steps that copy tiles which were predicted elsewhere into the buffers of their units."""
+        steps = list(map(PlaceTile, instructions, arrays))
+        self._unplaced.update((step.instruction.tile, step) for step in steps)
+        return steps
+
     def split(self, instruction: Instruction) -> Sequence[Step]:
         """Return the parts of an instruction that different threads may carry out."""
+        if isinstance(instruction, DeliverTiles) and self.work.prediction is None:
+            return [self._unplaced[tile] for tile in instruction.tiles]
         if isinstance(instruction, DeliverTiles):
             return [DeliverTiles(batch) for batch in self.work.batches(instruction.tiles)]
         return [instruction]
@@ -79,6 +88,7 @@ class LocalWork:
         match step:
             case PlaceTile(TakeTile(tile, units), valid):
                 self._place(tile, valid, units)
+                self._unplaced.pop(tile, None)
                 return TilesPredicted((tile,), (tile,))
             case DeliverTiles(tiles):
                 for tile, valid in zip(tiles, self.work.predict(tiles), strict=True):
@@ -148,7 +158,7 @@ class SerialExecutor:
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Remember to copy tiles into the buffers of their units."""
-        self._waiting.extend(map(PlaceTile, instructions, arrays))
+        self._waiting.extend(self._local.take(instructions, arrays))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -44,6 +44,7 @@ class Predictor:
         self.device = device
         self._lock = threading.Lock()
         self._loaded: Callable[[AnyArray], AnyArray] | None = None
+        self._give_back: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "device": self.device}
@@ -71,7 +72,7 @@ class Predictor:
         """
         with self._lock:
             if self._loaded is None:
-                self._loaded = _load(self.model, self.device)
+                self._loaded = self._load()
             prediction = self._loaded(batch)
         if prediction.ndim != batch.ndim or prediction.shape[0] != batch.shape[0]:
             raise ModelOutputError(
@@ -85,16 +86,32 @@ class Predictor:
             )
         return prediction
 
+    def release(self) -> None:
+        """Let go of the model, and leave a torch module in the mode and on the device in which it came."""
+        with self._lock:
+            if self._give_back is not None:
+                self._give_back()
+            self._loaded = self._give_back = None
 
-def _load(model: Any, device: str) -> Callable[[AnyArray], AnyArray]:
-    if is_factory(model):
-        made = model()
-        if not callable(made) and not hasattr(made, "predict_step"):
-            raise TypeError(f"the model factory {model!r} returned {made!r}, which is no model")
-        model = made
-    if _is_torch_module(model):
-        return _torch_predictor(model, device)
+    def _load(self) -> Callable[[AnyArray], AnyArray]:
+        model = _made_by(self.model)
+        if not _is_torch_module(model):
+            return _array_predictor(model)
+        self._give_back = _state_of(model)
+        return _torch_predictor(model, self.device)
 
+
+def _made_by(model: Any) -> Any:
+    """Return the model itself, made by its factory if it is one."""
+    if not is_factory(model):
+        return model
+    made = model()
+    if not callable(made) and not hasattr(made, "predict_step"):
+        raise TypeError(f"the model factory {model!r} returned {made!r}, which is no model")
+    return made
+
+
+def _array_predictor(model: Callable[[AnyArray], Any]) -> Callable[[AnyArray], AnyArray]:
     def predict(batch: AnyArray) -> AnyArray:
         output = model(batch)
         if isinstance(output, tuple | list | dict):
@@ -143,7 +160,7 @@ def _is_torch_module(model: Any) -> bool:
 def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]:
     import torch  # noqa: PLC0415
 
-    target = torch.device(_free_device() if device == "auto" else device)
+    target = _torch_device(device)
     module = module.eval().to(target)
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
     wanted = torch.float32 if parameter is None else parameter.dtype
@@ -162,6 +179,29 @@ def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]
             return (output.float() if output.dtype is torch.bfloat16 else output).numpy()
 
     return predict
+
+
+def _torch_device(device: str) -> Any:
+    import torch  # noqa: PLC0415
+
+    target = torch.device(_free_device() if device == "auto" else device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} was asked for, but this process has no GPU; use device='auto' or 'cpu'")
+    return target
+
+
+def _state_of(module: Any) -> Callable[[], None]:
+    """Return a function that puts a module back into the mode, and onto the device, that it has now."""
+    was_training = [(part, part.training) for part in module.modules()]
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+
+    def restore() -> None:
+        for part, training in was_training:
+            part.training = training
+        if len(devices) == 1:
+            module.to(devices.pop())
+
+    return restore
 
 
 def _as_torch_can(batch: AnyArray) -> AnyArray:

@@ -8,7 +8,9 @@ import queue
 import uuid
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,15 @@ from tilewright.coordinator import (
     WriteUnit,
 )
 from tilewright.execution.executor import Errors
-from tilewright.execution.in_process import LOOK_SECONDS
-from tilewright.execution.watch import raise_if_gone
+from tilewright.execution.watch import LOOK_SECONDS, Watch
 from tilewright.execution.work import TilePrediction, Work
 from tilewright.plan import WritePlan
 from tilewright.storage.receipts import UnitReceipt
 
+GROUP_NBYTES = 16 * 2**20
+"""Tiles that are predicted by one task, batch by batch, give about as many bytes: a task costs some milliseconds."""
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 10.0
 TASKS_PER_THREAD = 3
 """Tasks that are submitted at a time: enough that no thread waits for the client, few enough to lose little."""
 
@@ -74,12 +79,15 @@ class Shared:
         self._client = client
         plugin = _SharePlugin(value)
         self.name = plugin.name
-        client.register_plugin(plugin)
+        with Watch(client).talking():
+            client.register_plugin(plugin)
 
     def close(self) -> None:
         """Let the workers forget the value."""
         if self._client.status == "running":
-            self._client.unregister_worker_plugin(self.name)
+            # A cluster that is going away forgets it anyway.
+            with suppress(OSError):
+                self._client.unregister_worker_plugin(self.name)
 
 
 class SharedPrediction(Shared):
@@ -97,7 +105,6 @@ class _Tile:
 
     future: Future[Any]
     place: int | None
-    array: AnyArray | None = None
 
 
 class RemoteExecutor:
@@ -115,6 +122,7 @@ class RemoteExecutor:
 
     def __init__(self, client: Client, work: Work, prediction: SharedPrediction | None = None) -> None:
         self._client = client
+        self._watch = Watch(client)
         self._work = work
         # The model stays where it is; the rest of the work is small.
         self._shared = Shared(client, replace(work, prediction=None))
@@ -122,6 +130,7 @@ class RemoteExecutor:
         self._run = uuid.uuid4().hex
         self._errors = Errors()
         self._tiles: dict[Hashable, _Tile] = {}
+        self._copies: dict[int, AnyArray] = {}
         self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
         self._running: dict[Future[Any], Instruction] = {}
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -134,12 +143,13 @@ class RemoteExecutor:
     def carry_out(self, instruction: Instruction) -> None:
         """Submit an instruction, or queue it while enough is submitted."""
         match instruction:
-            case ReleaseTile(_, handle):
+            case ReleaseTile(tile, handle):
                 self._tiles.pop(handle, None)
+                self._copies.pop(tile, None)
             case DeliverTiles(tiles) if self._work.prediction is None:
-                self._hand_over_again(tiles)
+                self._send(tiles)
             case DeliverTiles(tiles):
-                self._waiting[1].extend(DeliverTiles(batch) for batch in self._work.batches(tiles))
+                self._waiting[1].extend(DeliverTiles(group) for group in self._groups(tiles))
             case WriteUnit():
                 # First, since what is written frees memory.
                 self._waiting[0].append(instruction)
@@ -158,7 +168,7 @@ class RemoteExecutor:
             except queue.Empty:
                 if ended or happened or not wait:
                     break
-                raise_if_gone(self._client)
+                self._watch.look()
                 self._count_threads()
         results = self._receipts_of(ended)
         for future in ended:
@@ -170,18 +180,31 @@ class RemoteExecutor:
         """Send copies of tiles to the workers, straight, and keep them here too."""
         if instructions:
             tiles = tuple(instruction.tile for instruction in instructions)
-            handles = self._scatter(tiles, [np.array(valid) for valid in arrays])
-            self._at_once.append(TilesPredicted(tiles, handles))
+            self._copies.update(zip(tiles, (np.array(valid) for valid in arrays), strict=True))
+            self._send(tiles)
 
-    def _scatter(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> tuple[Hashable, ...]:
-        # Without hash=False two equal tiles, blank ones say, would be one.
-        futures = self._client.scatter(list(arrays), direct=True, hash=False)
-        handles = []
-        for tile, future, array in zip(tiles, futures, arrays, strict=True):
-            handle = self._next_key("tile", tile)
-            self._tiles[handle] = _Tile(future, None, array)
-            handles.append(handle)
-        return tuple(handles)
+    def _send(self, tiles: Sequence[int]) -> None:
+        """Send tiles that were handed over, for the first time, or again since their worker died."""
+        futures = self._scattered([self._copies[tile] for tile in tiles])
+        handles = tuple(self._next_key("tile", tile) for tile in tiles)
+        self._tiles.update(zip(handles, (_Tile(future, None) for future in futures), strict=True))
+        self._at_once.append(TilesPredicted(tuple(tiles), handles))
+
+    def _scattered(self, arrays: list[AnyArray]) -> list[Future[Any]]:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                # Without hash=False two equal tiles, blank ones say, would be one.
+                futures: list[Future[Any]] = self._client.scatter(arrays, direct=True, hash=False)
+            except OSError:
+                # The worker that was chosen died, and the scheduler may not know it yet.
+                self._watch.look()
+                if pause > LONGEST_PAUSE_SECONDS:
+                    raise
+                sleep(pause)
+                pause *= 2
+            else:
+                return futures
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""
@@ -197,8 +220,9 @@ class RemoteExecutor:
         for waiting in self._waiting:
             waiting.clear()
         if self._client.status == "running":
-            self._client.cancel(futures)
-            self._shared.close()
+            with suppress(OSError):
+                self._client.cancel(futures)
+        self._shared.close()
 
     def _submit(self) -> None:
         while len(self._running) < self._most_tasks and (self._waiting[0] or self._waiting[1]):
@@ -244,6 +268,8 @@ class RemoteExecutor:
                 ]
                 if lost:
                     lost_tiles, lost_handles = zip(*lost, strict=True)
+                    for handle in lost_handles:
+                        del self._tiles[handle]
                     return [TilesLost(lost_tiles, lost_handles)]
                 return [UnitFailed(unit, attempt, self._reason(future))]
         raise TypeError(f"{instruction} has no outcome")
@@ -256,7 +282,10 @@ class RemoteExecutor:
             if future.status == "finished" and not isinstance(self._running[future], DeliverTiles)
         ]
         # A receipt that died with its worker is missing here: that unit is written again.
-        receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip") if written else {}
+        receipts: dict[str, UnitReceipt] = {}
+        if written:
+            with self._watch.talking():
+                receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip")
         return {written[int(number)]: receipt for number, receipt in receipts.items()}
 
     def _reason(self, future: Future[Any]) -> str:
@@ -264,23 +293,27 @@ class RemoteExecutor:
             return self._errors.reason_of(future.exception().with_traceback(future.traceback()))
         return f"the task {future.key} was {future.status}: its worker is gone"
 
-    def _hand_over_again(self, tiles: Sequence[int]) -> None:
-        """Send tiles whose worker died from the copies that were kept."""
-        arrays = {
-            handle[1]: tile.array  # type: ignore[index]
-            for handle, tile in self._tiles.items()
-            if tile.array is not None
-        }
-        again = [arrays[tile] for tile in tiles]
-        self._at_once.append(TilesPredicted(tuple(tiles), self._scatter(tiles, again)))
+    def _groups(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
+        """Put whole batches of tiles together to groups, each for one task."""
+        groups: list[tuple[int, ...]] = []
+        nbytes = GROUP_NBYTES
+        for batch in self._work.batches(tiles):
+            if nbytes >= GROUP_NBYTES:
+                groups.append(())
+                nbytes = 0
+            groups[-1] += batch
+            nbytes += sum(map(self._work.plan.tile_nbytes, batch))
+        return groups
 
     def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
         self._number += 1
         return f"tilewright-{what}-{self._run}", number, self._number
 
     def _count_threads(self) -> None:
-        threads = sum(self._client.nthreads().values())
-        self._most_tasks = max(self._most_tasks, TASKS_PER_THREAD * max(1, threads))
+        if self._watch.is_connected:
+            with self._watch.talking():
+                threads = sum(self._client.nthreads().values())
+            self._most_tasks = max(self._most_tasks, TASKS_PER_THREAD * max(1, threads))
 
 
 # What runs on a worker.
@@ -300,7 +333,8 @@ def _probe(name: str, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
 
 def _predict(names: _Names, tiles: tuple[int, ...]) -> list[AnyArray]:
     # Contiguous, so that neither the halo nor the batch is kept or sent.
-    return [np.ascontiguousarray(valid) for valid in _work(names).predict(tiles)]
+    work = _work(names)
+    return [np.ascontiguousarray(valid) for batch in work.batches(tiles) for valid in work.predict(batch)]
 
 
 def _produce(names: _Names, unit: int) -> UnitReceipt:

@@ -1,13 +1,66 @@
 """Nobody waits for a cluster that is gone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
 from distributed import Client
 
 from tilewright.errors import ClusterGoneError
 
+LOOK_SECONDS = 1.0
+"""How often a waiting loop looks whether the cluster is still there."""
+GRACE_SECONDS = 5.0
+"""How long a client may be without its scheduler before the run ends."""
 
-def raise_if_gone(client: Client) -> None:
-    """Raise ClusterGoneError where the client has lost its scheduler for good."""
-    if client.status in ("closed", "closing") or client.scheduler is None:
-        raise ClusterGoneError(
-            "the connection to the Dask scheduler is closed; what is written is complete, the rest is missing"
-        )
+
+class Watch:
+    """Tell whether a cluster is still there.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+
+    Raises
+    ------
+    ClusterGoneError
+        If it is closed already.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._away_since: float | None = None
+        self.look()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client has its scheduler now."""
+        return bool(self._client.status == "running")
+
+    def look(self) -> None:
+        """Raise ClusterGoneError where the scheduler is gone for good, or for too long."""
+        if self.is_connected:
+            self._away_since = None
+            return
+        self._away_since = self._away_since or monotonic()
+        is_closed = self._client.status in ("closed", "closing") or self._client.scheduler is None
+        if is_closed or monotonic() - self._away_since > GRACE_SECONDS:
+            raise gone()
+
+    @contextmanager
+    def talking(self) -> Iterator[None]:
+        """Say of a broken connection what it means, where the scheduler is what broke."""
+        try:
+            yield
+        except OSError as error:
+            if not self.is_connected:
+                raise gone() from error
+            raise
+
+
+def gone() -> ClusterGoneError:
+    """Return the error of a cluster that went away."""
+    return ClusterGoneError(
+        "the connection to the Dask scheduler is closed; what was written is complete, the rest is missing"
+    )

@@ -13,7 +13,6 @@ from tilewright.geometry import (
     AxisUnits,
     Region,
     element_count,
-    intersection,
     position_of,
     ranks_in,
 )
@@ -70,7 +69,7 @@ class WritePlan:
 
     # What is written.
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The extents of the output array."""
         return tuple(tiling.extent for tiling in self.tilings)
@@ -220,10 +219,6 @@ class WritePlan:
             ),
             self._tile_counts,
         )
-
-    def piece(self, tile: int, region: Region) -> Region:
-        """Return the part of a tile's valid region that lies in a region of the output."""
-        return intersection(self.valid_region(tile), region)
 
     def tile_nbytes(self, tile: int) -> int:
         """Return the bytes of a tile's valid region."""

@@ -9,6 +9,7 @@ goes through zarr's own pipeline. This is the one module that touches what zarr 
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numcodecs
@@ -58,7 +59,7 @@ class ObjectEncoder:
         """Whether the bytes are made here; else zarr's own pipeline makes them."""
         return self._encode_chunk is not None
 
-    @property
+    @cached_property
     def part_extents(self) -> tuple[int, ...]:
         """The extents of the arrays that `encode` takes: chunks, or whole objects where zarr encodes."""
         if self.is_direct:

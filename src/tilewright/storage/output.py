@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
@@ -14,6 +15,7 @@ from zarr.storage import LocalStore, MemoryStore
 from tilewright.errors import DestinationError, DestinationExistsError, GeometryError
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
+from tilewright.plan.dtypes import dtype_name
 from tilewright.storage.source import Source
 
 IF_EXISTS = ("fail", "overwrite")
@@ -78,7 +80,7 @@ class Output:
                 f"the destination {os.fspath(destination)!r} is a URL; pass a local path, or a zarr store that is "
                 "opened for it, such as zarr.storage.FsspecStore.from_url(...)"
             )
-        return cls(LocalStore(Path(destination).absolute()), group)
+        return cls(LocalStore(Path(destination).expanduser().absolute()), group)
 
     def __str__(self) -> str:
         return f"{self._folder or self.store}"
@@ -198,6 +200,27 @@ class Output:
             raise DestinationError(f"the output {folder} cannot be created: {existing} is a file, not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")
+
+
+def output_dtype(dtype: Any) -> str:
+    """Return the NumPy name of whatever names a data type.
+
+    Raises
+    ------
+    GeometryError
+        If it names none that can be stored.
+
+    Examples
+    --------
+    >>> output_dtype("<f4"), output_dtype(float)
+    ('float32', 'float64')
+    """
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        # What is not NumPy's, such as torch.float16, may have the same name.
+        name = str(dtype).rpartition(".")[2]
+    return dtype_name(name)
 
 
 def _version(options: OutputOptions) -> Any:

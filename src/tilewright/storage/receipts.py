@@ -46,17 +46,14 @@ class UnitReceipt:
         Their bytes, as encoded.
     seconds : StageSeconds
         Where the time went.
-    process : str
-        Which process wrote it.
     peak_memory_nbytes : int
-        The largest resident memory of that process so far.
+        The largest resident memory so far of the process that wrote it.
     """
 
     unit: int
     object_count: int
     stored_nbytes: int
     seconds: StageSeconds = field(default_factory=StageSeconds)
-    process: str = ""
     peak_memory_nbytes: int = 0
 
 

@@ -54,7 +54,13 @@ class _ArrayReader:
         if isinstance(window, dask.array.Array):
             # In this thread: the tasks around it are the parallelism, and this one already runs on a worker.
             window = window.compute(scheduler="synchronous")
-        return np.asarray(window)
+        return _owned(window)
+
+
+def _owned(window: Any) -> AnyArray:
+    """Return an array that a model may change: no view of the source, and no read-only memory."""
+    array = np.asarray(window)
+    return array if array.flags.owndata and array.flags.writeable else array.copy()
 
 
 @dataclass
@@ -70,7 +76,7 @@ class _FileReader:
         return self._opened
 
     def read(self, slices: _Slices) -> AnyArray:
-        return np.asarray(self.open()[slices])
+        return _owned(self.open()[slices])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -228,7 +234,10 @@ def open_source(source: Any, axes: str) -> Source:
     except SourceError:
         raise
     except Exception as error:
-        raise SourceError(f"could not open the source {name}: {error}") from error
+        raise SourceError(
+            f"could not open the source {name}: {error}; a file is TIFF (.tif, .tiff) or Zarr: load anything else "
+            "yourself, and pass the array"
+        ) from error
     try:
         image_axes = ImageAxes(axes, shape)
     except GeometryError as error:
@@ -240,7 +249,7 @@ def open_source(source: Any, axes: str) -> Source:
 
 def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = Path(source).expanduser()
         if "://" in os.fspath(source):
             raise SourceError(
                 f"the source {os.fspath(source)!r} is a URL; open it with zarr or dask.array and pass the array"
@@ -250,7 +259,9 @@ def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
         is_tiff = path.suffix.lower() in TIFF_SUFFIXES
         absolute = str(path.absolute())
         return str(path), path.absolute(), _TiffReader(absolute) if is_tiff else _ZarrReader(absolute)
-    if isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.filename is not None:
+    # What was changed in a copy-on-write map is in the memory of this process only.
+    is_file = isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.mode != "c"
+    if is_file and source.filename is not None:
         order = "C" if source.flags.c_contiguous else "F"
         reader = _MemmapReader(
             str(source.filename), dtype=source.dtype.str, shape=source.shape, offset=source.offset, order=order
@@ -263,6 +274,8 @@ def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
             raise SourceError(f"could not open the source {source}: {error}") from error
     if isinstance(source, zarr.Group):
         source = _full_resolution(source, str(source.store_path))
+    if hasattr(source, "detach"):
+        raise SourceError("a source is a path, or an array of Zarr, NumPy or Dask, got a tensor; pass tensor.numpy()")
     if not (hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")):
         raise SourceError(
             f"a source is a path, or an array of Zarr, NumPy or Dask, got {type(source).__name__}: {source!r:.80}"

@@ -1,7 +1,5 @@
 """A unit is written whole: each of its objects is filled from tiles, encoded once, put once; nothing is read back."""
 
-import os
-import socket
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,12 +24,13 @@ KEPT_NBYTES = 256 * 2**20
 class _Memory:
     """Pieces of memory of one size, each large enough for any unit, that finished units leave to the next ones."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, most_nbytes: int) -> None:
         self._nbytes = nbytes
-        self._kept: deque[AnyArray] = deque(maxlen=max(1, KEPT_NBYTES // nbytes))
+        self._most_nbytes = most_nbytes
+        self._kept: deque[AnyArray] = deque(maxlen=max(1, most_nbytes // nbytes))
 
-    def __reduce__(self) -> tuple[type["_Memory"], tuple[int]]:
-        return _Memory, (self._nbytes,)
+    def __reduce__(self) -> tuple[type["_Memory"], tuple[int, int]]:
+        return _Memory, (self._nbytes, self._most_nbytes)
 
     def take(self) -> AnyArray:
         try:
@@ -60,11 +59,12 @@ class UnitWriter:
     _memory: _Memory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        most_nbytes = min(KEPT_NBYTES, self.plan.peak_live_nbytes)
         largest = (
             -(-units.largest // stored) * stored
             for units, stored in zip(self.plan.units, self.plan.stored_extents, strict=True)
         )
-        object.__setattr__(self, "_memory", _Memory(prod(largest) * self.plan.itemsize))
+        object.__setattr__(self, "_memory", _Memory(prod(largest) * self.plan.itemsize, most_nbytes))
 
     @property
     def array(self) -> zarr.Array[Any]:
@@ -116,8 +116,7 @@ class UnitWriter:
             seconds.encode += middle - start
             seconds.put += perf_counter() - middle
             object_count += 1
-        process = f"{socket.gethostname()}:{os.getpid()}"
-        return UnitReceipt(unit, object_count, stored_nbytes, seconds, process, peak_memory_nbytes())
+        return UnitReceipt(unit, object_count, stored_nbytes, seconds, peak_memory_nbytes())
 
     def _is_inside(self, part: tuple[int, ...]) -> bool:
         """Tell whether a part holds an element of the image: the last shards reach beyond its end."""

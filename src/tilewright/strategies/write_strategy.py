@@ -44,13 +44,6 @@ class WriteStrategy(Protocol):
         """Wait for what is in flight, check that all of it is complete, and close; a second call does nothing."""
 
 
-def dataset_of(trainer: Any, dataloader_idx: int) -> Any:
-    """Return the dataset that a trainer predicts on."""
-    loaders = trainer.predict_dataloaders
-    loader = loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
-    return loader.dataset
-
-
 def datasets_of(trainer: Any) -> list[Any]:
     """Return the datasets of all data loaders of a trainer."""
     loaders = trainer.predict_dataloaders

@@ -17,10 +17,9 @@ from tilewright.execution.cluster import Placement, cluster_client
 from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run, describe_region
 from tilewright.plan import plan_for_tilings
-from tilewright.plan.dtypes import dtype_name
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.naming import zarr_output_names
-from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.output import Output, OutputOptions, output_dtype
 from tilewright.storage.unit_writer import UnitWriter
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.tiled_image import TiledImage, image_of_sample
@@ -101,7 +100,7 @@ class WriteTilesZarr:
         self.client = client
         self.chunks = chunks
         self.shards = shards
-        self.dtype = None if dtype is None else dtype_name(dtype)
+        self.dtype = None if dtype is None else output_dtype(dtype)
         self.options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
         Output.check_shards(shards, self.options)
         self.max_inflight_nbytes = max_inflight_nbytes
