@@ -984,6 +984,7 @@ def test_after_an_error_the_strategy_writes_a_new_run(
     client = None if executor is None else request.getfixturevalue(executor)
     clusters |= running_clusters()
     writer, dataset = tw.WriteTilesZarr(client, if_exists="overwrite"), dataset_of([IMAGE, IMAGE[:20]])
+    request.addfinalizer(writer.abort)
     items = list(dataset)
     hand_over(writer, dataset, tmp_path, items=items[:4])
     with pytest.raises((ModelOutputError, ValueError)):

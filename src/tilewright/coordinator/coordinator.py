@@ -4,7 +4,7 @@
 events give the same instructions. It remembers what is open; of what is done it keeps one bit per unit.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tilewright.coordinator.events import (
@@ -134,12 +134,21 @@ class Coordinator:
         held = {tile for tile, record in self._tiles.items() if record.state is TileState.HELD}
         return sorted(tiles - held)
 
+    def expects(self, tiles: Iterable[int]) -> bool:
+        """Tell whether one of these tiles was asked for, or offered, and is not there yet."""
+        records = (self._tiles.get(tile) for tile in tiles)
+        return any(record is not None and record.state is TileState.EXPECTED for record in records)
+
     def must_wait(self, nbytes: int) -> bool:
         """Tell whether a producer that nobody asked should wait before it hands over this many bytes more.
 
         It need not where nothing is under way: then only a further tile can free memory.
         """
-        return not self.is_idle and self.live_nbytes + nbytes > self.budget_nbytes
+        return not self.is_idle and self.is_over_budget(nbytes)
+
+    def is_over_budget(self, nbytes: int) -> bool:
+        """Tell whether this many bytes more would be more than the plan's figure."""
+        return self.live_nbytes + nbytes > self.budget_nbytes
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take in what happened, and return what is to be done.

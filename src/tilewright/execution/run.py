@@ -54,13 +54,23 @@ class Run:
     def hand_over(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> None:
         """Hand over the valid regions of tiles, and wait while as much is in flight as may be.
 
-        What comes twice is not taken again. The arrays may be read until their units are written: they must not be
-        changed.
+        What comes twice is not taken again. When this returns, the arrays are no longer needed.
         """
         self.advance()
-        while self.coordinator.must_wait(sum(array.nbytes for array in arrays)):
+        offered: dict[int, AnyArray] = {}
+        for tile, array in zip(tiles, arrays, strict=True):
+            ahead = sum(other.nbytes for other in offered.values())
+            if offered and self.coordinator.is_over_budget(ahead + array.nbytes):
+                self._offer(offered)
+                offered = {}
+            while self.coordinator.must_wait(array.nbytes):
+                self.advance(wait=True)
+            offered[tile] = array
+        self._offer(offered)
+        while self.coordinator.expects(tiles):
             self.advance(wait=True)
-        offered = dict(zip(tiles, arrays, strict=True))
+
+    def _offer(self, offered: dict[int, AnyArray]) -> None:
         instructions = self.coordinator.handle(TilesOffered(tuple(offered)))
         wanted = [instruction for instruction in instructions if isinstance(instruction, TakeTile)]
         self.executor.take(wanted, [offered[instruction.tile] for instruction in wanted])

@@ -1,6 +1,7 @@
 """A tile that travels carries all that is needed to put it back: where it lies, in which sample, and what to crop."""
 
 from collections.abc import Sequence
+from operator import index
 from typing import NamedTuple, Self
 
 from tilewright.errors import GeometryError
@@ -54,11 +55,12 @@ class TileInformation(_Fields):
         sample_id: int = 0,
     ) -> Self:
         """Check the fields against each other."""
-        shape = tuple(int(extent) for extent in array_shape)
+        shape = _whole_numbers("array_shape", array_shape)
         if len(shape) not in (3, 4) or min(shape) < 1:
             raise GeometryError(f"array_shape must be C(Z)YX, 3 or 4 extents of at least 1, got {shape}")
         crop = _intervals("overlap_crop_coords", overlap_crop_coords, len(shape) - 1)
         stitch = _intervals("stitch_coords", stitch_coords, len(shape) - 1)
+        (sample,) = _whole_numbers("sample_id", (sample_id,))
         for axis, extent in enumerate(shape[1:]):
             if stitch[axis][1] > extent:
                 raise GeometryError(
@@ -70,16 +72,27 @@ class TileInformation(_Fields):
                     f"overlap_crop_coords {crop[axis]} and stitch_coords {stitch[axis]} differ in extent on spatial "
                     f"axis {axis}"
                 )
-        if sample_id < 0:
-            raise GeometryError(f"sample_id must be at least 0, got {sample_id}")
-        return super().__new__(cls, shape, bool(last_tile), crop, stitch, int(sample_id))
+        if sample < 0:
+            raise GeometryError(f"sample_id must be at least 0, got {sample}")
+        return super().__new__(cls, shape, bool(last_tile), crop, stitch, sample)
+
+
+def _whole_numbers(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(index(value) for value in values)
+    except TypeError:
+        raise GeometryError(f"{name} must be made of whole numbers, got {values!r}") from None
 
 
 def _intervals(name: str, values: Sequence[Sequence[int]], count: int) -> tuple[Interval, ...]:
     # Collating and copying between processes may have turned tuples into lists.
-    intervals = tuple((int(start), int(stop)) for start, stop in values)
-    if len(intervals) != count:
-        raise GeometryError(f"{name} must have one (start, stop) for each of {count} spatial axes, got {intervals}")
+    try:
+        pairs = [_whole_numbers(name, pair) for pair in values]
+    except TypeError:
+        raise GeometryError(f"{name} must be (start, stop) pairs, got {values!r}") from None
+    intervals = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)
+    if len(intervals) != count or len(pairs) != count:
+        raise GeometryError(f"{name} must have one (start, stop) for each of {count} spatial axes, got {values!r}")
     if any(not 0 <= start < stop for start, stop in intervals):
         raise GeometryError(f"{name} must have 0 <= start < stop on every axis, got {intervals}")
     return intervals

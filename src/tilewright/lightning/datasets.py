@@ -69,6 +69,11 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
             # Refuse an overlap that does not fit now rather than in a data-loader worker.
             image.tilings(channels=1)
             first_sample += image.sample_count
+            if image.source.axes.channels != opened[0].axes.channels:
+                raise GeometryError(
+                    f"{source.name} has {image.source.axes.channels} channels, but {opened[0].name} has "
+                    f"{opened[0].axes.channels}: the tiles of a dataset go into common batches; make a dataset of each"
+                )
             images.append(image)
         self.images = tuple(images)
 
@@ -81,7 +86,8 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
             # Every step-th tile of all images: then the batches of all workers come in about the order of tiles.
             for tile in range((first - number) % step, count, step):
                 array, information = image.read_tile(tile)
-                yield torch.from_numpy(np.ascontiguousarray(array, dtype=self.dtype)), information
+                # A copy: whoever gets the tile may write into it.
+                yield torch.from_numpy(np.array(array, dtype=self.dtype, order="C")), information
             number += count
 
 

@@ -43,6 +43,8 @@ def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[str, str]]:
     >>> zarr_output_names([Path("/data/a/raw.tif"), Path("/data/b/raw.tif"), None])
     [('a/raw.zarr', ''), ('b/raw.zarr', ''), ('prediction.zarr', '2')]
     """
+    # One file by two names is one file, and "a/../b" lies beside "a".
+    paths = [None if path is None else Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     folders = {path: _folder_of(path) for path in paths if path is not None}
     common = Path(os.path.commonpath(folders.values())) if folders else Path()
     names: list[tuple[str, str]] = []

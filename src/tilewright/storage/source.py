@@ -299,5 +299,5 @@ def _full_resolution(node: Any, name: str) -> Any:
 def _path_of(source: Any) -> Path | None:
     if isinstance(source, zarr.Array):
         root = getattr(source.store, "root", None)
-        return Path(root) / source.path if root is not None else None
+        return (Path(root) / source.path).absolute() if root is not None else None
     return None

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.assemble import AnyArray
+from tilewright.errors import ModelOutputError
 
 FIELDS = ("array_shape", "last_tile", "overlap_crop_coords", "stitch_coords", "sample_id")
 
@@ -31,8 +32,10 @@ def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[A
     ------
     TypeError
         If neither has tile information.
+    ModelOutputError
+        If the prediction has too few axes, or is not made of numbers.
     ValueError
-        If there are more or fewer of one than of the other.
+        If there are more or fewer tiles than tile information.
     """
     tiles, infos = prediction, None
     for candidate in (prediction, batch):
@@ -49,6 +52,11 @@ def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[A
     if isinstance(tiles, tuple | list):
         raise TypeError("the prediction of a batch of tiles must be one tensor, or (tensor, list of TileInformation)")
     array = as_array(tiles)
+    if array.ndim < 4 or array.dtype.kind not in "buif":
+        raise ModelOutputError(
+            f"the prediction must be (batch, channel, (Z), Y, X), and only numbers are stored; got {array.dtype} of "
+            f"shape {array.shape}"
+        )
     if len(array) != len(infos):
         raise ValueError(f"there are {len(array)} predicted tiles, but tile information of {len(infos)}")
     return array, infos

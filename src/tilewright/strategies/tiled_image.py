@@ -107,12 +107,21 @@ class TiledImage:
                 region = plan.valid_region(tile)
                 expected = [part for part, name in zip(region, plan.axes, strict=True) if name in SPATIAL]
                 if list(map(tuple, information.stitch_coords)) == expected:
+                    self._check_crop(information, plan, tile)
                     return tile
         raise TileMismatchError(
             f"a tile of sample {information.sample_id} belongs at {tuple(information.stitch_coords)} of "
             f"{self.source.name}, but the tiles of its dataset of size {self.tile_size} with overlap {self.overlaps} "
             f"have {tuple(expected) or 'nothing'} there; predict with the tiles of this dataset"
         )
+
+    def _check_crop(self, information: Any, plan: WritePlan, tile: int) -> None:
+        crop = [part for part, name in zip(plan.crop_region(tile), plan.axes, strict=True) if name in SPATIAL]
+        if list(map(tuple, information.overlap_crop_coords)) != crop:
+            raise TileMismatchError(
+                f"the tile of {self.source.name} at {tuple(information.stitch_coords)} says that "
+                f"{tuple(information.overlap_crop_coords)} of it is kept, but its dataset keeps {tuple(crop)}"
+            )
 
     @property
     def _spatial(self) -> str:

@@ -16,7 +16,7 @@ from tilewright.errors import IncompleteImageError, ModelOutputError
 from tilewright.execution.cluster import Placement, cluster_client
 from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run, describe_region
-from tilewright.plan import plan_for_tilings
+from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.naming import zarr_output_names
 from tilewright.storage.output import Output, OutputOptions, output_dtype
@@ -121,6 +121,8 @@ class WriteTilesZarr:
     ) -> None:
         """Hand the tiles of one batch over to the cluster; waits while as much is in flight as may be.
 
+        When this returns, the prediction may be changed.
+
         Parameters
         ----------
         trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
@@ -137,10 +139,10 @@ class WriteTilesZarr:
         OSError
             If an output exists, or cannot be written.
         """
-        tiles, infos = tiles_and_information(prediction, batch)
         try:
             if self._opened is None:
                 self._open(trainer, Path(dirpath))
+            tiles, infos = tiles_and_information(prediction, batch)
             groups: dict[int, list[tuple[Any, AnyArray]]] = {}
             images = self._images[dataloader_idx]
             for tile, information in zip(tiles, infos, strict=True):
@@ -217,31 +219,34 @@ class WriteTilesZarr:
         if key in self._complete:
             # Tiles that came twice: the image has them.
             return
-        image_run = self._runs.get(key) or self._start(key, group[0][1])
-        image, run = image_run.image, image_run.run
-        plan = run.coordinator.plan
-        numbers, arrays = [], []
-        for information, tile in group:
+        image = self._images[key[0]][key[1]]
+        known = self._runs.get(key)
+        channels = group[0][1].shape[0] if known is None else known.run.coordinator.plan.channels
+        # All of this before the output is created, which may replace another one.
+        for _, tile in group:
             if tile.shape[1:] != image.tile_size:
                 raise ModelOutputError(
                     f"the tiles of {image.source.name} have the spatial size {image.tile_size}, but their prediction "
                     f"has {tile.shape[1:]}; the model must keep the spatial size"
                 )
-            if tile.shape[0] != plan.channels:
+            if tile.shape[0] != channels:
                 raise ModelOutputError(
                     f"the prediction of a tile of {image.source.name} has {tile.shape[0]} channels, that of its first "
-                    f"tile had {plan.channels}"
+                    f"tile had {channels}"
                 )
-            number = image.tile_of(information, plan)
-            numbers.append(number)
-            arrays.append(crop(tile, plan, number, information.overlap_crop_coords))
+        plan = self._plan(image, group[0][1]) if known is None else known.run.coordinator.plan
+        numbers = [image.tile_of(information, plan) for information, _ in group]
+        image_run = known or self._start(key, image, plan)
+        arrays = [
+            crop(tile, plan, number, information.overlap_crop_coords)
+            for number, (information, tile) in zip(numbers, group, strict=True)
+        ]
         self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
-        run.hand_over(numbers, arrays)
+        image_run.run.hand_over(numbers, arrays)
 
-    def _start(self, key: tuple[int, int], tile: AnyArray) -> _ImageRun:
-        image = self._images[key[0]][key[1]]
+    def _plan(self, image: TiledImage, tile: AnyArray) -> WritePlan:
         channels = tile.shape[0]
-        plan = plan_for_tilings(
+        return plan_for_tilings(
             image.source.axes.output_names(channels),
             self.dtype or np.dtype(tile.dtype).name,
             image.tilings(channels),
@@ -249,6 +254,8 @@ class WriteTilesZarr:
             shards=self.shards,
             window_nbytes=None if isinstance(self.max_inflight_nbytes, str) else self.max_inflight_nbytes,
         )
+
+    def _start(self, key: tuple[int, int], image: TiledImage, plan: WritePlan) -> _ImageRun:
         output = self._outputs[key]
         output.check_space(plan, self.options)
         array = output.create(plan, self.options)
