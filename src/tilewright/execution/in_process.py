@@ -84,9 +84,9 @@ class InProcessExecutor:
             happened.append(event)
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
-        """Queue tiles to be copied into the buffers of their units, before all else: that frees their batch."""
+        """Copy tiles into the buffers of their units, in the calling thread, while the lanes write."""
         for step in self._local.take(instructions, arrays):
-            self._queue(0, step)
+            self._happened.put(self._local.perform(step))
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""
