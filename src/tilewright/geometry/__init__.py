@@ -9,9 +9,8 @@ from tilewright.geometry.intervals import (
     element_count,
     extents_of,
     intersection,
-    relative_to,
 )
-from tilewright.geometry.product import position_of, rank_of, ranks_in
+from tilewright.geometry.product import position_of, ranks_in
 from tilewright.geometry.tile_information import TileInformation
 from tilewright.geometry.tiling import AxisTiling
 from tilewright.geometry.units import AxisUnits, cells_end_on_borders
@@ -27,7 +26,5 @@ __all__ = [
     "extents_of",
     "intersection",
     "position_of",
-    "rank_of",
     "ranks_in",
-    "relative_to",
 ]

@@ -29,17 +29,6 @@ def intersection(first: Region, second: Region) -> Region:
     return tuple((start, max(start, stop)) for start, stop in zip(starts, stops, strict=True))
 
 
-def relative_to(region: Region, origin: Region) -> Region:
-    """Return ``region`` in the coordinates of an array that holds ``origin``.
-
-    Examples
-    --------
-    >>> relative_to(((3, 4), (2, 5)), ((3, 9), (0, 5)))
-    ((0, 1), (2, 5))
-    """
-    return tuple((a - start, b - start) for (a, b), (start, _) in zip(region, origin, strict=True))
-
-
 def extents_of(region: Region) -> tuple[int, ...]:
     """Return the extent of a region on each axis.
 

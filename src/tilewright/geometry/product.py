@@ -31,20 +31,6 @@ def position_of(rank: int, counts: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(position))
 
 
-def rank_of(position: tuple[int, ...], counts: tuple[int, ...]) -> int:
-    """Return the rank in C order of the cell at this position.
-
-    Examples
-    --------
-    >>> rank_of((0, 1, 3), (2, 3, 4))
-    7
-    """
-    rank = 0
-    for index, count in zip(position, counts, strict=True):
-        rank = rank * count + index
-    return rank
-
-
 def ranks_in(ranges: tuple[range, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
     """Return the ranks of all cells of a box, in C order.
 

@@ -173,10 +173,6 @@ class WritePlan:
         """Return what a tile alone contributes, in coordinates of the output."""
         return tuple(tiling.valid(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
 
-    def read_region(self, tile: int) -> Region:
-        """Return what a tile sees, in coordinates of the output."""
-        return tuple(tiling.read(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
-
     def crop_region(self, tile: int) -> Region:
         """Return where the valid region lies inside the padded tile."""
         return tuple(tiling.crop(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))

@@ -86,11 +86,6 @@ class Output:
         return f"{self._folder or self.store}"
 
     @property
-    def array_path(self) -> str:
-        """The path of the array in the store."""
-        return f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
-
-    @property
     def is_only_here(self) -> bool:
         """Whether other processes cannot write it: it lies in the memory of this one."""
         return isinstance(self.store, MemoryStore)

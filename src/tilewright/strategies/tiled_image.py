@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import TileMismatchError
@@ -130,12 +130,6 @@ class TiledImage:
     def _sample_indices(self, sample: int) -> dict[str, int]:
         s, t = divmod(sample, self.source.axes.extent("T"))
         return {"S": s, "T": t}
-
-
-class TiledDataset(Protocol):
-    """What a writer needs to know of a dataset."""
-
-    images: Sequence[TiledImage]
 
 
 def image_of_sample(images: Sequence[TiledImage], sample_id: int) -> int:
