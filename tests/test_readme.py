@@ -55,7 +55,12 @@ def test_every_python_block_runs_in_order(
     assert prediction.shape == written.shape == names["shape"]
     # The two ways cut other tiles, so they agree up to what a network does at the border of a tile: nothing here.
     np.testing.assert_allclose(prediction[:], written[:], rtol=0, atol=1e-5)
-    assert capsys.readouterr().out.rstrip().endswith(blocks("text")[0].rstrip())
+    assert blocks("text")[0].rstrip() in capsys.readouterr().out
+    planes, planes_in_zarr = names["planes"], names["planes_in_zarr"]
+    assert planes.shape == planes_in_zarr.shape == (2, 1, 200, 220)
+    np.testing.assert_allclose(planes, planes_in_zarr[:], rtol=0, atol=1e-5)
+    assert np.loadtxt(tmp_path / "planes" / "second.txt").shape == (200, 220)
+    np.testing.assert_array_equal(names["stitched"], 2 * names["image"])
 
 
 def test_every_tilewright_command_runs(tmp_path: Path) -> None:

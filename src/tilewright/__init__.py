@@ -7,39 +7,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tilewright.datasets.images import get_sample_file_path
+    from tilewright.datasets.iterable import IterablePredDataset, IterableTiledPredDataset, collate_tiles
+    from tilewright.datasets.tiled_image import extract_tiles
     from tilewright.execution.report import Report
     from tilewright.geometry import TileInformation
-    from tilewright.lightning import IterableTiledPredDataset, PredictionWriterCallback, collate_tiles
+    from tilewright.lightning import PredictionWriterCallback
     from tilewright.plan import WritePlan, plan_write
     from tilewright.prediction import predict_to_zarr
-    from tilewright.strategies import WriteStrategy, WriteTilesZarr
+    from tilewright.stitching import stitch_prediction, stitch_prediction_single
+    from tilewright.storage.naming import create_write_file_path
+    from tilewright.storage.tiff import write_tiff
+    from tilewright.storage.zarr_image import write_zarr
+    from tilewright.strategies import CacheTiles, WriteImage, WriteStrategy, WriteTilesZarr, create_write_strategy
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CacheTiles",
+    "IterablePredDataset",
     "IterableTiledPredDataset",
     "PredictionWriterCallback",
     "Report",
     "TileInformation",
+    "WriteImage",
     "WritePlan",
     "WriteStrategy",
     "WriteTilesZarr",
     "collate_tiles",
+    "create_write_file_path",
+    "create_write_strategy",
+    "extract_tiles",
+    "get_sample_file_path",
     "plan_write",
     "predict_to_zarr",
+    "stitch_prediction",
+    "stitch_prediction_single",
+    "write_tiff",
+    "write_zarr",
 ]
 
 _HOMES = {
-    "IterableTiledPredDataset": "tilewright.lightning",
+    "CacheTiles": "tilewright.strategies",
+    "IterablePredDataset": "tilewright.datasets.iterable",
+    "IterableTiledPredDataset": "tilewright.datasets.iterable",
     "PredictionWriterCallback": "tilewright.lightning",
     "Report": "tilewright.execution.report",
     "TileInformation": "tilewright.geometry",
+    "WriteImage": "tilewright.strategies",
     "WritePlan": "tilewright.plan",
     "WriteStrategy": "tilewright.strategies",
     "WriteTilesZarr": "tilewright.strategies",
-    "collate_tiles": "tilewright.lightning",
+    "collate_tiles": "tilewright.datasets.iterable",
+    "create_write_file_path": "tilewright.storage.naming",
+    "create_write_strategy": "tilewright.strategies",
+    "extract_tiles": "tilewright.datasets.tiled_image",
+    "get_sample_file_path": "tilewright.datasets.images",
     "plan_write": "tilewright.plan",
     "predict_to_zarr": "tilewright.prediction",
+    "stitch_prediction": "tilewright.stitching",
+    "stitch_prediction_single": "tilewright.stitching",
+    "write_tiff": "tilewright.storage.tiff",
+    "write_zarr": "tilewright.storage.zarr_image",
 }
 
 

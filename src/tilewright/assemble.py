@@ -13,6 +13,16 @@ from tilewright.plan import WritePlan
 AnyArray = npt.NDArray[np.generic]
 
 
+def as_array(values: Any) -> AnyArray:
+    """Return a tensor or an array as a NumPy array; NumPy has no bfloat16, so that becomes float32."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+        values = values.numpy()
+    return np.asarray(values)
+
+
 def slices_of(region: Region) -> tuple[slice, ...]:
     """Return a region as slices.
 

@@ -44,5 +44,13 @@ class UnitGivenUpError(TilewrightError, RuntimeError):
     """A write unit that failed more often than it may."""
 
 
+class ImageWriteError(TilewrightError, RuntimeError):
+    """An image that is complete, but that could not be written."""
+
+
+class TilesGoneError(TilewrightError, ConnectionError):
+    """Tiles that died with the worker that held them."""
+
+
 class ClusterGoneError(TilewrightError, ConnectionError):
     """A Dask cluster that went away during a run."""

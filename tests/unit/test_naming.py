@@ -1,11 +1,15 @@
 """Each source of a run has one output, inside the output folder, and no two have the same."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
-from tilewright.errors import DestinationError
-from tilewright.storage.naming import source_stem, zarr_output_names
+import tilewright as tw
+from tilewright.errors import DestinationError, TileMismatchError
+from tilewright.storage.naming import output_names, source_stem, zarr_output_names
 
 
 def paths(*names: str | None) -> list[Path | None]:
@@ -13,7 +17,7 @@ def paths(*names: str | None) -> list[Path | None]:
 
 
 def folders(*names: str | None) -> list[str]:
-    return [folder for folder, _ in zarr_output_names(paths(*names))]
+    return [folder.as_posix() for folder, _ in zarr_output_names(paths(*names))]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +71,9 @@ def test_arrays_of_one_store_have_their_own_outputs_beside_each_other() -> None:
 
 def test_arrays_are_groups_by_their_index_among_all_images() -> None:
     assert zarr_output_names(paths(None, "/data/raw.tif", None)) == [
-        ("prediction.zarr", "0"),
-        ("raw.zarr", ""),
-        ("prediction.zarr", "2"),
+        (Path("prediction.zarr"), "0"),
+        (Path("raw.zarr"), ""),
+        (Path("prediction.zarr"), "2"),
     ]
 
 
@@ -110,3 +114,174 @@ def test_relative_and_absolute_paths_can_be_mixed(tmp_path: Path, monkeypatch: p
     # A Zarr array that was opened by a relative path knows no other.
     monkeypatch.chdir(tmp_path)
     assert folders("left/raw.zarr", str(tmp_path / "right" / "raw.tif")) == ["left/raw.zarr", "right/raw.zarr"]
+
+
+# --- Of files of any ending.
+
+
+def outputs(extension: str, *names: str | None) -> list[str]:
+    return [name.as_posix() for name in output_names(paths(*names), extension)]
+
+
+@pytest.mark.parametrize("extension", [".tiff", ".zarr", ".ome.tiff", ".npy"])
+def test_outputs_of_any_ending_keep_the_tree_below_the_common_folder(extension: str) -> None:
+    names = outputs(extension, "/data/mouse/1/a.b.tif", "/data/mouse/2/a.b.tif", "/data/fly.zarr/left")
+    assert names == [f"mouse/1/a.b{extension}", f"mouse/2/a.b{extension}", f"fly_left{extension}"]
+
+
+@pytest.mark.parametrize("extension", [".tiff", ".zarr"])
+def test_outputs_of_files_of_one_folder_have_no_tree(extension: str) -> None:
+    assert outputs(extension, "/data/deep/a.tif", "/data/deep/b.zarr") == [f"a{extension}", f"b{extension}"]
+
+
+def test_arrays_share_a_zarr_store_and_have_a_file_each_of_any_other_kind() -> None:
+    sources = (None, "/data/raw.tif", None)
+    assert outputs(".zarr", *sources) == ["prediction.zarr/0", "raw.zarr", "prediction.zarr/2"]
+    assert outputs(".tiff", *sources) == ["prediction_0.tiff", "raw.tiff", "prediction_2.tiff"]
+    assert outputs(".ome.zarr", *sources) == ["prediction_0.ome.zarr", "raw.ome.zarr", "prediction_2.ome.zarr"]
+
+
+def test_no_sources_have_no_outputs() -> None:
+    assert outputs(".tiff") == []
+
+
+@pytest.mark.parametrize("extension", [".tiff", ".zarr"])
+def test_two_files_of_one_output_are_refused_by_both_names(extension: str) -> None:
+    with pytest.raises(DestinationError, match="would both be written to") as caught:
+        outputs(extension, "/data/a/raw.tif", "/data/b/raw.tif", "/data/a/raw.zarr")
+    assert "/data/a/raw.tif and /data/a/raw.zarr" in str(caught.value)
+    assert f"a/raw{extension}" in str(caught.value)
+
+
+@pytest.mark.parametrize("order", [("/data/prediction_1.tif", None), (None, "/data/prediction_0.tif")])
+def test_a_file_with_the_name_of_an_array_is_refused_where_that_is_a_file_too(order: tuple[str | None, ...]) -> None:
+    with pytest.raises(DestinationError, match="would both be written to") as caught:
+        outputs(".tiff", *order)
+    for index, name in enumerate(order):
+        assert (name or f"array {index}") in str(caught.value)
+    assert len(outputs(".zarr", *order)) == 2
+
+
+def test_a_file_named_as_the_store_of_arrays_is_refused_for_zarr_only() -> None:
+    with pytest.raises(DestinationError, match=r"prediction\.tif and an array would share prediction\.zarr"):
+        outputs(".zarr", "/data/prediction.tif", None)
+    assert outputs(".tiff", "/data/prediction.tif", None) == ["prediction.tiff", "prediction_1.tiff"]
+
+
+@pytest.mark.parametrize("extension", [".tiff", ".zarr"])
+def test_no_output_lies_in_another_or_outside_the_folder(extension: str) -> None:
+    names = output_names(
+        paths("/data/raw.tif", "/data/raw/raw.tif", "/data/raw.zarr/x", None, "/data/here/../../other.tif"), extension
+    )
+    assert len(set(names)) == 5
+    for name in names:
+        assert not name.is_absolute()
+        assert ".." not in name.parts
+        assert not any(parent in names for parent in name.parents)
+
+
+# --- Of one file.
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    ("file", "extension", "name"),
+    [
+        ("/data/raw.tif", ".tiff", "raw.tiff"),
+        ("a.b.tif", ".tiff", "a.b.tiff"),
+        ("cells_v1.2.ome.tif", ".zarr", "cells_v1.2.ome.zarr"),
+        ("raw/with space.npy", ".ome.tiff", "with space.ome.tiff"),
+        ("raw.zarr/left", ".tiff", "raw_left.tiff"),
+        ("raw.zarr", ".zarr", "raw.zarr"),
+        ("no_ending", ".tiff", "no_ending.tiff"),
+        ("prediction_3", ".tiff", "prediction_3.tiff"),
+    ],
+)
+def test_a_file_is_written_under_its_name_in_the_folder(as_text: bool, file: str, extension: str, name: str) -> None:
+    kind: Any = str if as_text else Path
+    path = tw.create_write_file_path(kind("out/here"), kind(file), extension)
+    assert isinstance(path, Path)
+    assert path == Path("out/here") / name
+    assert path == tw.create_write_file_path(dirpath="out/here", file_path=file, write_extension=extension)
+
+
+@pytest.mark.parametrize("extension", ["tiff", "", ".", "tiff.", None, 3])
+def test_an_ending_without_its_dot_is_refused(extension: Any) -> None:
+    with pytest.raises(ValueError, match=r"write_extension must be .* with its dot") as caught:
+        tw.create_write_file_path("out", "raw.tif", extension)
+    assert repr(extension) in str(caught.value)
+
+
+# --- Of one sample.
+
+
+def tiff(path: Path, shape: tuple[int, ...]) -> Path:
+    tifffile.imwrite(path, np.zeros(shape, "uint8"), photometric="minisblack")
+    return path
+
+
+def both(sources: Any, axes: str) -> list[Any]:
+    """The two datasets of these sources."""
+    return [tw.IterablePredDataset(sources, axes), tw.IterableTiledPredDataset(sources, axes, (4, 4), (2, 2))]
+
+
+def test_each_of_several_files_of_one_sample_has_its_own_path(tmp_path: Path) -> None:
+    files = [tiff(tmp_path / f"{name}.tif", (5, 6)) for name in "abcd"]
+    for dataset in both(files, "YX"):
+        assert [tw.get_sample_file_path(dataset, sample) for sample in range(4)] == files
+
+
+def test_samples_and_frames_of_a_file_have_its_path(tmp_path: Path) -> None:
+    files = [tiff(tmp_path / f"{s}x{t}.tif", (s, 5, t, 6)) for s, t in ((2, 3), (1, 1), (1, 4), (5, 1))]
+    expected = [file for file, count in zip(files, (6, 1, 4, 5), strict=True) for _ in range(count)]
+    for dataset in both(files, "SYTX"):
+        assert [tw.get_sample_file_path(dataset, sample) for sample in range(16)] == expected
+
+
+def test_the_path_of_a_sample_is_that_of_the_file_it_was_read_from(tmp_path: Path) -> None:
+    files = [tmp_path / f"{value}.tif" for value in (3, 1, 2)]
+    for file in files:
+        tifffile.imwrite(file, np.full((2, 5, 6), int(file.stem), "uint8"), photometric="minisblack")
+    dataset, cut = both(files, "TYX")
+    for sample, number in dataset:
+        assert tw.get_sample_file_path(dataset, number).stem == str(int(sample[0, 0, 0]))
+    for tile, information in cut:
+        assert tw.get_sample_file_path(cut, information.sample_id).stem == str(int(tile[0, 0, 0]))
+
+
+def test_samples_of_arrays_have_the_name_of_their_image(tmp_path: Path) -> None:
+    file = tiff(tmp_path / "raw.tif", (2, 5, 6))
+    expected = ["prediction_0", "prediction_0", str(file), str(file), "prediction_2", "prediction_2"]
+    for dataset in both([np.zeros((2, 5, 6)), file, np.zeros((2, 5, 6))], "SYX"):
+        found = [tw.get_sample_file_path(dataset, sample) for sample in range(6)]
+        assert found == [Path(path) for path in expected]
+        names = [tw.create_write_file_path("", path, ".tiff").as_posix() for path in found[::2]]
+        # Both ways to a name lead to the same.
+        assert names == outputs(".tiff", None, str(file), None)
+
+
+def test_a_foreign_dataset_names_its_files_one_sample_each() -> None:
+    class Foreign:
+        data_files = ("raw/a.b.tif", Path("raw/c.tif"))
+
+    found = [tw.get_sample_file_path(Foreign(), sample) for sample in range(2)]
+    assert found == [Path("raw/a.b.tif"), Path("raw/c.tif")]
+    assert all(isinstance(path, Path) for path in found)
+
+
+def test_a_dataset_without_names_is_refused() -> None:
+    class Nameless:
+        pass
+
+    with pytest.raises(TypeError, match="Nameless has neither `images` nor `data_files`"):
+        tw.get_sample_file_path(Nameless(), 0)
+
+
+@pytest.mark.parametrize("sample", [-1, 4, 100])
+def test_a_sample_that_no_image_has_is_refused(sample: int) -> None:
+    class Foreign:
+        data_files = ("a.tif", "b.tif", "c.tif", "d.tif")
+
+    for dataset in [*both([np.zeros((3, 5, 6)), np.zeros((1, 5, 6))], "SYX"), Foreign()]:
+        with pytest.raises(TileMismatchError, match=f"no sample {sample} in the dataset"):
+            tw.get_sample_file_path(dataset, sample)

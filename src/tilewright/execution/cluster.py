@@ -41,13 +41,18 @@ def cluster_client(client: Client | None) -> Iterator[Client]:
     if client is None:
         with suppress(ValueError):
             client = default_client()
-    elif not isinstance(client, Client):
-        raise TypeError(f"client must be a distributed.Client, got {client!r}; pass distributed.Client(...) of it")
+    check_client(client)
     if client is not None:
         yield client
         return
     with open_embedded_cluster() as embedded:
         yield embedded
+
+
+def check_client(client: object) -> None:
+    """Raise TypeError for what is given as a client and is none."""
+    if client is not None and not isinstance(client, Client):
+        raise TypeError(f"client must be a distributed.Client, got {client!r}; pass distributed.Client(...) of it")
 
 
 @contextmanager
@@ -125,8 +130,13 @@ class Placement:
 
     @property
     def memory_nbytes(self) -> int:
-        """What the tiles may take where nobody says: half the memory that is free here, or that the workers have."""
-        if self._is_here:
-            return int(psutil.virtual_memory().available) // 2
-        limits = [worker["memory_limit"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values()]
-        return sum(limits) // 2 if limits and all(limits) else 2**63
+        """What the tiles may take where nobody says."""
+        return memory_for_tiles(self._client)
+
+
+def memory_for_tiles(client: Client) -> int:
+    """Return what tiles may take: half the memory that is free here, or that the workers have."""
+    if shares_memory(client):
+        return int(psutil.virtual_memory().available) // 2
+    limits = [worker["memory_limit"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+    return sum(limits) // 2 if limits and all(limits) else 2**63

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from time import sleep
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from tilewright.coordinator import (
     WriteUnit,
 )
 from tilewright.execution.executor import Errors
+from tilewright.execution.scatter import scatter
 from tilewright.execution.watch import LOOK_SECONDS, Watch
 from tilewright.execution.work import TilePrediction, Work
 from tilewright.plan import WritePlan
@@ -39,8 +39,6 @@ from tilewright.storage.receipts import UnitReceipt
 
 GROUP_NBYTES = 16 * 2**20
 """Tiles that are predicted by one task, batch by batch, give about as many bytes: a task costs some milliseconds."""
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 10.0
 TASKS_PER_THREAD = 3
 """Tasks that are submitted at a time: enough that no thread waits for the client, few enough to lose little."""
 
@@ -185,26 +183,10 @@ class RemoteExecutor:
 
     def _send(self, tiles: Sequence[int]) -> None:
         """Send tiles that were handed over, for the first time, or again since their worker died."""
-        futures = self._scattered([self._copies[tile] for tile in tiles])
+        futures = scatter(self._client, self._watch, [self._copies[tile] for tile in tiles])
         handles = tuple(self._next_key("tile", tile) for tile in tiles)
         self._tiles.update(zip(handles, (_Tile(future, None) for future in futures), strict=True))
         self._at_once.append(TilesPredicted(tuple(tiles), handles))
-
-    def _scattered(self, arrays: list[AnyArray]) -> list[Future[Any]]:
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                # Without hash=False two equal tiles, blank ones say, would be one.
-                futures: list[Future[Any]] = self._client.scatter(arrays, direct=True, hash=False)
-            except OSError:
-                # The worker that was chosen died, and the scheduler may not know it yet.
-                self._watch.look()
-                if pause > LONGEST_PAUSE_SECONDS:
-                    raise
-                sleep(pause)
-                pause *= 2
-            else:
-                return futures
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

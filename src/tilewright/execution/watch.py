@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 
 from distributed import Client
 
@@ -10,6 +10,8 @@ from tilewright.errors import ClusterGoneError
 
 LOOK_SECONDS = 1.0
 """How often a waiting loop looks whether the cluster is still there."""
+RECONNECT_SECONDS = 0.1
+"""How often one looks who can do nothing before it is."""
 GRACE_SECONDS = 5.0
 """How long a client may be without its scheduler before the run ends."""
 
@@ -47,6 +49,12 @@ class Watch:
         is_closed = self._client.status in ("closed", "closing") or self._client.scheduler is None
         if is_closed or monotonic() - self._away_since > GRACE_SECONDS:
             raise gone()
+
+    def wait_until_connected(self) -> None:
+        """Wait for a scheduler that may come back: whoever asked it for something now would wait for longer."""
+        while not self.is_connected:
+            self.look()
+            sleep(RECONNECT_SECONDS)
 
     @contextmanager
     def talking(self) -> Iterator[None]:

@@ -2,18 +2,33 @@
 
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 
-from tilewright.strategies.write_strategy import WriteStrategy
+from tilewright.strategies import WriteStrategy, create_write_strategy
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from tilewright.stitching import WriteFunc
+
+# Lightning comes as two packages that do not share their base classes, and the callback is one of each: what they do is
+# the same, so that the first of them serves the trainers of both.
+if TYPE_CHECKING or find_spec("lightning") is None:
+    _Writer = BasePredictionWriter
+else:
+
+    class _Writer(BasePredictionWriter, import_module("lightning.pytorch.callbacks").BasePredictionWriter):
+        """A prediction writer of both packages."""
 
 
-class PredictionWriterCallback(BasePredictionWriter):
-    """Write predictions while a trainer predicts.
+class PredictionWriterCallback(_Writer):
+    """Write predictions while a trainer predicts, of ``pytorch_lightning`` or of ``lightning.pytorch``.
 
     Parameters
     ----------
@@ -34,15 +49,35 @@ class PredictionWriterCallback(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.write_strategy = write_strategy
         self.writing_predictions = True
-        self.dirpath = Path(dirpath)
-        if not self.dirpath.is_absolute():
-            self.dirpath = Path.cwd() / self.dirpath
-            warnings.warn(
-                f"the relative prediction folder {str(dirpath)!r} is taken from the working directory: {self.dirpath}",
-                stacklevel=2,
-            )
+        self.dirpath = _absolute(dirpath)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    @classmethod
+    def from_write_func_params(
+        cls,
+        write_type: str,
+        tiled: bool,
+        write_func: "WriteFunc | None" = None,
+        write_extension: str | None = None,
+        write_func_kwargs: dict[str, Any] | None = None,
+        dirpath: Path | str = "predictions",
+        *,
+        client: "Client | None" = None,
+    ) -> "PredictionWriterCallback":
+        """Return a callback with the strategy for a kind of output.
+
+        Parameters
+        ----------
+        write_type, tiled, write_func, write_extension, write_func_kwargs, client
+            As in `create_write_strategy`.
+        dirpath : Path or str, default="predictions"
+            The folder of all outputs.
+        """
+        strategy = create_write_strategy(
+            write_type, tiled, write_func, write_extension, write_func_kwargs, client=client
+        )
+        return cls(strategy, _absolute(dirpath))
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Make the folder of the outputs before prediction."""
         super().setup(trainer, pl_module, stage)
         # Lightning cannot know which samples an iterable dataset yields, and nobody here asks it.
@@ -50,10 +85,17 @@ class PredictionWriterCallback(BasePredictionWriter):
         if stage == "predict" and self.writing_predictions:
             self.dirpath.mkdir(parents=True, exist_ok=True)
 
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let the strategy refuse datasets and outputs before anything is predicted."""
+        super().on_predict_start(trainer, pl_module)
+        prepare = getattr(self.write_strategy, "prepare", None)
+        if self.writing_predictions and prepare is not None:
+            prepare(trainer, self.dirpath)
+
     def write_on_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: Any,
+        pl_module: Any,
         prediction: Any,
         batch_indices: Sequence[int] | None,
         batch: Any,
@@ -73,16 +115,30 @@ class PredictionWriterCallback(BasePredictionWriter):
                 dirpath=self.dirpath,
             )
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait until all is written, check that it is complete, and say so."""
         super().on_predict_end(trainer, pl_module)
         if self.writing_predictions:
-            for report in self.write_strategy.finalize() or []:
+            finalize = getattr(self.write_strategy, "finalize", None)
+            for report in (finalize() if finalize is not None else None) or []:
                 rank_zero_info(str(report))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close what the strategy has opened; what is written stays."""
         super().on_exception(trainer, pl_module, exception)
         abort = getattr(self.write_strategy, "abort", None)
         if abort is not None:
             abort()
+
+
+def _absolute(dirpath: Path | str) -> Path:
+    """Return a folder that does not depend on the working directory, and warn where it did."""
+    path = Path(dirpath)
+    if not path.is_absolute():
+        path = Path.cwd() / path
+        warnings.warn(
+            f"the relative prediction folder {str(dirpath)!r} is taken from the working directory: {path}",
+            # Where the callback is made.
+            stacklevel=3,
+        )
+    return path

@@ -66,6 +66,11 @@ class ImageAxes:
         """The number of channels of the source; one where it has no axis C."""
         return self.extent("C")
 
+    @property
+    def sample_count(self) -> int:
+        """The number of samples; frames are samples too."""
+        return self.extent("S") * self.extent("T")
+
     def extent(self, name: str) -> int:
         """Return the extent of an axis; one where the source does not have it."""
         return self.shape[self.names.index(name)] if name in self.names else 1

@@ -25,13 +25,48 @@ def source_stem(path: Path) -> str:
     return "_".join([Path(store).stem, *(inside if inside != ["0"] else [])])
 
 
-def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[str, str]]:
-    """Return where the predictions of the images of a run go: a folder, relative to the output folder, and a group.
+def create_write_file_path(dirpath: Path | str, file_path: Path | str, write_extension: str) -> Path:
+    """Return where the prediction of a file goes.
+
+    Parameters
+    ----------
+    dirpath : Path or str
+        The folder of the output.
+    file_path : Path or str
+        The file that is predicted.
+    write_extension : str
+        The ending of the output, with its dot.
+
+    Raises
+    ------
+    ValueError
+        If the extension does not start with a dot.
+
+    Examples
+    --------
+    >>> create_write_file_path("out", "raw/a.b.tif", ".tiff").as_posix()
+    'out/a.b.tiff'
+    """
+    check_extension(write_extension)
+    return Path(dirpath) / f"{source_stem(Path(file_path))}{write_extension}"
+
+
+def check_extension(write_extension: str) -> None:
+    """Raise ValueError for what is no ending of a file."""
+    if not isinstance(write_extension, str) or not write_extension.startswith(".") or len(write_extension) < 2:
+        raise ValueError(f"write_extension must be the ending of a file with its dot, got {write_extension!r}")
+
+
+def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
+    """Return where the predictions of the images of a run go, relative to the output folder.
 
     Parameters
     ----------
     paths : sequence of Path or None
-        Where each source lies; None for an array.
+        Where each source lies; None for an array. Where they lie in different folders, the tree under their common
+        parent is kept.
+    extension : str
+        The ending of the outputs. Arrays share one Zarr store, and have a file of each other kind each.
 
     Raises
     ------
@@ -40,28 +75,55 @@ def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[str, str]]:
 
     Examples
     --------
-    >>> zarr_output_names([Path("/data/a/raw.tif"), Path("/data/b/raw.tif"), None])
-    [('a/raw.zarr', ''), ('b/raw.zarr', ''), ('prediction.zarr', '2')]
+    >>> paths = [Path("/data/a/raw.tif"), Path("/data/b/raw.tif"), None]
+    >>> [name.as_posix() for name in output_names(paths, ".zarr")]
+    ['a/raw.zarr', 'b/raw.zarr', 'prediction.zarr/2']
+    >>> [name.as_posix() for name in output_names(paths, ".tiff")]
+    ['a/raw.tiff', 'b/raw.tiff', 'prediction_2.tiff']
     """
     # One file by two names is one file, and "a/../b" lies beside "a".
     paths = [None if path is None else Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     folders = {path: _folder_of(path) for path in paths if path is not None}
     common = Path(os.path.commonpath(folders.values())) if folders else Path()
-    names: list[tuple[str, str]] = []
+    shared_store = Path(f"{ARRAY_SOURCE_NAME}.zarr")
+    names: list[Path] = []
     for index, path in enumerate(paths):
-        if path is None:
-            names.append((f"{ARRAY_SOURCE_NAME}.zarr", str(index)))
+        if path is not None:
+            names.append(create_write_file_path(folders[path].relative_to(common), path, extension))
+        elif extension == ".zarr":
+            names.append(shared_store / str(index))
         else:
-            names.append(((folders[path].relative_to(common) / f"{source_stem(path)}.zarr").as_posix(), ""))
+            names.append(Path(f"{ARRAY_SOURCE_NAME}_{index}{extension}"))
+    first_of: dict[Path, int] = {}
     for index, name in enumerate(names):
-        first = names.index(name)
+        first = first_of.setdefault(name, index)
         if first != index:
             raise DestinationError(
-                f"the sources {paths[first]} and {paths[index]} would both be written to {name[0]}; rename one of them"
+                f"the sources {_described(first, paths)} and {_described(index, paths)} would both be written to "
+                f"{name}; rename one of them"
             )
-        if name[1] and (name[0], "") in names:
-            raise DestinationError(f"the source {paths[names.index((name[0], ''))]} and an array would share {name[0]}")
+    if extension == ".zarr" and None in paths and shared_store in first_of:
+        raise DestinationError(
+            f"the source {_described(first_of[shared_store], paths)} and an array would share {shared_store}; rename "
+            "the file"
+        )
     return names
+
+
+def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[Path, str]]:
+    """Return the Zarr stores of the predictions of the images of a run, and the group in each.
+
+    Examples
+    --------
+    >>> [(store.as_posix(), group) for store, group in zarr_output_names([Path("/data/raw.tif"), None])]
+    [('raw.zarr', ''), ('prediction.zarr', '1')]
+    """
+    names = output_names(paths, ".zarr")
+    return [(name, "") if path else (name.parent, name.name) for path, name in zip(paths, names, strict=True)]
+
+
+def _described(index: int, paths: Sequence[Path | None]) -> str:
+    return str(paths[index] or f"array {index}")
 
 
 def _folder_of(path: Path) -> Path:

@@ -3,7 +3,8 @@
 import errno
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from zarr.abc.store import Store
@@ -63,6 +64,15 @@ def write_file(path: Path, parts: Sequence[Encoded]) -> int:
     except OSError as error:
         raise _named(error, str(path)) from error
     return nbytes
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in an error of the system: its temporary name would say nothing to the user."""
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, str(path)) from error
 
 
 def _named(error: OSError, name: str) -> OSError:

@@ -37,12 +37,15 @@ class OutputOptions:
         The version of the format.
     if_exists : {"fail", "overwrite"}
         What to do where the output exists.
+    names_dimensions : bool
+        Whether the axes of the plan are stored as the names of the dimensions; format 2 has none.
     """
 
     compressors: Any = "auto"
     fill_value: Any = 0
     zarr_format: int = 3
     if_exists: str = "fail"
+    names_dimensions: bool = True
 
     def __post_init__(self) -> None:
         if self.zarr_format not in (2, 3):
@@ -115,7 +118,7 @@ class Output:
                 f"the output {self} exists and is left as it is; choose another destination, or if_exists='overwrite' "
                 "to replace it"
             )
-        if self._folder is not None and not _is_zarr(self._folder):
+        if self._folder is not None and not is_zarr(self._folder):
             raise DestinationExistsError(
                 f"{self} exists and is no Zarr group or array, so it is not overwritten; choose another destination "
                 "or remove it yourself"
@@ -167,7 +170,7 @@ class Output:
             shards=plan.shards,
             compressors=options.compressors,
             fill_value=options.fill_value,
-            dimension_names=list(plan.axes.lower()) if options.zarr_format == 3 else None,
+            dimension_names=list(plan.axes.lower()) if options.names_dimensions and options.zarr_format == 3 else None,
             chunk_key_encoding={"name": "v2", "separator": "/"} if options.zarr_format == 2 else None,
         )
 
@@ -222,7 +225,8 @@ def _version(options: OutputOptions) -> Any:
     return options.zarr_format
 
 
-def _is_zarr(folder: Path) -> bool:
+def is_zarr(folder: Path) -> bool:
+    """Tell whether a folder is a Zarr group or array."""
     return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 

@@ -6,7 +6,7 @@ It travels to other processes as a description, and is opened there when it is f
 import mmap
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,9 @@ TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
 
 _Slices = tuple[slice, ...]
 
+ReadFunction = Callable[[Path, str], Any]
+"""What reads a file that is neither TIFF nor Zarr: from its path and its axes to an array, of NumPy, Zarr or Dask."""
+
 
 class _Reader(Protocol):
     """What gives the elements of a source."""
@@ -38,6 +41,9 @@ class _Reader(Protocol):
 
     def read(self, slices: _Slices) -> AnyArray:
         """Return a window."""
+
+    def close(self) -> None:
+        """Let go of what was opened; reading opens it again."""
 
 
 @dataclass
@@ -55,6 +61,9 @@ class _ArrayReader:
             # In this thread: the tasks around it are the parallelism, and this one already runs on a worker.
             window = window.compute(scheduler="synchronous")
         return _owned(window)
+
+    def close(self) -> None:
+        """Leave it: it belongs to the caller."""
 
 
 def _owned(window: Any) -> AnyArray:
@@ -78,6 +87,9 @@ class _FileReader:
     def read(self, slices: _Slices) -> AnyArray:
         return _owned(self.open()[slices])
 
+    def close(self) -> None:
+        self._opened = None
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
@@ -99,8 +111,31 @@ class _TiffReader(_FileReader):
         except ValueError:
             # Compressed or in pieces: its strips and tiles are the chunks of a read-only Zarr array.
             store = tifffile.imread(self.path, aszarr=True, level=0)
-            weakref.finalize(self, store.close)
-            return zarr.open(store, mode="r")
+            array = zarr.open(store, mode="r")
+            weakref.finalize(array, store.close)
+            return array
+
+
+@dataclass
+class _FunctionReader(_FileReader):
+    """A file that a function of the user reads: whole, unless what it returns is lazy."""
+
+    axes: str = ""
+    function: ReadFunction | None = None
+
+    def read(self, slices: _Slices) -> AnyArray:
+        return _ArrayReader(self.open()).read(slices)
+
+    def _open(self) -> Any:
+        if self.function is None:
+            raise TypeError("there is no function that reads the file")
+        array = self.function(Path(self.path), self.axes)
+        if not _is_array(array):
+            raise SourceError(
+                f"read_source_func must return an array of NumPy, Zarr or Dask, but for {self.path} it returned "
+                f"{type(array).__name__}"
+            )
+        return array
 
 
 @dataclass
@@ -147,6 +182,10 @@ class Source:
         """Whether other processes cannot read it: it lies in the memory of this one, and is not sent."""
         opened = self._reader.open()
         return isinstance(opened, zarr.Array) and isinstance(opened.store, MemoryStore)
+
+    def close(self) -> None:
+        """Let go of the file, and of what was read of it; the next read opens it again."""
+        self._reader.close()
 
     def read_window(self, window: Mapping[str, Interval]) -> AnyArray:
         """Return a window of one sample and frame.
@@ -205,7 +244,7 @@ class Source:
         return np.pad(read, padding, mode="reflect")
 
 
-def open_source(source: Any, axes: str) -> Source:
+def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = None) -> Source:
     """Open an image without reading it.
 
     Parameters
@@ -214,6 +253,8 @@ def open_source(source: Any, axes: str) -> Source:
         A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group with an array ``0``.
     axes : str
         Its axes, letters of ``STCZYX`` in its own order.
+    read_source_func : callable, optional
+        What reads a path: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
 
     Returns
     -------
@@ -227,13 +268,15 @@ def open_source(source: Any, axes: str) -> Source:
     GeometryError
         If the axes do not fit it.
     """
-    name, path, reader = _reader_of(source)
+    name, path, reader = _reader_of(source, axes, read_source_func)
     try:
         opened = reader.open()
         shape, dtype = tuple(int(extent) for extent in opened.shape), np.dtype(opened.dtype)
     except SourceError:
         raise
     except Exception as error:
+        if read_source_func is not None:
+            raise SourceError(f"read_source_func could not read the source {name}: {error!r}") from error
         raise SourceError(
             f"could not open the source {name}: {error}; a file is TIFF (.tif, .tiff) or Zarr: load anything else "
             "yourself, and pass the array"
@@ -247,7 +290,7 @@ def open_source(source: Any, axes: str) -> Source:
     return Source(image_axes, dtype, name, path, reader)
 
 
-def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
+def _reader_of(source: Any, axes: str, read_source_func: ReadFunction | None) -> tuple[str, Path | None, _Reader]:
     if isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
         if "://" in os.fspath(source):
@@ -258,6 +301,8 @@ def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
             raise SourceError(f"the source {path} does not exist")
         is_tiff = path.suffix.lower() in TIFF_SUFFIXES
         absolute = str(path.absolute())
+        if read_source_func is not None:
+            return str(path), path.absolute(), _FunctionReader(absolute, axes=axes, function=read_source_func)
         return str(path), path.absolute(), _TiffReader(absolute) if is_tiff else _ZarrReader(absolute)
     # What was changed in a copy-on-write map is in the memory of this process only.
     is_file = isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.mode != "c"
@@ -276,12 +321,16 @@ def _reader_of(source: Any) -> tuple[str, Path | None, _Reader]:
         source = _full_resolution(source, str(source.store_path))
     if hasattr(source, "detach"):
         raise SourceError("a source is a path, or an array of Zarr, NumPy or Dask, got a tensor; pass tensor.numpy()")
-    if not (hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")):
+    if not _is_array(source):
         raise SourceError(
             f"a source is a path, or an array of Zarr, NumPy or Dask, got {type(source).__name__}: {source!r:.80}"
         )
     root = _path_of(source)
     return str(root) if root else f"{type(source).__name__} of shape {source.shape}", root, _ArrayReader(source)
+
+
+def _is_array(values: Any) -> bool:
+    return hasattr(values, "shape") and hasattr(values, "dtype") and hasattr(values, "__getitem__")
 
 
 def _full_resolution(node: Any, name: str) -> Any:

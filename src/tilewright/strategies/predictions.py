@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from tilewright.assemble import AnyArray
+from tilewright.assemble import AnyArray, as_array
 from tilewright.errors import ModelOutputError
+from tilewright.geometry import TileInformation
 
 FIELDS = ("array_shape", "last_tile", "overlap_crop_coords", "stitch_coords", "sample_id")
 
 
-def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[Any]]:
+def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[TileInformation]]:
     """Return predicted tiles and where they belong.
 
     Parameters
@@ -40,7 +39,7 @@ def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[A
     tiles, infos = prediction, None
     for candidate in (prediction, batch):
         if isinstance(candidate, tuple | list) and len(candidate) >= 2 and _are_infos(candidate[1]):
-            infos = list(candidate[1])
+            infos = [_tile_information(info) for info in candidate[1]]
             if candidate is prediction:
                 tiles = candidate[0]
             break
@@ -62,14 +61,11 @@ def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[A
     return array, infos
 
 
-def as_array(values: Any) -> AnyArray:
-    """Return a tensor or an array as a NumPy array; NumPy has no bfloat16, so that becomes float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.float()
-        values = values.numpy()
-    return np.asarray(values)
+def _tile_information(info: Any) -> TileInformation:
+    """Return tile information, also where another library has its own class for it."""
+    if isinstance(info, TileInformation):
+        return info
+    return TileInformation(**{name: getattr(info, name) for name in FIELDS})
 
 
 def _are_infos(candidate: Any) -> bool:

@@ -43,8 +43,36 @@ class WriteStrategy(Protocol):
     def finalize(self) -> Any:
         """Wait for what is in flight, check that all of it is complete, and close; a second call does nothing."""
 
+    # A strategy may also have ``prepare(trainer, dirpath)``, which is called before anything is predicted, and
+    # ``abort()``, which is called where the prediction ends with an error.
 
-def datasets_of(trainer: Any) -> list[Any]:
-    """Return the datasets of all data loaders of a trainer."""
+
+def loaders_of(trainer: Any) -> list[Any]:
+    """Return the data loaders of a trainer, in the order of their ``dataloader_idx``."""
     loaders = trainer.predict_dataloaders
-    return [loader.dataset for loader in (loaders if isinstance(loaders, list | tuple) else [loaders])]
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+
+
+def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
+    """Return the datasets of all data loaders of a trainer.
+
+    Raises
+    ------
+    TypeError
+        If one is not of that type, and is not registered as such.
+    """
+    datasets = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
+    if not all(isinstance(dataset, dataset_type) for dataset in datasets):
+        raise TypeError(f"Prediction dataset is not `{dataset_type.__name__}`.")
+    return datasets
+
+
+def check_inflight(max_inflight_nbytes: int | str) -> None:
+    """Raise ValueError for what is no budget."""
+    if isinstance(max_inflight_nbytes, str):
+        if max_inflight_nbytes != "auto":
+            raise ValueError(f"max_inflight_nbytes must be a number of bytes or 'auto', got {max_inflight_nbytes!r}")
+    elif max_inflight_nbytes < 1:
+        raise ValueError(f"max_inflight_nbytes must be at least 1, got {max_inflight_nbytes}")

@@ -12,8 +12,11 @@ import zarr
 
 from tilewright.assemble import AnyArray, crop
 from tilewright.coordinator import Coordinator
+from tilewright.datasets.images import image_of_sample
+from tilewright.datasets.iterable import IterableTiledPredDataset
+from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import IncompleteImageError, ModelOutputError
-from tilewright.execution.cluster import Placement, cluster_client
+from tilewright.execution.cluster import Placement, check_client, cluster_client
 from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan, plan_for_tilings
@@ -22,8 +25,7 @@ from tilewright.storage.naming import zarr_output_names
 from tilewright.storage.output import Output, OutputOptions, output_dtype
 from tilewright.storage.unit_writer import UnitWriter
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.tiled_image import TiledImage, image_of_sample
-from tilewright.strategies.write_strategy import datasets_of
+from tilewright.strategies.write_strategy import check_inflight, datasets_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -93,10 +95,8 @@ class WriteTilesZarr:
         if_exists: str = "fail",
         max_inflight_nbytes: int | str = "auto",
     ) -> None:
-        if isinstance(max_inflight_nbytes, str) and max_inflight_nbytes != "auto":
-            raise ValueError(f"max_inflight_nbytes must be a number of bytes or 'auto', got {max_inflight_nbytes!r}")
-        if not isinstance(max_inflight_nbytes, str) and max_inflight_nbytes < 1:
-            raise ValueError(f"max_inflight_nbytes must be at least 1, got {max_inflight_nbytes}")
+        check_inflight(max_inflight_nbytes)
+        check_client(client)
         self.client = client
         self.chunks = chunks
         self.shards = shards
@@ -107,6 +107,13 @@ class WriteTilesZarr:
         self.reports: list[Report] = []
         self._opened: ExitStack | None = None
         self._forget()
+
+    def _forget(self) -> None:
+        self._opened = None
+        self._images: list[Sequence[TiledImage]] = []
+        self._outputs: dict[tuple[int, int], Output] = {}
+        self._runs: dict[tuple[int, int], _ImageRun] = {}
+        self._complete: set[tuple[int, int]] = set()
 
     def write_batch(
         self,
@@ -140,8 +147,7 @@ class WriteTilesZarr:
             If an output exists, or cannot be written.
         """
         try:
-            if self._opened is None:
-                self._open(trainer, Path(dirpath))
+            self.prepare(trainer, dirpath)
             tiles, infos = tiles_and_information(prediction, batch)
             groups: dict[int, list[tuple[Any, AnyArray]]] = {}
             images = self._images[dataloader_idx]
@@ -153,6 +159,40 @@ class WriteTilesZarr:
         except BaseException:
             self.abort()
             raise
+
+    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
+        """Check all outputs of the run before anything is predicted or created, and open the cluster.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            The trainer.
+        dirpath : Path or str
+            The folder of all outputs.
+
+        Raises
+        ------
+        TypeError
+            If a dataset is not tiled.
+        OSError
+            If an output exists, or two images would share one.
+        """
+        if self._opened is not None:
+            return
+        datasets = datasets_of(trainer, IterableTiledPredDataset)
+        self._images = [_tiled_images(dataset) for dataset in datasets]
+        keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
+        sources = [self._images[loader][index].source for loader, index in keys]
+        names = zarr_output_names([source.path for source in sources])
+        outputs = [Output.at(Path(dirpath) / folder, group) for folder, group in names]
+        for output, source in zip(outputs, sources, strict=True):
+            output.check(self.options, source)
+            # There may be more files than one process can have open.
+            source.close()
+        self._outputs = dict(zip(keys, outputs, strict=True))
+        self.reports = []
+        self._opened = ExitStack()
+        self._placement = self._opened.enter_context(Placement(self._opened.enter_context(cluster_client(self.client))))
 
     def finalize(self) -> list[Report]:
         """Wait until all that was handed over is written, and check that every image is complete.
@@ -189,31 +229,6 @@ class WriteTilesZarr:
             image_run.run.executor.close()
         if opened is not None:
             opened.close()
-
-    def _forget(self) -> None:
-        self._opened = None
-        self._images: list[Sequence[TiledImage]] = []
-        self._outputs: dict[tuple[int, int], Output] = {}
-        self._runs: dict[tuple[int, int], _ImageRun] = {}
-        self._complete: set[tuple[int, int]] = set()
-
-    def _open(self, trainer: Any, dirpath: Path) -> None:
-        """Check all outputs of the run before anything is created, and open the cluster."""
-        datasets = datasets_of(trainer)
-        for dataset in datasets:
-            if not getattr(dataset, "images", None) or not all(isinstance(i, TiledImage) for i in dataset.images):
-                raise TypeError("Prediction dataset is not `IterableTiledPredDataset`.")
-        self._images = [dataset.images for dataset in datasets]
-        keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
-        sources = [self._images[loader][index].source for loader, index in keys]
-        names = zarr_output_names([source.path for source in sources])
-        outputs = [Output.at(dirpath / folder, group) for folder, group in names]
-        for output, source in zip(outputs, sources, strict=True):
-            output.check(self.options, source)
-        self._outputs = dict(zip(keys, outputs, strict=True))
-        self.reports = []
-        self._opened = ExitStack()
-        self._placement = self._opened.enter_context(Placement(self._opened.enter_context(cluster_client(self.client))))
 
     def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]]) -> None:
         if key in self._complete:
@@ -304,3 +319,13 @@ class WriteTilesZarr:
             f"image {image.source.name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
             f"{self._outputs[key]}: {shown}{more}"
         )
+
+
+def _tiled_images(dataset: Any) -> Sequence[TiledImage]:
+    images: Sequence[TiledImage] = getattr(dataset, "images", ())
+    if not images or not all(isinstance(image, TiledImage) for image in images):
+        raise TypeError(
+            f"the tiles of a {type(dataset).__name__} are not known beforehand, so that no Zarr array can be planned "
+            "for them; use an IterableTiledPredDataset of tilewright, or CacheTiles"
+        )
+    return images

@@ -1,44 +1,38 @@
 """A tile that a data loader cuts and a tile that a writer expects are the same tile, because one object says so."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 from tilewright.assemble import AnyArray
-from tilewright.errors import TileMismatchError
+from tilewright.datasets.images import SourceImage
+from tilewright.errors import GeometryError, TileMismatchError
 from tilewright.geometry import AxisTiling, TileInformation, position_of
 from tilewright.plan import WritePlan
-from tilewright.plan.axes import SPATIAL
-from tilewright.storage.source import Source
+from tilewright.plan.axes import SPATIAL, per_spatial_axis
+from tilewright.storage.source import Source, open_source
 
 
 @dataclass(frozen=True)
-class TiledImage:
+class TiledImage(SourceImage):
     """One image of a dataset, and the tiles that it is cut into.
 
     Parameters
     ----------
     source : Source
         The image.
+    first_sample : int
+        The ``sample_id`` of its first sample.
     tile_size, overlaps : tuple of int
         Per spatial axis.
     borders : tuple of int
         Per spatial axis, the multiples on which valid regions end; ones for the compact layout.
-    first_sample : int
-        The ``sample_id`` of its first sample.
     """
 
-    source: Source
     tile_size: tuple[int, ...]
     overlaps: tuple[int, ...]
     borders: tuple[int, ...]
-    first_sample: int
-
-    @property
-    def sample_count(self) -> int:
-        """The number of samples; frames are samples too."""
-        return self.source.axes.extent("S") * self.source.axes.extent("T")
 
     @property
     def tiles_per_sample(self) -> int:
@@ -46,16 +40,32 @@ class TiledImage:
         return prod(tiling.count for tiling in self._spatial_tilings)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """C(Z)YX of one sample."""
-        axes = self.source.axes
-        return (axes.channels, *(axes.extent(name) for name in axes.spatial))
-
-    @property
     def _spatial_tilings(self) -> tuple[AxisTiling, ...]:
         axes = self.source.axes
         numbers = zip(axes.spatial, self.tile_size, self.overlaps, self.borders, strict=True)
         return tuple(AxisTiling(axes.extent(name), tile, overlap, border) for name, tile, overlap, border in numbers)
+
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        first_sample: int,
+        tile_size: Sequence[int],
+        overlaps: Sequence[int],
+        borders: Sequence[int] | None = None,
+    ) -> Self:
+        """Return an image with tiles that fit it, or raise GeometryError."""
+        spatial = source.axes.spatial
+        image = cls(
+            source,
+            first_sample,
+            per_spatial_axis("tile_size", tile_size, spatial),
+            per_spatial_axis("overlaps", overlaps, spatial),
+            per_spatial_axis("borders", borders or [1] * len(spatial), spatial),
+        )
+        # An overlap that does not fit is refused now rather than in a data-loader worker.
+        image.tilings(channels=1)
+        return image
 
     def tilings(self, channels: int) -> tuple[AxisTiling, ...]:
         """Return the tilings of the axes of an output of that many channels."""
@@ -71,7 +81,7 @@ class TiledImage:
         sample, rank = divmod(number, self.tiles_per_sample)
         axes = self.source.axes
         position = position_of(rank, tuple(tiling.count for tiling in self._spatial_tilings))
-        indices = dict(zip(axes.spatial, position, strict=True)) | self._sample_indices(sample)
+        indices = dict(zip(axes.spatial, position, strict=True)) | self.sample_indices(sample)
         names = "".join(name for name in axes.output_names(1) if name != "C")
         by_name = dict(zip(axes.spatial, self._spatial_tilings, strict=True))
         tilings = [by_name.get(name) or AxisTiling(axes.extent(name), 1, 0) for name in names]
@@ -96,7 +106,7 @@ class TiledImage:
         """
         sample = information.sample_id - self.first_sample
         coordinates = {name: stitch[0] for name, stitch in zip(self._spatial, information.stitch_coords, strict=False)}
-        coordinates |= self._sample_indices(sample)
+        coordinates |= self.sample_indices(sample)
         expected: Sequence[Any] = ()
         if 0 <= sample < self.sample_count and len(information.stitch_coords) == len(self._spatial):
             try:
@@ -127,27 +137,45 @@ class TiledImage:
     def _spatial(self) -> str:
         return self.source.axes.spatial
 
-    def _sample_indices(self, sample: int) -> dict[str, int]:
-        s, t = divmod(sample, self.source.axes.extent("T"))
-        return {"S": s, "T": t}
 
+def extract_tiles(
+    arr: Any, tile_size: Sequence[int], overlaps: Sequence[int]
+) -> Iterator[tuple[AnyArray, TileInformation]]:
+    """Cut an image into tiles that overlap, and of which the valid regions partition it.
 
-def image_of_sample(images: Sequence[TiledImage], sample_id: int) -> int:
-    """Return the index of the image that a sample belongs to.
+    Parameters
+    ----------
+    arr : array
+        SC(Z)YX, of NumPy, Zarr or Dask; only the window of a tile is read at a time.
+    tile_size, overlaps : sequence of int
+        Per spatial axis, in the order (Z)YX.
+
+    Yields
+    ------
+    tile : array
+        C(Z)YX, always of the full size: where the image is smaller it is padded by reflection.
+    tile_information : TileInformation
+        Where the tile comes from, and what of it is kept. ``sample_id`` is the index along S.
 
     Raises
     ------
-    TileMismatchError
-        If there is no such sample.
+    GeometryError
+        If the array is not SC(Z)YX, or the tiles or overlaps do not fit it.
+
+    Notes
+    -----
+    Samples come in order, and their tiles in C order. The last tile of an axis is shifted back so that it ends where
+    the axis ends, and keeps all from where the one before it stops.
+
+    Examples
+    --------
+    >>> arr = np.arange(35 * 32).reshape(1, 1, 35, 32)
+    >>> [information.stitch_coords[0] for _, information in extract_tiles(arr, (32, 32), (24, 0))]
+    [(0, 20), (20, 35)]
     """
-    low, high = 0, len(images)
-    while low < high:
-        middle = (low + high) // 2
-        image = images[middle]
-        if sample_id < image.first_sample:
-            high = middle
-        elif sample_id >= image.first_sample + image.sample_count:
-            low = middle + 1
-        else:
-            return middle
-    raise TileMismatchError(f"there is no sample {sample_id} in the dataset of {len(images)} images")
+    names = {4: "SCYX", 5: "SCZYX"}.get(len(arr.shape))
+    if names is None:
+        raise GeometryError(f"the array must be SC(Z)YX, with 4 or 5 axes, got the shape {tuple(arr.shape)}")
+    source = open_source(arr, names)
+    image = TiledImage.of(source, 0, tile_size, overlaps)
+    return (image.read_tile(number) for number in range(image.sample_count * image.tiles_per_sample))

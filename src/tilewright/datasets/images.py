@@ -1,0 +1,162 @@
+"""Samples are counted through all images of a dataset, so that a number says which image, and which sample of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tilewright.assemble import AnyArray
+from tilewright.errors import TileMismatchError
+from tilewright.storage.naming import ARRAY_SOURCE_NAME
+from tilewright.storage.source import Source
+
+
+class DatasetImage(Protocol):
+    """What a writer must know of an image."""
+
+    @property
+    def name(self) -> str:
+        """How to name it in messages."""
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies; None for an array."""
+
+    @property
+    def first_sample(self) -> int:
+        """The ``sample_id`` of its first sample."""
+
+    @property
+    def sample_count(self) -> int:
+        """The number of its samples."""
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image of a dataset.
+
+    Parameters
+    ----------
+    source : Source
+        The image.
+    first_sample : int
+        The ``sample_id`` of its first sample.
+    """
+
+    source: Source
+    first_sample: int
+
+    @property
+    def name(self) -> str:
+        """How to name it in messages."""
+        return self.source.name
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies; None for an array."""
+        return self.source.path
+
+    @property
+    def sample_count(self) -> int:
+        """The number of samples; frames are samples too."""
+        return self.source.axes.sample_count
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """C(Z)YX of one sample."""
+        axes = self.source.axes
+        return (axes.channels, *(axes.extent(name) for name in axes.spatial))
+
+    def read_sample(self, sample: int) -> AnyArray:
+        """Return a whole sample, C(Z)YX."""
+        return self.source.read_window({name: (at, at + 1) for name, at in self.sample_indices(sample).items()})
+
+    def sample_indices(self, sample: int) -> dict[str, int]:
+        """Return the index of a sample along S and along T."""
+        s, t = divmod(sample, self.source.axes.extent("T"))
+        return {"S": s, "T": t}
+
+
+@dataclass(frozen=True)
+class FileOfOneSample:
+    """A file of a dataset that is none of ours: all that is known of it is its path."""
+
+    path: Path
+    first_sample: int
+    sample_count: int = 1
+
+    @property
+    def name(self) -> str:
+        """How to name it in messages."""
+        return str(self.path)
+
+
+def images_of(dataset: Any) -> Sequence[DatasetImage]:
+    """Return the images of a dataset.
+
+    Parameters
+    ----------
+    dataset : dataset
+        One with ``images``, or a foreign one with ``data_files``: paths of files of one sample each, in their order.
+
+    Raises
+    ------
+    TypeError
+        If it has neither.
+    """
+    images: Sequence[DatasetImage] | None = getattr(dataset, "images", None)
+    if images is not None:
+        return images
+    files = getattr(dataset, "data_files", None)
+    if files is None:
+        raise TypeError(
+            f"the dataset {type(dataset).__name__} has neither `images` nor `data_files`, so its samples have no "
+            "names; give it `data_files`, a list of the paths of files of one sample each"
+        )
+    return [FileOfOneSample(Path(file), number) for number, file in enumerate(files)]
+
+
+def image_of_sample(images: Sequence[DatasetImage], sample_id: int) -> int:
+    """Return the index of the image that a sample belongs to.
+
+    Raises
+    ------
+    TileMismatchError
+        If there is no such sample.
+    """
+    low, high = 0, len(images)
+    while low < high:
+        middle = (low + high) // 2
+        image = images[middle]
+        if sample_id < image.first_sample:
+            high = middle
+        elif sample_id >= image.first_sample + image.sample_count:
+            low = middle + 1
+        else:
+            return middle
+    raise TileMismatchError(f"there is no sample {sample_id} in the dataset of {len(images)} images")
+
+
+def get_sample_file_path(dataset: Any, sample_id: int) -> Path:
+    """Return the path of the file that a sample comes from.
+
+    Parameters
+    ----------
+    dataset : IterablePredDataset or IterableTiledPredDataset
+        The dataset.
+    sample_id : int
+        Counts the samples of the whole dataset in order.
+
+    Returns
+    -------
+    Path
+        Of the file, or ``prediction_<index of the image>`` where the source is an array.
+
+    Raises
+    ------
+    TileMismatchError
+        If the dataset has no such sample.
+    """
+    images = images_of(dataset)
+    index = image_of_sample(images, sample_id)
+    return images[index].path or Path(f"{ARRAY_SOURCE_NAME}_{index}")

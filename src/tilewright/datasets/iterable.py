@@ -1,0 +1,196 @@
+"""A dataset yields each sample, or each tile of it, once, whatever the number of data-loader workers.
+
+Only what is yielded is read, and a file that has been read is let go of.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+from tilewright.assemble import AnyArray
+from tilewright.datasets.images import SourceImage
+from tilewright.datasets.tiled_image import TiledImage
+from tilewright.errors import GeometryError
+from tilewright.geometry import TileInformation
+from tilewright.plan.axes import per_spatial_axis
+from tilewright.storage.source import ReadFunction, Source, open_source
+
+
+class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
+    """Whole samples of images, each with its number.
+
+    Parameters
+    ----------
+    sources : source, or list of sources
+        Paths of TIFF files or Zarr arrays, or arrays of Zarr, NumPy or Dask; all have the same axes.
+    axes : str
+        The axes of each source in its own order, letters of ``STCZYX``.
+    read_source_func : callable, optional
+        What reads a path of any other kind: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
+    dtype : str, default="float32"
+        The data type of what is yielded.
+
+    Attributes
+    ----------
+    images : tuple of SourceImage
+        The images in order; their samples are counted through all of them.
+
+    Raises
+    ------
+    SourceError
+        If a source cannot be opened. It names the source.
+    GeometryError
+        If the axes do not fit a source.
+
+    Notes
+    -----
+    Yields ``(sample, sample_id)``: a tensor C(Z)YX, and an int. Samples of different extents need batches of one.
+    """
+
+    def __init__(
+        self, sources: Any, axes: str, *, read_source_func: ReadFunction | None = None, dtype: str = "float32"
+    ) -> None:
+        opened = _open_all(sources, axes, read_source_func)
+        self.axes = axes
+        self.dtype = np.dtype(dtype)
+        self.images = tuple(
+            SourceImage(source, first) for source, first in zip(opened, _first_samples(opened), strict=True)
+        )
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+        for image in self.images:
+            # Also where whoever reads stops early.
+            with closing(image.source):
+                for sample in _share_of_worker(image.first_sample, image.sample_count):
+                    yield _as_tensor(image.read_sample(sample), self.dtype), image.first_sample + sample
+
+
+class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformation]]):
+    """The tiles of images, with what is needed to put their predictions together again.
+
+    Parameters
+    ----------
+    sources : source, or list of sources
+        Paths of TIFF files or Zarr arrays, or arrays of Zarr, NumPy or Dask; all have the same axes.
+    axes : str
+        The axes of each source in its own order, letters of ``STCZYX``.
+    tile_size, overlaps : sequence of int
+        Per spatial axis, in the order (Z)YX.
+    borders : sequence of int, optional
+        Per spatial axis, what valid regions end on multiples of. Where not given, tiles are as few as can be.
+    read_source_func : callable, optional
+        What reads a path of any other kind: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
+        Where it returns NumPy, one whole file at a time is held by each data-loader worker.
+    dtype : str, default="float32"
+        The data type of the tiles.
+
+    Attributes
+    ----------
+    images : tuple of TiledImage
+        The images in order; their samples are counted through all of them.
+
+    Raises
+    ------
+    SourceError
+        If a source cannot be opened. It names the source.
+    GeometryError
+        If axes, tiles or overlaps do not fit.
+    """
+
+    def __init__(
+        self,
+        sources: Any,
+        axes: str,
+        tile_size: Sequence[int],
+        overlaps: Sequence[int],
+        *,
+        borders: Sequence[int] | None = None,
+        read_source_func: ReadFunction | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        opened = _open_all(sources, axes, read_source_func)
+        spatial = opened[0].axes.spatial
+        self.tile_size = per_spatial_axis("tile_size", tile_size, spatial)
+        self.overlaps = per_spatial_axis("overlaps", overlaps, spatial)
+        self.borders = per_spatial_axis("borders", borders or [1] * len(spatial), spatial)
+        self.axes = axes
+        self.dtype = np.dtype(dtype)
+        self.images = tuple(
+            TiledImage.of(source, first, self.tile_size, self.overlaps, self.borders)
+            for source, first in zip(opened, _first_samples(opened), strict=True)
+        )
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, TileInformation]]:
+        number = 0
+        for image in self.images:
+            count = image.sample_count * image.tiles_per_sample
+            with closing(image.source):
+                for tile in _share_of_worker(number, count):
+                    array, information = image.read_tile(tile)
+                    yield _as_tensor(array, self.dtype), information
+            number += count
+
+
+def collate_tiles(batch: Sequence[tuple[Any, TileInformation]]) -> tuple[Any, list[TileInformation]]:
+    """Put tiles to a batch, and leave their tile information a list.
+
+    Parameters
+    ----------
+    batch : sequence of (tile, TileInformation)
+        What the dataset yields.
+
+    Returns
+    -------
+    tiles : tensor
+        (B, C, (Z), Y, X).
+    infos : list of TileInformation
+        One per tile.
+    """
+    tiles, infos = zip(*batch, strict=True)
+    return default_collate(list(tiles)), list(infos)
+
+
+def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[Source]:
+    if read_source_func is not None and not callable(read_source_func):
+        raise TypeError(f"read_source_func must be a function of a path and axes, got {read_source_func!r}")
+    opened = []
+    for source in sources if isinstance(sources, list | tuple) else [sources]:
+        opened.append(open_source(source, axes, read_source_func))
+        # There may be more files than one process can have open, or hold.
+        opened[-1].close()
+    if not opened:
+        raise GeometryError("the dataset has no sources")
+    for source in opened:
+        if source.axes.channels != opened[0].axes.channels:
+            raise GeometryError(
+                f"{source.name} has {source.axes.channels} channels, but {opened[0].name} has "
+                f"{opened[0].axes.channels}: what a dataset yields goes into common batches; make a dataset of each"
+            )
+    return opened
+
+
+def _first_samples(sources: Sequence[Source]) -> list[int]:
+    """Return the number of the first sample of each source."""
+    first = [0]
+    for source in sources[:-1]:
+        first.append(first[-1] + source.axes.sample_count)
+    return first
+
+
+def _share_of_worker(number: int, count: int) -> range:
+    """Return which of ``count`` things this data-loader worker yields, the first of which is ``number`` of all.
+
+    Every n-th of all, so that the batches of all workers come in about the order of the things.
+    """
+    worker = get_worker_info()
+    first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+    return range((first - number) % step, count, step)
+
+
+def _as_tensor(array: AnyArray, dtype: np.dtype[np.generic]) -> torch.Tensor:
+    # A copy: whoever gets it may write into it.
+    return torch.from_numpy(np.array(array, dtype=dtype, order="C"))

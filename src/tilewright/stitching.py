@@ -1,0 +1,413 @@
+"""An image is stitched from the valid regions of its tiles: each element from a tile, or an error counts what misses.
+
+Nothing is blended and nothing is filled in. An image that is stitched lazily stitches a chunk when it is looked at, and
+fetches only the tiles of that chunk.
+"""
+
+import uuid
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise, product
+from math import prod
+from operator import sub
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+from dask.delayed import Delayed, delayed
+
+from tilewright.assemble import AnyArray, as_array, slices_of
+from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
+from tilewright.geometry import Region, TileInformation, element_count, extents_of, intersection
+from tilewright.storage.lazy_image import is_lazy
+
+LAZY_CHUNK_NBYTES = 32 * 2**20
+"""About what a chunk of a lazily stitched image takes; one tile may take more."""
+
+FETCH_NBYTES = 8 * 2**20
+"""About as many bytes of tiles are fetched at once."""
+
+Fetch = Callable[[Sequence[Any]], Sequence[AnyArray]]
+WriteFunc = Callable[..., Any]
+"""What writes an image: called with ``file_path``, ``img``, and further keywords."""
+
+
+def stitch_prediction_single(tiles: Sequence[Any], tile_infos: Sequence[TileInformation]) -> AnyArray:
+    """Stitch the tiles of one sample together.
+
+    Parameters
+    ----------
+    tiles : sequence of array or tensor
+        C(Z)YX or (1, C, (Z), Y, X) each, in any order.
+    tile_infos : sequence of TileInformation
+        One per tile, all of the same sample.
+
+    Returns
+    -------
+    array
+        (1, C, (Z), Y, X), in the data type of the tiles.
+
+    Raises
+    ------
+    IncompleteImageError
+        If elements are covered by no tile. It says which sample misses how many.
+    GeometryError
+        If the tiles are of several samples, or do not fit their tile information.
+
+    Examples
+    --------
+    >>> first = TileInformation((1, 2, 3), False, ((0, 2), (0, 2)), ((0, 2), (0, 2)), 0)
+    >>> last = TileInformation((1, 2, 3), True, ((0, 2), (1, 2)), ((0, 2), (2, 3)), 0)
+    >>> tiles = [np.array([[[1, 2], [3, 4]]]), np.array([[[0, 9], [0, 9]]])]
+    >>> stitch_prediction_single(tiles, [first, last]).tolist()
+    [[[[1, 2, 9], [3, 4, 9]]]]
+    """
+    _check_counts(tiles, tile_infos)
+    samples = sorted({information.sample_id for information in tile_infos})
+    if len(samples) > 1:
+        raise GeometryError(f"the tiles are of the samples {samples}, not of one; use stitch_prediction")
+    return stitch_prediction(tiles, tile_infos)[0]
+
+
+def stitch_prediction(tiles: Sequence[Any], tile_infos: Sequence[TileInformation]) -> list[AnyArray]:
+    """Stitch the tiles of several samples together.
+
+    Parameters
+    ----------
+    tiles : sequence of array or tensor
+        C(Z)YX or (1, C, (Z), Y, X) each, in any order.
+    tile_infos : sequence of TileInformation
+        One per tile.
+
+    Returns
+    -------
+    list of array
+        One (1, C, (Z), Y, X) per sample, in the order of ``sample_id``, in the data type of the tiles.
+
+    Raises
+    ------
+    IncompleteImageError
+        If elements of a sample are covered by no tile. It says which sample misses how many.
+    GeometryError
+        If tiles do not fit their tile information.
+    """
+    _check_counts(tiles, tile_infos)
+    samples: dict[int, list[tuple[AnyArray, TileInformation]]] = defaultdict(list)
+    for tile, information in zip(tiles, tile_infos, strict=True):
+        samples[information.sample_id].append((_without_batch(as_array(tile), information), information))
+    images = []
+    for sample, placed in sorted(samples.items()):
+        shapes = sorted({information.array_shape[1:] for _, information in placed})
+        if len(shapes) > 1:
+            raise GeometryError(f"the tiles of sample {sample} are of images of different extents: {shapes}")
+        whole = tuple((0, extent) for extent in shapes[0])
+        images.append(stitch_region(whole, placed, f"sample {sample}")[np.newaxis])
+    return images
+
+
+def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformation]], name: str) -> AnyArray:
+    """Stitch a region of a sample together.
+
+    Parameters
+    ----------
+    region : Region
+        Which, (Z)YX.
+    tiles : iterable of (array, TileInformation)
+        Tiles, C(Z)YX, that reach into it; more do no harm.
+    name : str
+        How to name the sample in messages.
+
+    Returns
+    -------
+    array
+        C(Z)YX.
+
+    Raises
+    ------
+    IncompleteImageError
+        If elements are covered by no tile.
+    GeometryError
+        If the tile is smaller than what is kept of it.
+    ModelOutputError
+        If the tiles have different channels or data types.
+    """
+    covered = np.zeros(extents_of(region), bool)
+    stitched: AnyArray | None = None
+    for tile, information in tiles:
+        stitch, crop = information.stitch_coords, information.overlap_crop_coords
+        if any(stop > extent for (_, stop), extent in zip(crop, tile.shape[1:], strict=True)):
+            raise GeometryError(
+                f"{crop} of a tile of {name} is kept, but its prediction has the extents {tile.shape[1:]}"
+            )
+        if stitched is None:
+            stitched = np.empty((len(tile), *covered.shape), tile.dtype)
+        if (len(tile), tile.dtype) != (len(stitched), stitched.dtype):
+            raise ModelOutputError(
+                f"the tile at {stitch} of {name} has {len(tile)} channels of {tile.dtype}, others have {len(stitched)} "
+                f"of {stitched.dtype}"
+            )
+        shared = intersection(region, stitch)
+        into = slices_of(_relative(shared, [start for start, _ in region]))
+        offsets = [start - first for (start, _), (first, _) in zip(stitch, crop, strict=True)]
+        stitched[(slice(None), *into)] = tile[(slice(None), *slices_of(_relative(shared, offsets)))]
+        covered[into] = True
+    missing = covered.size - int(np.count_nonzero(covered))
+    if missing or stitched is None:
+        raise IncompleteImageError(
+            f"{name} misses {missing} elements of {covered.size}: no tile covers them; predict all tiles of the dataset"
+        )
+    return stitched
+
+
+class ImageStitching:
+    """How the tiles of one image are put together; not the tiles themselves.
+
+    Parameters
+    ----------
+    name : str
+        How to name the image in messages.
+    first_sample : int
+        The ``sample_id`` of its first sample.
+    sample_count : int
+        The number of its samples.
+    tile_infos : sequence of TileInformation
+        Where its tiles belong, and what of them is kept.
+    channels : int
+        The channels of the tiles.
+    dtype : numpy.dtype
+        The data type of the tiles.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        first_sample: int,
+        sample_count: int,
+        tile_infos: Sequence[TileInformation],
+        channels: int,
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.name = name
+        self.first_sample = first_sample
+        self.sample_count = sample_count
+        self.tile_infos = tuple(tile_infos)
+        self.channels = channels
+        self.dtype = np.dtype(dtype)
+        self.extents = self.tile_infos[0].array_shape[1:]
+
+    def stitch(self, tiles: Sequence[AnyArray]) -> AnyArray:
+        """Return the image, C(Z)YX if it has one sample, else SC(Z)YX; tiles are C(Z)YX or (1, C, (Z), Y, X)."""
+        whole = tuple((0, extent) for extent in self.extents)
+        samples = range(self.sample_count)
+        if self.sample_count == 1:
+            return self.stitch_sample(0, whole, tiles, range(len(tiles)))
+        by_sample: dict[int, list[int]] = {sample: [] for sample in samples}
+        for number, information in enumerate(self.tile_infos):
+            by_sample[information.sample_id - self.first_sample].append(number)
+        image: AnyArray = np.empty((self.sample_count, self.channels, *self.extents), self.dtype)
+        for sample in samples:
+            stitched = self.stitch_sample(sample, whole, [tiles[n] for n in by_sample[sample]], by_sample[sample])
+            image[sample] = self._alike(stitched)
+        return image
+
+    def lazy(self, tiles: Sequence[Any], fetch: Fetch = list) -> dask.array.Array:
+        """Return the image as a dask array, of which each chunk is stitched when it is computed.
+
+        Parameters
+        ----------
+        tiles : sequence
+            The tiles, or what stands for them.
+        fetch : callable
+            Turns some of these into arrays.
+        """
+        chunked = _Chunked(self, tiles, fetch)
+        image: dask.array.Array = dask.array.from_array(
+            chunked,
+            chunks=chunked.chunks,
+            name=f"stitched-{uuid.uuid4().hex}",
+            asarray=False,
+            getitem=_Chunked.__getitem__,
+            meta=np.empty((0,) * chunked.ndim, self.dtype),
+        )
+        return image
+
+    def _alike(self, stitched: AnyArray) -> AnyArray:
+        """Return what is stitched if it has the channels and the data type of the image: no sample is converted."""
+        if (len(stitched), stitched.dtype) != (self.channels, self.dtype):
+            raise ModelOutputError(
+                f"image {self.name} has {self.channels} channels of {self.dtype}, but the tiles of one of its samples "
+                f"have {len(stitched)} of {stitched.dtype}"
+            )
+        return stitched
+
+    def stitch_sample(self, sample: int, region: Region, tiles: Iterable[AnyArray], numbers: Sequence[int]) -> AnyArray:
+        """Return a region of a sample, C(Z)YX, from those of its tiles that are given, with their numbers."""
+        placed = (
+            (_without_batch(tile, self.tile_infos[number]), self.tile_infos[number])
+            for tile, number in zip(tiles, numbers, strict=True)
+        )
+        which = f", sample {sample}" if self.sample_count > 1 else ""
+        return stitch_region(region, placed, f"image {self.name}{which}")
+
+
+class _Chunked:
+    """An image that can be sliced along its chunks, which end where valid regions of tiles end."""
+
+    def __init__(self, stitching: ImageStitching, tiles: Sequence[Any], fetch: Fetch) -> None:
+        self._stitching = stitching
+        self._tiles = list(tiles)
+        self._fetch = fetch
+        spatial = stitching.extents
+        starts = [
+            sorted({information.stitch_coords[axis][0] for information in stitching.tile_infos})
+            for axis in range(len(spatial))
+        ]
+        self._borders = _chunk_borders(starts, spatial, LAZY_CHUNK_NBYTES // (stitching.channels * self.dtype.itemsize))
+        self._tiles_at: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, information in enumerate(stitching.tile_infos):
+            reached = [
+                range(bisect_right(borders, start) - 1, bisect_right(borders, stop - 1))
+                for borders, (start, stop) in zip(self._borders, information.stitch_coords, strict=True)
+            ]
+            for position in product(*reached):
+                self._tiles_at[(information.sample_id - stitching.first_sample, *position)].append(number)
+        samples = () if stitching.sample_count == 1 else (stitching.sample_count,)
+        self.shape = (*samples, stitching.channels, *spatial)
+        self.chunks = (
+            *((1,) * count for count in samples),
+            (stitching.channels,),
+            *(tuple(stop - start for start, stop in pairwise(borders)) for borders in self._borders),
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._stitching.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> AnyArray:
+        """Return a whole chunk."""
+        samples = self._stitching.sample_count
+        sample = slices[0].start if samples > 1 else 0
+        spatial = tuple((part.start, part.stop) for part in slices[-len(self._borders) :])
+        position = (
+            bisect_right(borders, start) - 1 for borders, (start, _) in zip(self._borders, spatial, strict=True)
+        )
+        numbers = self._tiles_at[(sample, *position)]
+        stitched = self._stitching.stitch_sample(sample, spatial, self._fetched(numbers), numbers)
+        return stitched if samples == 1 else stitched[np.newaxis]
+
+    def _fetched(self, numbers: Sequence[int]) -> Iterator[AnyArray]:
+        """Yield tiles, of which few are held at a time."""
+        infos = self._stitching.tile_infos
+        group: list[int] = []
+        nbytes = 0
+        for number in numbers:
+            group.append(number)
+            nbytes += element_count(infos[number].stitch_coords) * self._stitching.channels * self.dtype.itemsize
+            if nbytes >= FETCH_NBYTES or number == numbers[-1]:
+                yield from self._fetch([self._tiles[one] for one in group])
+                group, nbytes = [], 0
+
+
+def image_graph(
+    stitching: ImageStitching,
+    tiles: Sequence[Any],
+    write_func: WriteFunc,
+    file_path: Path,
+    write_func_kwargs: dict[str, Any],
+    fetch: Fetch = list,
+) -> Delayed:
+    """Return the delayed graph of one image: stitch, then write.
+
+    Parameters
+    ----------
+    stitching : ImageStitching
+        How the tiles are put together.
+    tiles : sequence of array or future
+        The tiles.
+    write_func : callable
+        Writes the image. Where it takes a lazy image, that is stitched while it writes.
+    file_path : Path
+        Where to.
+    write_func_kwargs : dict
+        Further keywords of the function.
+    fetch : callable
+        Turns tiles into arrays, for a lazy image.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        Its value is None.
+    """
+    write = partial(_write, write_func, file_path, write_func_kwargs)
+    name = f"{file_path.stem}-{uuid.uuid4().hex}"
+    graph: Delayed
+    if is_lazy(write_func):
+        # Hidden from the graph: as dependencies of a task, all tiles would be brought to its worker at once.
+        write = partial(_write_lazily, write, partial(stitching.lazy, list(tiles), fetch))
+        graph = delayed(write, pure=False)(dask_key_name=f"write-{name}")
+    else:
+        stitched = delayed(stitching.stitch, pure=False)(list(tiles), dask_key_name=f"stitch-{name}")
+        graph = delayed(write, pure=False)(stitched, dask_key_name=f"write-{name}")
+    return graph
+
+
+def _write(write_func: WriteFunc, file_path: Path, write_func_kwargs: dict[str, Any], img: Any) -> None:
+    file_path.parent.mkdir(parents=True, exist_ok=True)
+    write_func(file_path=file_path, img=img, **write_func_kwargs)
+
+
+def _write_lazily(write: Callable[[Any], None], make_image: Callable[[], dask.array.Array]) -> None:
+    write(make_image())
+
+
+def _chunk_borders(starts: Sequence[list[int]], extents: Sequence[int], most_elements: int) -> list[list[int]]:
+    """Join the valid regions of tiles to chunks of at most so many elements, along the last axes first.
+
+    Examples
+    --------
+    >>> _chunk_borders([[0, 4, 8], [0, 5]], (12, 10), 50)
+    [[0, 4, 8, 12], [0, 10]]
+    """
+    ends = [[*axis_starts[1:], extent] for axis_starts, extent in zip(starts, extents, strict=True)]
+    longest = [max(map(sub, axis_ends, axis_starts)) for axis_ends, axis_starts in zip(ends, starts, strict=True)]
+    borders: list[list[int]] = []
+    for axis in reversed(range(len(extents))):
+        # The other axes take at least a tile each.
+        most = most_elements // (prod(longest) // longest[axis])
+        joined = [0]
+        for end, following in zip(ends[axis], [*ends[axis][1:], None], strict=True):
+            if following is None or following - joined[-1] > most:
+                joined.append(end)
+        borders.insert(0, joined)
+        longest[axis] = max(stop - start for start, stop in pairwise(joined))
+    return borders
+
+
+def _relative(region: Region, offsets: Sequence[int]) -> Region:
+    return tuple((start - offset, stop - offset) for (start, stop), offset in zip(region, offsets, strict=True))
+
+
+def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:
+    """Return a tile C(Z)YX, whether or not it comes as a batch of one."""
+    axis_count = len(information.array_shape)
+    if tile.ndim == axis_count + 1 and len(tile) == 1:
+        tile = tile.reshape(tile.shape[1:])
+    if tile.ndim != axis_count:
+        raise GeometryError(
+            f"a tile of an image of {axis_count} axes must be C(Z)YX or (1, C, (Z), Y, X), got the shape {tile.shape}"
+        )
+    return tile
+
+
+def _check_counts(tiles: Sequence[Any], tile_infos: Sequence[TileInformation]) -> None:
+    if len(tiles) != len(tile_infos) or len(tiles) == 0:
+        raise GeometryError(
+            f"there must be tiles, and as much tile information; got {len(tiles)} tiles and {len(tile_infos)}"
+        )

@@ -1,0 +1,258 @@
+"""Predictions are collected until their image is whole; then it is written, once, under its own name."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from operator import gt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.assemble import AnyArray, slices_of
+from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
+from tilewright.errors import DestinationError, IncompleteImageError, ModelOutputError
+from tilewright.execution.cluster import check_client
+from tilewright.execution.image_writes import (
+    ClusterImageWrites,
+    CompleteImage,
+    ImageWrites,
+    LocalImageWrites,
+    SentTile,
+    joined,
+)
+from tilewright.geometry import Region, TileInformation, element_count
+from tilewright.stitching import ImageStitching, WriteFunc
+from tilewright.storage.naming import check_extension, output_names
+from tilewright.strategies.write_strategy import check_inflight, datasets_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class _Collected:
+    """The tiles of one image that have come so far."""
+
+    def __init__(self, image: DatasetImage, information: TileInformation, tile: AnyArray) -> None:
+        self.image = image
+        self.extents = information.array_shape[1:]
+        self.channels = len(tile)
+        self.dtype = tile.dtype
+        self.infos: list[TileInformation] = []
+        self.sent: list[SentTile] = []
+        self._seen: set[tuple[int, Region]] = set()
+        # The valid regions of a dataset that is none of ours may overlap, so that elements must be counted one by one.
+        self._covered: dict[int, AnyArray] | None = None if isinstance(image, SourceImage) else {}
+        # Of all samples, in one channel.
+        self.missing_count = image.sample_count * element_count(tuple((0, extent) for extent in self.extents))
+
+    def is_new(self, information: TileInformation) -> bool:
+        """Tell whether a tile has not come before, and remember that it has."""
+        place = (information.sample_id, information.stitch_coords)
+        if place in self._seen:
+            return False
+        self._seen.add(place)
+        if self._covered is None:
+            self.missing_count -= element_count(information.stitch_coords)
+        else:
+            covered = self._covered.setdefault(information.sample_id, np.zeros(self.extents, bool))
+            window = covered[slices_of(information.stitch_coords)]
+            self.missing_count -= window.size - int(np.count_nonzero(window))
+            window[...] = True
+        return True
+
+    def check(self, information: TileInformation, tile: AnyArray) -> None:
+        """Raise ModelOutputError where a tile does not fit its image, or those before it."""
+        # What a foreign dataset cuts is known from what is kept of it only.
+        expected = getattr(self.image, "tile_size", None)
+        kept = tuple(stop for _, stop in information.overlap_crop_coords)
+        if tile.shape[1:] != (expected or tile.shape[1:]) or any(map(gt, kept, tile.shape[1:])):
+            raise ModelOutputError(
+                f"the tiles of {self.image.name} have the spatial size {expected or f'of at least {kept}'}, but their "
+                f"prediction has {tile.shape[1:]}; the model must keep the spatial size"
+            )
+        found = (information.array_shape[1:], len(tile), tile.dtype)
+        if found != (self.extents, self.channels, self.dtype):
+            raise ModelOutputError(
+                f"the predictions of {self.image.name} must be alike, but one of sample {information.sample_id} is of "
+                f"an image of {found[0]} with {found[1]} channels of {found[2]}, the first was of {self.extents} with "
+                f"{self.channels} channels of {self.dtype}"
+            )
+
+    def stitching(self) -> ImageStitching:
+        return ImageStitching(
+            self.image.name, self.image.first_sample, self.image.sample_count, self.infos, self.channels, self.dtype
+        )
+
+
+class CollectedImages:
+    """What `CacheTiles` and `WriteImage` have in common: tiles come in, whole images go out.
+
+    Parameters
+    ----------
+    write_func : callable
+        Called with ``file_path``, ``img`` and the further keywords.
+    write_extension : str
+        The ending of the outputs, with its dot.
+    write_func_kwargs : dict
+        Further keywords of the function.
+    client : distributed.Client, optional
+        The cluster that writes; threads of this process where not given.
+    max_inflight_nbytes : int or "auto"
+        Bytes of tiles that a cluster may hold before prediction waits for images that are being written.
+    """
+
+    def __init__(
+        self,
+        write_func: WriteFunc,
+        write_extension: str,
+        write_func_kwargs: dict[str, Any] | None,
+        client: "Client | None",
+        max_inflight_nbytes: int | str,
+    ) -> None:
+        if not callable(write_func):
+            raise TypeError(f"write_func must be a function of file_path and img, got {write_func!r}")
+        check_extension(write_extension)
+        check_inflight(max_inflight_nbytes)
+        check_client(client)
+        self.write_func = write_func
+        self.write_extension = write_extension
+        self.write_func_kwargs = dict(write_func_kwargs or {})
+        self.client = client
+        self.max_inflight_nbytes = max_inflight_nbytes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._writes: ImageWrites | None = None
+        self._images: list[Sequence[DatasetImage]] = []
+        self._paths: dict[tuple[int, int], Path] = {}
+        self._collected: dict[tuple[int, int], _Collected] = {}
+        self._complete: set[tuple[int, int]] = set()
+
+    def finalize(self) -> None:
+        """Wait until all images are written, and check that every image was predicted whole.
+
+        Raises
+        ------
+        ImageWriteError
+            If images could not be written. It names them and their files; all others are on disk.
+        IncompleteImageError
+            If elements of an image were never predicted. It names the images, and how many elements they miss.
+        """
+        writes = self._writes
+        if writes is None:
+            return
+        try:
+            failures = writes.finish()
+            incomplete = [self._describe_incomplete(key) for key in self._paths if key not in self._complete]
+        finally:
+            self.abort()
+        if failures:
+            raise joined(failures, also=incomplete)
+        if incomplete:
+            raise IncompleteImageError("; ".join(incomplete))
+
+    def abort(self) -> None:
+        """Let go of images that are not whole; those that are whole are still written."""
+        writes = self._writes
+        self._forget()
+        if writes is not None:
+            writes.close()
+
+    def _open(self, trainer: Any, dirpath: Path | str, dataset_type: type) -> None:
+        """Check the datasets of a trainer and the names of all outputs, before anything is predicted.
+
+        Raises
+        ------
+        TypeError
+            If a dataset is of another type.
+        DestinationError
+            If two sources would share an output, or an output is a source.
+        """
+        if self._writes is not None:
+            return
+        self._images = [images_of(dataset) for dataset in datasets_of(trainer, dataset_type)]
+        keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
+        sources = [self._images[loader][index].path for loader, index in keys]
+        folder = Path(dirpath).absolute()
+        paths = [folder / name for name in output_names(sources, self.write_extension)]
+        _check_no_source(paths, sources)
+        self._paths = dict(zip(keys, paths, strict=True))
+        if self.client is None:
+            self._writes = LocalImageWrites()
+        else:
+            self._writes = ClusterImageWrites(self.client, folder, self.max_inflight_nbytes)
+
+    def _collect(self, dataloader_idx: int, tiles: Iterable[AnyArray], infos: Sequence[TileInformation]) -> None:
+        """Take tiles in, and write the images that are whole now.
+
+        Parameters
+        ----------
+        dataloader_idx : int
+            Which data loader they come from.
+        tiles : iterable of array
+            C(Z)YX each; the caller may change them afterwards.
+        infos : sequence of TileInformation
+            One per tile.
+        """
+        new: list[tuple[_Collected, AnyArray, TileInformation]] = []
+        touched: dict[tuple[int, int], _Collected] = {}
+        images = self._images[dataloader_idx]
+        for tile, information in zip(tiles, infos, strict=True):
+            key = (dataloader_idx, image_of_sample(images, information.sample_id))
+            if key in self._complete:
+                # A tile that came twice: the image has it.
+                continue
+            collected = self._collected.get(key) or _Collected(images[key[1]], information, tile)
+            collected.check(information, tile)
+            self._collected[key] = touched[key] = collected
+            if collected.is_new(information):
+                new.append((collected, *self._kept(tile, information)))
+        sent = self._writes.send([tile for _, tile, _ in new]) if new and self._writes else []
+        for (collected, _, information), one in zip(new, sent, strict=True):
+            collected.infos.append(information)
+            collected.sent.append(one)
+        for key, collected in touched.items():
+            if collected.missing_count <= 0:
+                self._write(key, collected)
+
+    def _entries(self) -> Iterator[tuple[Any, TileInformation]]:
+        """Yield what was collected of images that are not whole: each tile or its future, and where it belongs."""
+        for collected in self._collected.values():
+            yield from zip((sent.tile for sent in collected.sent), collected.infos, strict=True)
+
+    def _kept(self, tile: AnyArray, information: TileInformation) -> tuple[AnyArray, TileInformation]:
+        """Return a copy, (1, C, (Z), Y, X): the halo stays here where the tile is sent to a cluster."""
+        if self.client is not None:
+            crop = information.overlap_crop_coords
+            tile = tile[(slice(None), *slices_of(crop))]
+            information = information._replace(overlap_crop_coords=tuple((0, stop - start) for start, stop in crop))
+        return np.array(tile[np.newaxis]), information
+
+    def _write(self, key: tuple[int, int], collected: _Collected) -> None:
+        del self._collected[key]
+        self._complete.add(key)
+        if self._writes is not None:
+            self._writes.write(
+                CompleteImage(
+                    collected.stitching(), collected.sent, self.write_func, self._paths[key], self.write_func_kwargs
+                )
+            )
+
+    def _describe_incomplete(self, key: tuple[int, int]) -> str:
+        collected = self._collected.get(key)
+        name = self._images[key[0]][key[1]].name
+        if collected is None:
+            return f"image {name} is missing: nothing of it was predicted"
+        total = collected.image.sample_count * element_count(tuple((0, extent) for extent in collected.extents))
+        return f"image {name} misses {collected.missing_count} elements of {total}; {self._paths[key]} is not written"
+
+
+def _check_no_source(paths: Iterable[Path], sources: Iterable[Path | None]) -> None:
+    """Raise DestinationError where an output would replace a source, or lie in one."""
+    files = {source.resolve() for source in sources if source is not None}
+    folders = {folder for file in files for folder in file.parents}
+    for path in paths:
+        place = path.resolve()
+        if place in files or place in folders or files.intersection(place.parents):
+            raise DestinationError(
+                f"the output {path} is a source of the prediction, or holds one; choose another folder or extension"
+            )

@@ -1,0 +1,139 @@
+"""Each predicted sample is written under the name of its own source; those of one source are written together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.assemble import AnyArray, as_array
+from tilewright.datasets.iterable import IterablePredDataset
+from tilewright.errors import ModelOutputError
+from tilewright.geometry import TileInformation
+from tilewright.stitching import WriteFunc
+from tilewright.strategies.collected_images import CollectedImages
+from tilewright.strategies.write_strategy import loaders_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class WriteImage(CollectedImages):
+    """Write predictions of whole samples.
+
+    Parameters
+    ----------
+    write_func, write_extension, write_func_kwargs, client, max_inflight_nbytes
+        As in `CacheTiles`. The samples of an image are collected, and written together as SC(Z)YX; an image of one
+        sample is written as C(Z)YX.
+
+    Notes
+    -----
+    Which sample a prediction is of is taken from the batch, ``(samples, sample_ids)``. A dataset that yields samples
+    alone must be read by one data-loader worker at most, so that they come in order.
+    """
+
+    def __init__(
+        self,
+        write_func: WriteFunc,
+        write_extension: str,
+        write_func_kwargs: dict[str, Any] | None = None,
+        *,
+        client: "Client | None" = None,
+        max_inflight_nbytes: int | str = "auto",
+    ) -> None:
+        super().__init__(write_func, write_extension, write_func_kwargs, client, max_inflight_nbytes)
+
+    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
+        """Check datasets and outputs before anything is predicted.
+
+        Raises
+        ------
+        TypeError
+            If a dataset is no `IterablePredDataset`.
+        DestinationError
+            If two sources would share an output, or an output is a source.
+        """
+        self._open(trainer, dirpath, IterablePredDataset)
+
+    def write_batch(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        prediction: Any,
+        batch_indices: Sequence[Any] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+        dirpath: Path | str,
+    ) -> None:
+        """Write each prediction of a batch under the name of its own sample.
+
+        Parameters
+        ----------
+        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
+            As in `WriteStrategy.write_batch`.
+
+        Raises
+        ------
+        TypeError
+            If the dataset is no `IterablePredDataset`, or it cannot be told which samples are predicted.
+        ImageWriteError
+            If an image could not be written. It names image and file.
+        """
+        try:
+            self.prepare(trainer, dirpath)
+            images = _images_in(prediction)
+            samples = _samples_in(prediction) or _samples_in(batch)
+            if samples is None:
+                samples = self._next_samples(trainer, dataloader_idx, len(images))
+            self._collect(dataloader_idx, images, _wholes(images, samples))
+        except BaseException:
+            self.abort()
+            raise
+
+    def _next_samples(self, trainer: Any, dataloader_idx: int, count: int) -> list[int]:
+        """Return the numbers of samples that come without: they come in order, from one data-loader worker."""
+        loader = loaders_of(trainer)[dataloader_idx]
+        if getattr(loader, "num_workers", 0) > 1:
+            raise TypeError(
+                f"the batches say not which samples they hold, and {loader.num_workers} data-loader workers read them "
+                "in no certain order; let the dataset yield (sample, sample_id), or use num_workers=1"
+            )
+        first = self._next_sample.get(dataloader_idx, 0)
+        self._next_sample[dataloader_idx] = first + count
+        return list(range(first, first + count))
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._next_sample: dict[int, int] = {}
+
+
+def _images_in(prediction: Any) -> AnyArray:
+    """Return predictions, (B, C, (Z), Y, X), that come alone or before something else."""
+    images = as_array(prediction[0] if isinstance(prediction, tuple | list) else prediction)
+    if images.ndim not in (4, 5) or images.dtype.kind not in "buif":
+        raise ModelOutputError(
+            f"the prediction must be (batch, channel, (Z), Y, X), and only numbers are stored; got {images.dtype} of "
+            f"shape {images.shape}"
+        )
+    return images
+
+
+def _samples_in(values: Any) -> list[int] | None:
+    """Return the second of two values where it is a list, or a tensor, of whole numbers."""
+    if not isinstance(values, tuple | list) or len(values) < 2:
+        return None
+    try:
+        numbers = np.asarray(as_array(values[1]))
+    except (TypeError, ValueError):
+        return None
+    return [int(number) for number in numbers] if numbers.ndim == 1 and numbers.dtype.kind in "iu" else None
+
+
+def _wholes(images: AnyArray, samples: Sequence[int]) -> list[TileInformation]:
+    """Return the tile information of predictions each of which is all of its sample."""
+    if len(images) != len(samples):
+        raise ModelOutputError(f"there are {len(images)} predictions, but {len(samples)} sample_ids")
+    everything = tuple((0, extent) for extent in images.shape[2:])
+    return [TileInformation(images.shape[1:], True, everything, everything, sample) for sample in samples]

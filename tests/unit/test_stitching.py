@@ -1,0 +1,368 @@
+"""What does not make a whole image is an error that says why; what does is written once, by a graph."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array
+import numpy as np
+import pytest
+import torch
+import zarr
+from zarr.storage import MemoryStore
+
+import tilewright as tw
+from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
+from tilewright.stitching import ImageStitching, image_graph
+from tilewright.storage.lazy_image import takes_lazy_image
+
+RNG = np.random.default_rng(17)
+IMAGE = RNG.integers(0, 60_000, (1, 2, 20, 23)).astype("uint16")
+TILE_SIZE, OVERLAPS = (9, 8), (3, 2)
+
+
+def cut(arr: Any = IMAGE, tile_size: Any = TILE_SIZE, overlaps: Any = OVERLAPS) -> tuple[list[Any], list[Any]]:
+    tiles, infos = zip(*tw.extract_tiles(arr, tile_size, overlaps), strict=True)
+    return list(tiles), list(infos)
+
+
+def whole(stitch: tuple[tuple[int, int], ...], shape: tuple[int, ...], sample_id: int = 0) -> tw.TileInformation:
+    """A tile of which everything is kept."""
+    return tw.TileInformation(shape, False, tuple((0, stop - start) for start, stop in stitch), stitch, sample_id)
+
+
+# --- Cutting.
+
+
+@pytest.mark.parametrize("kind", ["zarr", "dask"])
+def test_lazy_arrays_are_cut_into_the_tiles_of_their_elements(kind: str) -> None:
+    arr: Any = dask.array.from_array(IMAGE, chunks=(1, 1, 7, 7))
+    if kind == "zarr":
+        arr = zarr.create_array(MemoryStore(), shape=IMAGE.shape, dtype=IMAGE.dtype, chunks=(1, 1, 7, 7))
+        arr[...] = IMAGE
+    tiles, infos = cut(arr)
+    expected, expected_infos = cut()
+    assert infos == expected_infos
+    np.testing.assert_array_equal(np.stack(tiles), np.stack(expected))
+
+
+class Recording:
+    """An array that is read lazily, and remembers what was read."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape, self.dtype = array.shape, array.dtype
+        self.windows: list[tuple[tuple[int, int], ...]] = []
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        self.windows.append(tuple((part.start, part.stop) for part in slices))
+        return self.array[slices]
+
+
+def test_only_the_window_of_the_next_tile_is_read() -> None:
+    arr = Recording(RNG.random((2, 3, 20, 23)))
+    tiles = tw.extract_tiles(arr, TILE_SIZE, OVERLAPS)
+    assert arr.windows == []
+    for tile, information in tiles:
+        [window] = arr.windows
+        arr.windows.clear()
+        assert window[:2] == ((information.sample_id, information.sample_id + 1), (0, 3))
+        assert tuple(stop - start for start, stop in window[2:]) == tile.shape[1:]
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "dask in memory"])
+def test_what_is_done_to_a_tile_is_not_done_to_the_array(kind: str) -> None:
+    kept = RNG.random((1, 1, 8, 16))
+    arr: Any = kept.copy()
+    if kind != "numpy":
+        arr = dask.array.from_array(arr, chunks=(1, 1, 8, 8))
+    if kind == "dask in memory":
+        arr = arr.persist(scheduler="synchronous")
+    for tile, _ in tw.extract_tiles(arr, (8, 8), (0, 0)):
+        tile[...] = -1
+    np.testing.assert_array_equal(arr, kept)
+
+
+UNFIT: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str]] = {
+    "an array of three axes": ((2, 20, 20), (8, 8), (2, 2), r"SC\(Z\)YX"),
+    "an array of six axes": ((1, 1, 1, 2, 8, 8), (8, 8), (2, 2), r"SC\(Z\)YX"),
+    "tiles of a volume for a picture": ((1, 1, 20, 20), (8, 8, 8), (2, 2, 2), "tile_size must have one number"),
+    "too few overlaps": ((1, 1, 20, 20), (8, 8), (2,), "overlaps must have one number"),
+    "an overlap as large as the tile": ((1, 1, 20, 20), (8, 8), (2, 8), "overlap"),
+    "a negative overlap": ((1, 1, 20, 20), (8, 8), (2, -1), "overlap"),
+    "a tile of nothing": ((1, 1, 20, 20), (8, 0), (2, 0), "tile"),
+    "an image without elements": ((1, 1, 0, 20), (8, 8), (2, 2), "no elements"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_cannot_be_cut_is_refused(name: str) -> None:
+    shape, tile_size, overlaps, message = UNFIT[name]
+    with pytest.raises(GeometryError, match=message):
+        list(tw.extract_tiles(np.zeros(shape, "uint8"), tile_size, overlaps))
+
+
+# --- What is stitched.
+
+
+def test_the_tiles_of_one_sample_become_one_image_with_an_axis_of_samples() -> None:
+    np.testing.assert_array_equal(tw.stitch_prediction_single(*cut()), IMAGE)
+
+
+def test_a_batch_of_predictions_needs_not_be_taken_apart() -> None:
+    tiles, infos = cut(IMAGE.astype("float32"))
+    [image] = tw.stitch_prediction(torch.from_numpy(np.stack(tiles)).requires_grad_(), infos)
+    np.testing.assert_array_equal(image, IMAGE.astype("float32"))
+
+
+def test_brain_floats_become_the_floats_that_numpy_has() -> None:
+    tiles, infos = cut(IMAGE.astype("float32"))
+    image = tw.stitch_prediction_single([torch.from_numpy(tile).bfloat16() for tile in tiles], infos)
+    assert image.dtype == "float32"
+    np.testing.assert_array_equal(image, torch.from_numpy(IMAGE.astype("float32")).bfloat16().float().numpy())
+
+
+def test_labels_above_the_limit_of_float32_survive() -> None:
+    labels = np.arange(2**24 + 1, 2**24 + 1 + 20 * 23, dtype="int32").reshape(1, 1, 20, 23)
+    image = tw.stitch_prediction_single(*cut(labels))
+    assert image.dtype == "int32"
+    np.testing.assert_array_equal(image, labels)
+
+
+def test_samples_come_in_the_order_of_their_numbers_whatever_these_are() -> None:
+    tiles, infos = cut(np.concatenate([IMAGE, IMAGE + 1, IMAGE + 2]))
+    infos = [information._replace(sample_id=(7, 11, 2)[information.sample_id]) for information in infos]
+    images = tw.stitch_prediction(tiles, infos)
+    for image, added in zip(images, (2, 0, 1), strict=True):
+        np.testing.assert_array_equal(image, IMAGE + added)
+
+
+def test_samples_of_different_extents_become_images_of_theirs() -> None:
+    tiles, infos = cut()
+    more, more_infos = cut(IMAGE[:, :, :5, :3])
+    first, second = tw.stitch_prediction(
+        more + tiles, [information._replace(sample_id=1) for information in more_infos] + infos
+    )
+    np.testing.assert_array_equal(first, IMAGE)
+    np.testing.assert_array_equal(second, IMAGE[:, :, :5, :3])
+
+
+def test_the_tiles_are_left_as_they_are_and_share_nothing_with_the_image() -> None:
+    tile, information = np.ones((1, 4, 4)), whole(((0, 4), (0, 4)), (1, 4, 4))
+    image = tw.stitch_prediction_single([tile], [information])
+    image[...] = 5
+    assert (tile == 1).all()
+
+
+# --- What is refused.
+
+
+def test_tiles_of_several_samples_are_not_one_image() -> None:
+    with pytest.raises(GeometryError, match=r"samples \[0, 1\].*stitch_prediction"):
+        tw.stitch_prediction_single(*cut(np.concatenate([IMAGE, IMAGE])))
+
+
+@pytest.mark.parametrize("stitch", [tw.stitch_prediction, tw.stitch_prediction_single])
+@pytest.mark.parametrize(("tiles", "infos"), [(0, 0), (1, 0), (0, 1), (3, 2), (2, 3)])
+def test_there_must_be_tiles_and_as_much_tile_information(stitch: Any, tiles: int, infos: int) -> None:
+    all_tiles, all_infos = cut()
+    with pytest.raises(GeometryError, match=f"got {tiles} tiles and {infos}"):
+        stitch(all_tiles[:tiles], all_infos[:infos])
+
+
+def test_a_tile_smaller_than_what_is_kept_of_it_is_refused() -> None:
+    tiles, infos = cut()
+    tiles[4] = tiles[4][:, :, :4]
+    with pytest.raises(GeometryError, match=r"sample 0 .*extents \(9, 4\)"):
+        tw.stitch_prediction(tiles, infos)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (2, 2, 9, 8), (1, 1, 2, 9, 8)])
+def test_a_tile_of_too_few_or_too_many_axes_is_refused(shape: tuple[int, ...]) -> None:
+    tiles, infos = cut()
+    tiles[0] = np.zeros(shape, "uint16")
+    with pytest.raises(GeometryError, match=r"C\(Z\)YX"):
+        tw.stitch_prediction(tiles, infos)
+
+
+@pytest.mark.parametrize("place", [0, 3, -1])
+@pytest.mark.parametrize("change", ["channels cut", "channels added", "data type"])
+def test_a_tile_unlike_the_others_is_refused(change: str, place: int) -> None:
+    tiles, infos = cut()
+    if change == "data type":
+        tiles[place] = tiles[place].astype("float32")
+    else:
+        tiles[place] = tiles[place][:1] if change == "channels cut" else np.concatenate([tiles[place]] * 2)
+    with pytest.raises(ModelOutputError, match=r"sample 0 has .*others have"):
+        tw.stitch_prediction(tiles, infos)
+
+
+def test_tiles_of_images_of_different_extents_are_no_sample() -> None:
+    tiles, infos = cut()
+    infos[2] = tw.TileInformation((2, 20, 24), False, infos[2].overlap_crop_coords, infos[2].stitch_coords, 0)
+    with pytest.raises(GeometryError, match=r"sample 0.*different extents.*\(20, 23\).*\(20, 24\)"):
+        tw.stitch_prediction(tiles, infos)
+
+
+@pytest.mark.parametrize("missing", [0, 5, -1])
+def test_a_duplicate_stands_in_for_no_tile(missing: int) -> None:
+    tiles, infos = cut()
+    rows, columns = (stop - start for start, stop in infos[missing].stitch_coords)
+    tiles[missing], infos[missing] = tiles[1], infos[1]
+    with pytest.raises(IncompleteImageError, match=f"sample 0 misses {rows * columns} elements of {20 * 23}"):
+        tw.stitch_prediction_single(tiles, infos)
+
+
+def test_tiles_that_overlap_do_not_make_up_for_a_hole() -> None:
+    infos = [whole(((0, 1), interval), (1, 1, 6)) for interval in ((0, 4), (2, 4))]
+    with pytest.raises(IncompleteImageError, match="misses 2 elements of 6"):
+        tw.stitch_prediction([np.ones((1, 1, 4)), np.ones((1, 1, 2))], infos)
+
+
+def test_the_sample_that_is_incomplete_is_named() -> None:
+    tiles, infos = cut(np.concatenate([IMAGE] * 3))
+    [*left_tiles, _], [*left_infos, gone] = tiles, infos
+    rows, columns = (stop - start for start, stop in gone.stitch_coords)
+    with pytest.raises(IncompleteImageError, match=f"sample 2 misses {rows * columns} elements"):
+        tw.stitch_prediction(left_tiles, left_infos)
+
+
+# --- How one image of several samples is stitched.
+
+
+def of_two_samples(samples: np.ndarray) -> tuple[ImageStitching, list[np.ndarray]]:
+    tiles, infos = cut(samples)
+    return ImageStitching("raw.tif", 0, 2, infos, samples.shape[1], samples.dtype), tiles
+
+
+def test_a_sample_that_is_incomplete_is_named_by_its_image_and_its_place() -> None:
+    how, tiles = of_two_samples(np.concatenate([IMAGE, IMAGE]))
+    left = ImageStitching("raw.tif", 0, 2, how.tile_infos[:-1], 2, how.dtype)
+    with pytest.raises(IncompleteImageError, match=r"image raw\.tif, sample 1 misses \d+ elements"):
+        left.stitch(tiles[:-1])
+
+
+@pytest.mark.parametrize("change", ["one channel", "another data type"])
+def test_a_sample_unlike_the_others_is_neither_broadcast_nor_cast(change: str) -> None:
+    how, tiles = of_two_samples(np.concatenate([IMAGE, IMAGE]))
+    changed = [
+        tile if information.sample_id == 0 else (tile[:1] if change == "one channel" else tile.astype("float32"))
+        for tile, information in zip(tiles, how.tile_infos, strict=True)
+    ]
+    with pytest.raises(ModelOutputError):
+        how.stitch(changed)
+
+
+# --- The graph of an image.
+
+
+class Written:
+    """A write function that remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.folder_was_there: list[bool] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        self.calls.append((args, kwargs))
+        self.folder_was_there.append(kwargs["file_path"].parent.is_dir())
+        self.threads.add(threading.get_ident())
+        return "what a write function returns is nobody's concern"
+
+
+class WrittenLazily(Written):
+    """The same, for an image that is not in memory."""
+
+    @takes_lazy_image
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        kwargs["lazy"], kwargs["img"] = kwargs["img"], kwargs["img"].compute(scheduler="synchronous")
+        return super().__call__(*args, **kwargs)
+
+
+def stitching_of(arr: np.ndarray = IMAGE) -> tuple[ImageStitching, list[np.ndarray]]:
+    tiles, infos = cut(arr)
+    return ImageStitching("raw.tif", 0, len(arr), infos, arr.shape[1], arr.dtype), tiles
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_graph_of_an_image_writes_it_once_with_the_keywords_given(samples: int, tmp_path: Path) -> None:
+    written, path = Written(), tmp_path / "not" / "yet" / "there.tiff"
+    arr = np.concatenate([IMAGE] * samples)
+    graph = image_graph(*stitching_of(arr), written, path, {"compression": "zlib", "level": 3})
+    assert written.calls == []
+    assert not path.parent.exists()
+    assert graph.compute(scheduler="threads") is None
+    [(args, kwargs)] = written.calls
+    assert args == ()
+    assert kwargs.keys() == {"file_path", "img", "compression", "level"}
+    assert (kwargs["file_path"], kwargs["compression"], kwargs["level"]) == (path, "zlib", 3)
+    assert isinstance(kwargs["file_path"], Path)
+    assert isinstance(kwargs["img"], np.ndarray)
+    np.testing.assert_array_equal(kwargs["img"], arr[0] if samples == 1 else arr)
+    assert written.folder_was_there == [True]
+
+
+def test_the_graph_of_an_image_runs_on_the_threads_of_dask(tmp_path: Path) -> None:
+    written = Written()
+    graph = image_graph(*stitching_of(), written, tmp_path / "a.tiff", {})
+    with dask.config.set(scheduler="threads", num_workers=2):
+        graph.compute()
+    assert len(written.threads) == 1
+    assert threading.get_ident() not in written.threads
+
+
+def test_graphs_of_images_of_one_name_do_not_stand_in_for_each_other(tmp_path: Path) -> None:
+    written, paths = Written(), [tmp_path / "left" / "raw.tiff", tmp_path / "right" / "raw.tiff"]
+    graphs = [image_graph(*stitching_of(IMAGE + at), written, path, {}) for at, path in enumerate(paths)]
+    dask.compute(*graphs, scheduler="threads")
+    by_path = {kwargs["file_path"]: kwargs["img"] for _, kwargs in written.calls}
+    assert len(written.calls) == 2
+    for at, path in enumerate(paths):
+        np.testing.assert_array_equal(by_path[path], IMAGE[0] + at)
+
+
+def test_a_function_that_takes_a_lazy_image_gets_one(tmp_path: Path) -> None:
+    written, path, fetched = WrittenLazily(), tmp_path / "new" / "a.zarr", []
+
+    def fetch(numbers: Any) -> list[np.ndarray]:
+        fetched.extend(numbers)
+        return [tiles[number] for number in numbers]
+
+    how, tiles = stitching_of()
+    graph = image_graph(how, range(len(tiles)), written, path, {"level": 3}, fetch)
+    assert graph.compute(scheduler="threads") is None
+    [(args, kwargs)] = written.calls
+    assert args == ()
+    assert kwargs.keys() == {"file_path", "img", "level", "lazy"}
+    assert isinstance(kwargs["lazy"], dask.array.Array)
+    np.testing.assert_array_equal(kwargs["img"], IMAGE[0])
+    assert sorted(fetched) == list(range(len(tiles)))
+    assert written.folder_was_there == [True]
+
+
+@pytest.mark.parametrize("kind", [Written, WrittenLazily])
+def test_an_image_that_misses_tiles_is_not_written(kind: type[Written], tmp_path: Path) -> None:
+    written = kind()
+    how, tiles = stitching_of()
+    left = ImageStitching("raw.tif", 0, 1, how.tile_infos[1:], 2, how.dtype)
+    with pytest.raises(IncompleteImageError, match=r"image raw\.tif misses"):
+        image_graph(left, tiles[1:], written, tmp_path / "a.tiff", {}).compute(scheduler="threads")
+    assert written.calls == []
+
+
+def test_what_a_write_function_raises_comes_out_of_the_graph(tmp_path: Path) -> None:
+    def refuse(file_path: Path, img: np.ndarray) -> None:
+        raise PermissionError(f"{file_path.name} is not yours")
+
+    graph = image_graph(*stitching_of(), refuse, tmp_path / "a.tiff", {})
+    with pytest.raises(PermissionError, match=r"a\.tiff is not yours"):
+        graph.compute(scheduler="threads")
+
+
+def test_one_sample_is_stitched_into_one_array_and_not_copied_again() -> None:
+    how, tiles = stitching_of()
+    image = how.stitch(tiles)
+    assert image.flags.c_contiguous
+    assert image.base is None

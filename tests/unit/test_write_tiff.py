@@ -1,0 +1,473 @@
+"""A TIFF file holds what the image held, appears whole or not at all, and takes no memory that grows with the image."""
+
+import functools
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageSequence
+
+from tilewright.errors import DestinationExistsError
+from tilewright.storage import tiff
+from tilewright.storage.lazy_image import LazyImage, is_lazy, takes_lazy_image
+from tilewright.storage.tiff import write_tiff
+
+DTYPES = ["bool", "uint8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64", "complex64"]
+SHAPES = [(37, 61), (3, 37, 61), (1, 3, 37, 61), (2, 1, 5, 37, 61), (1, 1, 1, 37, 1), (37, 61, 3), (3, 3, 3)]
+ENCODINGS: list[dict[str, Any]] = [
+    {},
+    {"compression": "zlib"},
+    {"compression": "zlib", "predictor": True},
+    {"compression": "zlib", "rowsperstrip": 7},
+    {"tile": (16, 32)},
+    {"tile": (16, 32), "compression": "zlib"},
+    {"rowsperstrip": 7},
+    {"byteorder": ">"},
+    {"byteorder": ">", "compression": "zlib", "predictor": True},
+    {"volumetric": True, "compression": "zlib"},
+    {"photometric": "rgb", "compression": "zlib"},
+    {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 16)},
+]
+
+
+def image_of(shape: tuple[int, ...], dtype: str = "uint16") -> np.ndarray:
+    values = np.random.default_rng(8).integers(0, 60_000, shape)
+    if dtype == "bool":
+        return values % 3 == 0
+    # Labels that float32 cannot hold.
+    return (values + (2**24 + 1 if dtype in {"int32", "int64", "uint64"} else 0)).astype(dtype)
+
+
+def in_odd_chunks(image: np.ndarray) -> dask.array.Array:
+    """Chunks that are not regular, nor of the extents of anything in the file."""
+    chunks = []
+    for extent in image.shape:
+        first = min(extent, 1 + extent // 5)
+        second = (extent - first) * 2 // 3
+        chunks.append(tuple(part for part in (first, second, extent - first - second) if part))
+    return dask.array.from_array(image, chunks=tuple(chunks))
+
+
+def calling(
+    function: Callable[[tuple[int, ...]], None], shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> dask.array.Array:
+    """An image of ones that calls a function for each chunk, with its position, when it is computed."""
+
+    def computed(block: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
+        function(block_id)
+        return block
+
+    ones = dask.array.ones(shape, chunks=chunks, dtype="uint8")
+    return ones.map_blocks(computed, meta=np.empty((0,) * len(shape), "uint8"))
+
+
+def failing_at(position: tuple[int, ...], error: BaseException) -> dask.array.Array:
+    def fail(block_id: tuple[int, ...]) -> None:
+        if block_id == position:
+            raise error
+
+    return calling(fail, (4, 30, 30), (1, 16, 16))
+
+
+def assert_same(read: np.ndarray, image: np.ndarray) -> None:
+    assert read.shape == image.shape
+    assert read.dtype == image.dtype
+    np.testing.assert_array_equal(read, image)
+
+
+# --- What is in the file.
+
+
+@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_data_type_comes_back_bit_for_bit(tmp_path: Path, dtype: str, encoding: dict[str, Any]) -> None:
+    image = image_of((2, 3, 37, 61), dtype)
+    for name, img in (("array", image), ("dask", in_odd_chunks(image))):
+        write_tiff(tmp_path / name, img, **encoding)
+        assert_same(tifffile.imread(tmp_path / name), image)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_comes_back_with_its_axes_of_one_element_and_none_becomes_colour(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    image = image_of(shape, "uint8")
+    for img in (image, in_odd_chunks(image)):
+        for encoding in ({}, {"compression": "zlib"}, {"tile": (16, 16)}):
+            write_tiff(tmp_path / "a.tiff", img, **encoding)
+            assert_same(tifffile.imread(tmp_path / "a.tiff"), image)
+            with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+                assert {page.photometric.name for page in file.pages} == {"MINISBLACK"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_dask_array_makes_the_very_file_that_the_numpy_array_makes(tmp_path: Path, encoding: dict[str, Any]) -> None:
+    # What tifffile leaves in a tile behind the end of its page is anything, and in tiles that are not compressed it
+    # saves the counts of the third page and later ones if it has an array.
+    shapes = [(3, 32, 64)] if "tile" in encoding else [(3, 41, 61), (2, 3, 32, 64), (33, 47, 3)]
+    if encoding == {"tile": (16, 32)}:
+        shapes = [(2, 32, 64)]
+    for shape in shapes:
+        image = image_of(shape)
+        write_tiff(tmp_path / "numpy.tiff", image, **encoding)
+        write_tiff(tmp_path / "dask.tiff", in_odd_chunks(image), **encoding)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "dask.tiff"), image)
+        assert (tmp_path / "numpy.tiff").read_bytes() == (tmp_path / "dask.tiff").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint16"])
+@pytest.mark.parametrize("encoding", [encoding for encoding in ENCODINGS if "rowsperstrip" not in encoding])
+def test_pages_too_large_to_be_encoded_whole_are_encoded_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: dict[str, Any], dtype: str
+) -> None:
+    monkeypatch.setattr(tiff, "PAGE_NBYTES", 1000)
+    if dtype == "bool":
+        # tifffile takes no others for it.
+        encoding = {name: value for name, value in encoding.items() if name in {"compression", "tile"}}
+    for shape in ((3, 300, 270), (1, 3, 300, 513)):
+        image = image_of(shape, dtype)
+        write_tiff(tmp_path / "a.tiff", in_odd_chunks(image), **encoding)
+        assert_same(tifffile.imread(tmp_path / "a.tiff").astype(dtype, copy=False), image)
+        with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+            is_encoded = dtype == "bool" or encoding.keys() & {"compression", "tile"}
+            assert file.pages[0].is_tiled == bool(is_encoded)
+
+
+def test_another_library_reads_the_pages(tmp_path: Path) -> None:
+    image = image_of((4, 37, 61), "uint8")
+    write_tiff(tmp_path / "a.tiff", in_odd_chunks(image), compression="zlib")
+    with Image.open(tmp_path / "a.tiff") as file:
+        np.testing.assert_array_equal([np.asarray(page) for page in ImageSequence.Iterator(file)], image)
+
+
+def test_the_other_byte_order_is_written_as_the_values_it_means(tmp_path: Path) -> None:
+    image = image_of((3, 37, 61)).astype(">u2")
+    for img in (image, in_odd_chunks(image)):
+        for encoding in ({}, {"compression": "zlib"}):
+            write_tiff(tmp_path / "a.tiff", img, **encoding)
+            np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tiff"), image)
+
+
+@pytest.mark.parametrize("name", ["a.ome.tif", "a.OME.TIFF"])
+def test_the_name_still_says_that_a_file_is_an_ome_tiff(tmp_path: Path, name: str) -> None:
+    image = image_of((3, 37, 61))
+    for img in (image, in_odd_chunks(image)):
+        for encoding in ({}, {"compression": "zlib"}):
+            write_tiff(tmp_path / name, img, metadata={"axes": "CYX"}, **encoding)
+            with tifffile.TiffFile(tmp_path / name) as file:
+                assert file.is_ome
+                assert file.series[0].axes == "CYX"
+                np.testing.assert_array_equal(file.asarray(), image)
+
+
+def test_imagej_reads_a_file_for_imagej(tmp_path: Path) -> None:
+    image = image_of((2, 3, 37, 61))
+    write_tiff(tmp_path / "a.tif", in_odd_chunks(image), imagej=True)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_imagej
+        assert_same(file.asarray(), image)
+
+
+def test_a_colormap_makes_a_palette_image(tmp_path: Path) -> None:
+    image = image_of((37, 61), "uint8")
+    colormap = np.zeros((3, 256), "uint16")
+    write_tiff(tmp_path / "a.tif", image, colormap=colormap)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].photometric.name == "PALETTE"
+
+
+# --- Classic or BigTIFF.
+
+
+@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}])
+def test_a_file_is_a_bigtiff_where_it_would_not_fit_else_or_on_demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: dict[str, Any]
+) -> None:
+    def is_bigtiff(img: Any, **options: Any) -> bool:
+        write_tiff(tmp_path / "a.tif", img, **encoding, **options)
+        assert_same(tifffile.imread(tmp_path / "a.tif"), image)
+        with tifffile.TiffFile(tmp_path / "a.tif") as file:
+            return file.is_bigtiff
+
+    image = image_of((3, 37, 61))
+    for img in (image, in_odd_chunks(image)):
+        assert not is_bigtiff(img)
+        assert is_bigtiff(img, bigtiff=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(tiff, "CLASSIC_NBYTES", image.nbytes)
+            assert is_bigtiff(img)
+            assert not is_bigtiff(img, bigtiff=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "is_big"),
+    [
+        ((2**15, 2**16), {}, False),
+        ((2**16, 2**16), {}, True),
+        ((4, 2**15, 2**15), {}, True),
+        ((2, 2**15, 2**15), {}, False),
+        ((3, 2**15, 2**15), {"compression": "lzw"}, True),
+        ((2**21, 32, 32), {}, False),
+        ((2**21, 32, 32), {"tile": (256, 256)}, True),
+        ((2**23, 4, 4), {}, True),
+        ((2**16, 2**16), {"imagej": True}, False),
+        ((2**16, 2**16), {"truncate": True}, False),
+    ],
+)
+def test_pages_tiles_and_what_compression_may_add_count_for_a_bigtiff(
+    shape: tuple[int, ...], options: dict[str, Any], is_big: bool
+) -> None:
+    assert tiff._needs_bigtiff(shape, 1, options) == is_big
+
+
+# --- Whole or not at all.
+
+
+@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt(), FileNotFoundError(2, "no", "src")])
+def test_a_chunk_that_fails_leaves_no_file_and_the_earlier_one_as_it_was(
+    tmp_path: Path, error: BaseException, encoding: dict[str, Any]
+) -> None:
+    with pytest.raises(type(error)) as raised:
+        write_tiff(tmp_path / "a.tiff", failing_at((2, 1, 0), error), **encoding)
+    # An error of the source is not one of the file.
+    assert str(raised.value) == str(error)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.tiff").write_bytes(b"earlier")
+    with pytest.raises(type(error)):
+        write_tiff(tmp_path / "a.tiff", failing_at((2, 1, 0), error), **encoding)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.tiff", b"earlier")]
+
+
+def test_until_it_is_complete_a_file_has_a_partial_name_and_the_earlier_one_stays(tmp_path: Path) -> None:
+    def look(_: tuple[int, ...]) -> None:
+        names = {path.name for path in tmp_path.iterdir()}
+        assert len(names) > 1
+        assert all(name.endswith(".partial") for name in names - {"a.tiff"})
+        assert (tmp_path / "a.tiff").read_bytes() == b"earlier"
+
+    for encoding in ({}, {"compression": "zlib"}):
+        (tmp_path / "a.tiff").write_bytes(b"earlier")
+        write_tiff(tmp_path / "a.tiff", calling(look, (2, 30, 30), (1, 16, 30)), **encoding)
+        assert tifffile.imread(tmp_path / "a.tiff").all()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.tiff"]
+
+
+def test_missing_folders_are_made_and_a_path_may_be_a_str(tmp_path: Path) -> None:
+    write_tiff(f"{tmp_path}/a/b/c.tiff", image_of((5, 6)))
+    assert_same(tifffile.imread(tmp_path / "a/b/c.tiff"), image_of((5, 6)))
+
+
+def test_a_folder_of_that_name_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a.tiff").mkdir()
+    with pytest.raises(DestinationExistsError, match=r"a\.tiff exists and is a folder"):
+        write_tiff(tmp_path / "a.tiff", image_of((5, 6)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tiff"]
+
+
+def test_a_parent_that_is_a_file_is_an_error_that_names_the_image(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(OSError, match=r"could not write.*a/b\.tiff"):
+        write_tiff(tmp_path / "a" / "b.tiff", image_of((5, 6)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process")
+def test_a_file_that_cannot_grow_is_an_error_that_names_it_and_leaves_nothing(tmp_path: Path) -> None:
+    script = f"""
+import errno, resource, sys
+from itertools import product
+import dask.array, numpy as np
+from tilewright.storage.tiff import write_tiff
+image = np.random.default_rng(0).integers(0, 255, (4, 200, 200)).astype("uint8")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+images = (image, dask.array.from_array(image, chunks=(1, 90, 90)))
+for img, options in product(images, ({{}}, {{"compression": "zlib"}}, {{"tile": (16, 16)}})):
+    try:
+        write_tiff({str(tmp_path / "a.tiff")!r}, img, **options)
+    except OSError as error:
+        assert error.filename == {str(tmp_path / "a.tiff")!r}, error
+        # numpy.ndarray.tofile does not say why it failed.
+        assert error.errno in (errno.EFBIG, errno.EIO), error
+    else:
+        sys.exit("written")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- What is refused.
+
+
+@pytest.mark.parametrize("dtype", ["longdouble", "M8[s]", "S3", "O", "u1,u2"])
+def test_a_data_type_that_tiff_cannot_hold_is_refused(tmp_path: Path, dtype: str) -> None:
+    image = np.zeros((4, 5), dtype)
+    for img in (image, dask.array.from_array(image, chunks=3)):
+        with pytest.raises(ValueError, match=r"a\.tiff cannot be a TIFF file: unknown data type"):
+            write_tiff(tmp_path / "a.tiff", img)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 5), (3, 5, 0)])
+def test_an_image_without_a_plane_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    for img in (np.zeros(shape), dask.array.zeros(shape)):
+        with pytest.raises(ValueError, match=r"at least two axes and no empty one"):
+            write_tiff(tmp_path / "a.tiff", img)
+
+
+@pytest.mark.parametrize("option", ["append", "data", "dtype", "mode", "returnoffset", "shape"])
+def test_options_that_are_set_here_are_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ValueError, match=f"does not take {option}"):
+        write_tiff(tmp_path / "a.tiff", image_of((5, 6)), **{option: None})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ({"predictor": True}, "predictor without compression"),
+        ({"tile": (10, 10)}, "invalid tile shape"),
+        ({"tile": (0, 16)}, "invalid tile shape"),
+        ({"tile": (16,)}, "invalid tile shape"),
+        ({"tile": (1, 1, 16, 16)}, "invalid tile shape"),
+        ({"compression": "no such"}, "no such|NO SUCH"),
+        ({"compression": "jpegxl"}, "imagecodecs"),
+        ({"compression": "zlib", "truncate": True}, "truncate"),
+        ({"photometric": "rgb"}, "not enough samples"),
+    ],
+)
+def test_an_option_that_is_not_possible_is_an_error_before_anything_is_computed(
+    tmp_path: Path, encoding: dict[str, Any], message: str
+) -> None:
+    if message == "imagecodecs" and "imagecodecs" in sys.modules:
+        pytest.skip("it is possible")
+    computed: list[tuple[int, ...]] = []
+    with pytest.raises((ValueError, KeyError), match=message):
+        write_tiff(tmp_path / "a.tiff", calling(computed.append, (2, 30, 30), (1, 30, 30)), **encoding)
+    assert computed == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_strips_of_a_page_that_is_too_large_are_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff, "PAGE_NBYTES", 1000)
+    with pytest.raises(ValueError, match=r"7200 bytes .* rowsperstrip=4, .* pass tile=\(256, 256\) instead"):
+        write_tiff(tmp_path / "a.tiff", in_odd_chunks(image_of((60, 60))), compression="zlib", rowsperstrip=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dask_array_that_does_not_know_its_extents_or_is_wrong_about_its_chunks_is_refused(tmp_path: Path) -> None:
+    image = dask.array.from_array(image_of((30, 30)), chunks=10)
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        write_tiff(tmp_path / "a.tiff", image[image[:, 0] > 0])
+    for wrong, message in (
+        (image.map_blocks(lambda block: block.astype("int64"), meta=np.empty((0, 0), "uint16")), r"\(10, 10\) int64"),
+        (image.map_blocks(lambda block: block[:5], meta=np.empty((0, 0), "uint16")), r"\(5, 10\) uint16"),
+    ):
+        with pytest.raises(ValueError, match=rf"chunk \(0, 0\) of the image is {message}"):
+            write_tiff(tmp_path / "a.tiff", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- How a dask array is computed.
+
+
+@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}, {"tile": (16, 16), "compression": "zlib"}])
+def test_each_chunk_is_computed_once_in_the_calling_thread(tmp_path: Path, encoding: dict[str, Any]) -> None:
+    counts: Counter[tuple[int, ...]] = Counter()
+    threads = set()
+
+    def count(block_id: tuple[int, ...]) -> None:
+        counts[block_id] += 1
+        threads.add(threading.get_ident())
+
+    write_tiff(tmp_path / "a.tiff", calling(count, (3, 50, 70), (2, 17, 29)), **encoding)
+    assert counts == Counter(np.ndindex(2, 3, 3))
+    assert threads == {threading.get_ident()}
+
+
+def test_chunks_without_elements_are_passed_over(tmp_path: Path) -> None:
+    image = image_of((3, 30, 30))
+    parts = [image[:1], image[1:1], image[1:]]
+    img = dask.array.concatenate([dask.array.from_array(part, chunks=(3, 16, 16)) for part in parts])
+    write_tiff(tmp_path / "a.tiff", img)
+    assert_same(tifffile.imread(tmp_path / "a.tiff"), image)
+
+
+def test_any_region_of_a_dask_array_is_read() -> None:
+    image = image_of((5, 30, 31))
+    lazy = LazyImage(in_odd_chunks(image))
+    for region in (((0, 5), (0, 30), (0, 31)), ((1, 2), (3, 29), (6, 8)), ((4, 5), (0, 1), (30, 31))):
+        assert_same(lazy.read(region), image[tuple(slice(*interval) for interval in region)])
+    assert len(list(lazy.chunk_regions())) == 27
+
+
+MEMORY = """
+import re
+from pathlib import Path
+import dask.array, numpy as np
+from tilewright.storage.tiff import write_tiff
+
+def peak_mib():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+def image(shape, chunks):
+    ones = dask.array.ones(shape, chunks=chunks, dtype="uint16")
+    return ones.map_blocks(np.add, np.uint16(7), dtype="uint16")
+
+fast = {{"compression": "zlib", "compressionargs": {{"level": 1}}}}
+volume, page = ((20, 2048, 2048), (2, 2048, 2048)), ((1, 8192, 10240), (1, 2048, 4096))
+large = ((30, 2048, 2048), (2, 2048, 2048))
+for (shape, chunks), options in [
+    (large, {{}}), (page, {{}}), (volume, fast), (page, fast), (page, {{"tile": (512, 512)}})
+]:
+    write_tiff({path!r}, image(chunks, chunks), **options)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = peak_mib()
+    write_tiff({path!r}, image(shape, chunks), **options)
+    print(peak_mib() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_240_mib_and_160_mib_encoded_take_no_more_memory_than_a_few_chunks_of_16_mib(tmp_path: Path) -> None:
+    script = MEMORY.format(path=str(tmp_path / "a.tiff"))
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    growth_mib = [float(line) for line in done.stdout.split()]
+    # As they are, in pages and in one; then encoded, in pages, in one, and in tiles.
+    assert len(growth_mib) == 5
+    assert max(growth_mib) < 64
+
+
+# --- The declaration.
+
+
+def test_a_function_that_takes_a_lazy_image_is_found_behind_partials_methods_and_objects() -> None:
+    class Writer:
+        @takes_lazy_image
+        def __call__(self, file_path: Path, img: Any) -> None: ...
+
+        @takes_lazy_image
+        def write(self, file_path: Path, img: Any) -> None: ...
+
+        def write_whole(self, file_path: Path, img: Any) -> None: ...
+
+    for write_func in (
+        write_tiff,
+        functools.partial(write_tiff, compression="zlib"),
+        functools.partial(functools.partial(write_tiff, compression="zlib"), tile=(16, 16)),
+        Writer(),
+        Writer().write,
+        functools.partial(Writer().write),
+    ):
+        assert is_lazy(write_func)
+    for write_func in (print, Writer().write_whole, functools.partial(print), np.save, lambda file_path, img: None):
+        assert not is_lazy(write_func)
+    assert write_tiff.takes_lazy_image is True

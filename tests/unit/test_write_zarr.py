@@ -1,0 +1,419 @@
+"""An image in Zarr holds what the image held, appears whole or not at all, and each object of it is written once."""
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import zarr
+from tests.support import is_metadata, read_by_tensorstore, tree
+from zarr.storage import LocalStore
+
+from tilewright.errors import DestinationError, DestinationExistsError
+from tilewright.plan import choose
+from tilewright.storage import objects
+from tilewright.storage.lazy_image import is_lazy
+from tilewright.storage.zarr_image import write_zarr
+
+SHAPES = [(37, 61), (3, 37, 61), (2, 1, 5, 17, 31)]
+
+
+def image_of(shape: tuple[int, ...], dtype: str = "uint16") -> np.ndarray:
+    values = np.random.default_rng(8).integers(0, 60_000, shape)
+    if dtype == "bool":
+        return values % 3 == 0
+    # Labels that float32 cannot hold.
+    return (values + (2**24 + 1 if dtype in {"int32", "int64"} else 0)).astype(dtype)
+
+
+def in_odd_chunks(image: np.ndarray) -> dask.array.Array:
+    chunks = []
+    for extent in image.shape:
+        first = min(extent, 1 + extent // 5)
+        second = (extent - first) * 2 // 3
+        chunks.append(tuple(part for part in (first, second, extent - first - second) if part))
+    return dask.array.from_array(image, chunks=tuple(chunks))
+
+
+def calling(
+    function: Callable[[tuple[int, ...]], None], shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> dask.array.Array:
+    """An image of ones that calls a function for each chunk, with its position, when it is computed."""
+
+    def computed(block: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
+        function(block_id)
+        return block
+
+    ones = dask.array.ones(shape, chunks=chunks, dtype="uint8")
+    return ones.map_blocks(computed, meta=np.empty((0,) * len(shape), "uint8"))
+
+
+def failing(error: BaseException) -> dask.array.Array:
+    def fail(block_id: tuple[int, ...]) -> None:
+        if block_id == (2, 1, 0):
+            raise error
+
+    return calling(fail, (4, 30, 30), (1, 16, 16))
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units so small that a small image has many."""
+    monkeypatch.setattr(choose, "SMALL_UNIT_NBYTES", 3000)
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each object was written, or read from any local store."""
+    counts: Counter[str] = Counter()
+    original_write, original_get = objects.write_file, LocalStore.get
+
+    def counting_write(path: Path, parts: Any) -> int:
+        counts[f"set {path}"] += 1
+        return original_write(path, parts)
+
+    async def counting_get(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        counts[f"get {key}"] += not is_metadata(key)
+        return await original_get(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(objects, "write_file", counting_write)
+    monkeypatch.setattr(LocalStore, "get", counting_get)
+    return counts
+
+
+# --- What is stored.
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int32", "int64", "float16", "float32", "complex64"])
+def test_every_data_type_is_read_bit_for_bit_by_zarr_and_by_another_library(
+    tmp_path: Path, dtype: str, zarr_format: int
+) -> None:
+    image = image_of((2, 9, 37, 61), dtype)
+    for name, img in (("array", image), ("dask", in_odd_chunks(image))):
+        write_zarr(tmp_path / name, img, zarr_format=zarr_format)
+        array = zarr.open_group(tmp_path / name, mode="r")["0"]
+        assert array.metadata.zarr_format == zarr_format
+        assert array.dtype == image.dtype
+        np.testing.assert_array_equal(array[...], image)
+        np.testing.assert_array_equal(read_by_tensorstore(tmp_path / name / "0", zarr_format), image)
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chunks": (16, 20)},
+        {"chunks": (10, 12), "shards": (20, 36), "compressors": None},
+        {"shards": "auto"},
+        {"chunks": (16, 20), "shards": "auto"},
+        {"fill_value": 7},
+        {"zarr_format": 2, "chunks": (16, 20)},
+    ],
+)
+def test_every_object_is_set_once_and_none_is_read_back(
+    tmp_path: Path, stored: Counter[str], shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    options = {
+        name: (1,) * (len(shape) - 2) + value if name in {"chunks", "shards"} and isinstance(value, tuple) else value
+        for name, value in options.items()
+    }
+    image = image_of(shape)
+    for img in (image, in_odd_chunks(image), np.full(shape, options.get("fill_value") or 0, "uint16")):
+        stored.clear()
+        write_zarr(tmp_path / "a.zarr", img, **options)
+        counts = {key: count for key, count in stored.items() if count}
+        array = zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")
+        extents = array.shards or array.chunks
+        object_count = np.prod([-(-extent // step) for extent, step in zip(shape, extents, strict=True)])
+        assert {key.split()[0] for key in counts} == {"set"}
+        assert set(counts.values()) == {1}
+        # Also what only holds the fill value: what exists is complete.
+        assert len(counts) == object_count
+        assert sum(not is_metadata(key) for key in tree(tmp_path / "a.zarr")) == object_count
+        np.testing.assert_array_equal(array[...], np.asarray(img))
+
+
+def test_options_of_the_array_reach_it(tmp_path: Path) -> None:
+    options = {"chunks": (1, 16, 16), "compressors": zarr.codecs.GzipCodec(level=3), "fill_value": 5}
+    write_zarr(tmp_path / "a.zarr", image_of((3, 37, 61)), axes="CYX", **options)
+    array = zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")
+    assert array.chunks == (1, 16, 16)
+    assert array.compressors == (zarr.codecs.GzipCodec(level=3),)
+    assert array.fill_value == 5
+    assert array.metadata.dimension_names == ("c", "y", "x")
+
+
+def test_dimensions_that_nobody_names_have_no_names(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "a.zarr", image_of((3, 5, 7, 6)))
+    assert zarr.open_array(tmp_path / "a.zarr" / "0", mode="r").metadata.dimension_names is None
+
+
+# --- How a dask array is computed.
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize(
+    ("shape", "chunks", "options"),
+    [
+        ((3, 50, 70), (1, 24, 32), {"chunks": (1, 8, 16)}),
+        ((3, 50, 70), (1, 24, 32), {"chunks": (1, 8, 16), "shards": (1, 24, 32)}),
+        ((3, 50, 70), (3, 50, 70), {"chunks": (1, 4, 7)}),
+        ((3, 50, 70), (1, 10, 10), {"chunks": (1, 20, 30)}),
+        ((2, 700, 900), (1, 100, 450), {}),
+        ((2, 12, 700, 30), (1, 1, 700, 30), {"chunks": (1, 1, 100, 30)}),
+    ],
+)
+def test_each_chunk_is_computed_once_in_the_calling_thread_where_the_borders_meet(
+    tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    counts: Counter[tuple[int, ...]] = Counter()
+    threads = set()
+
+    def count(block_id: tuple[int, ...]) -> None:
+        counts[block_id] += 1
+        threads.add(threading.get_ident())
+
+    img = calling(count, shape, chunks)
+    write_zarr(tmp_path / "a.zarr", img, **options)
+    assert counts == Counter(np.ndindex(img.numblocks))
+    assert threads == {threading.get_ident()}
+    assert zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...].all()
+
+
+@pytest.mark.usefixtures("small_units")
+def test_an_object_larger_than_a_region_is_written_by_itself(tmp_path: Path, stored: Counter[str]) -> None:
+    image = image_of((2, 100, 100), "float32")
+    write_zarr(tmp_path / "a.zarr", in_odd_chunks(image), chunks=(1, 100, 100), compressors=None)
+    assert sorted(count for count in stored.values() if count) == [1, 1]
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...], image)
+
+
+MEMORY = """
+import re
+from pathlib import Path
+import dask.array, numpy as np
+from tilewright.storage.zarr_image import write_zarr
+
+def peak_mib():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+def image(shape, chunks):
+    ones = dask.array.ones(shape, chunks=chunks, dtype="uint16")
+    return ones.map_blocks(np.add, np.uint16(7), dtype="uint16")
+
+for chunks, options in [
+    ((1, 2, 2048, 2048), {}), ((1, 20, 512, 800), {"compressors": None, "shards": (1, 20, 512, 512)})
+]:
+    write_zarr(PATH, image((1, 4, 2048, 2048), chunks), **options)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = peak_mib()
+    write_zarr(PATH, image((1, 24, 2048, 2048), chunks), **options)
+    print(peak_mib() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_192_mib_take_no_more_memory_than_a_few_regions(tmp_path: Path) -> None:
+    script = MEMORY.replace("PATH", repr(str(tmp_path / "a.zarr")))
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    growth_mib = [float(line) for line in done.stdout.split()]
+    assert len(growth_mib) == 2
+    assert max(growth_mib) < 100
+
+
+# --- Whole or not at all.
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt(), FileNotFoundError(2, "no", "src")])
+def test_a_chunk_that_fails_leaves_nothing_and_the_earlier_group_as_it_was(
+    tmp_path: Path, error: BaseException
+) -> None:
+    with pytest.raises(type(error)) as raised:
+        write_zarr(tmp_path / "a.zarr", failing(error))
+    # An error of the source is not one of the output.
+    assert str(raised.value) == str(error)
+    assert list(tmp_path.iterdir()) == []
+    write_zarr(tmp_path / "a.zarr", image_of((5, 6)))
+    before = tree(tmp_path)
+    with pytest.raises(type(error)):
+        write_zarr(tmp_path / "a.zarr", failing(error))
+    assert tree(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.usefixtures("small_units")
+def test_until_it_is_complete_a_group_has_a_partial_name_and_the_earlier_one_stays(tmp_path: Path) -> None:
+    earlier = image_of((5, 6))
+
+    def look(_: tuple[int, ...]) -> None:
+        names = {path.name for path in tmp_path.iterdir()}
+        assert len(names) == 2
+        assert all(name.endswith(".partial") for name in names - {"a.zarr"})
+        np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...], earlier)
+
+    write_zarr(tmp_path / "a.zarr", earlier)
+    zarr.open_group(tmp_path / "a.zarr").create_array("old", shape=3, dtype="uint8")
+    write_zarr(tmp_path / "a.zarr", calling(look, (2, 30, 30), (1, 16, 30)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    # Nothing of the earlier group is left.
+    assert list(zarr.open_group(tmp_path / "a.zarr", mode="r").keys()) == ["0"]
+
+
+def test_a_group_that_cannot_have_its_name_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_zarr(tmp_path / "a.zarr", image_of((5, 6)))
+    before = tree(tmp_path)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial") and ".old." not in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match=r"could not write.*a\.zarr'$"):
+        write_zarr(tmp_path / "a.zarr", image_of((7, 8)))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_group_or_array_of_either_format_is_replaced(tmp_path: Path, zarr_format: int) -> None:
+    image = image_of((5, 6))
+    zarr.create_array(tmp_path / "array", shape=3, dtype="uint8", zarr_format=zarr_format)
+    zarr.create_group(tmp_path / "group", zarr_format=zarr_format)
+    (tmp_path / "empty").mkdir()
+    for name in ("array", "group", "empty"):
+        write_zarr(f"{tmp_path}/{name}", image)
+        np.testing.assert_array_equal(zarr.open_group(tmp_path / name, mode="r", zarr_format=3)["0"][...], image)
+        assert {path.name for path in (tmp_path / name).iterdir()} == {"0", "zarr.json"}
+
+
+def test_what_is_no_zarr_is_refused_and_left(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(DestinationExistsError, match="folder exists and is no Zarr"):
+        write_zarr(tmp_path / "folder", image_of((5, 6)))
+    with pytest.raises(DestinationError, match="file is a file, not a folder"):
+        write_zarr(tmp_path / "file", image_of((5, 6)))
+    with pytest.raises(DestinationError, match="is a file, not a folder"):
+        write_zarr(tmp_path / "file" / "a.zarr", image_of((5, 6)))
+    with pytest.raises(DestinationError, match="is a URL"):
+        write_zarr("memory://a.zarr", image_of((5, 6)))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process")
+def test_an_object_that_cannot_be_stored_is_an_error_that_names_the_image_and_leaves_nothing(tmp_path: Path) -> None:
+    script = f"""
+import errno, resource, sys
+import dask.array, numpy as np
+from tilewright.storage.zarr_image import write_zarr
+image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):
+    try:
+        write_zarr({str(tmp_path / "a.zarr")!r}, img)
+    except OSError as error:
+        assert error.filename == {str(tmp_path / "a.zarr")!r}, error
+        assert error.errno == errno.EFBIG, error
+    else:
+        sys.exit("written")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Groups above.
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_the_zarr_folder_around_it_becomes_a_group_of_the_same_format(tmp_path: Path, zarr_format: int) -> None:
+    image = image_of((5, 6))
+    write_zarr(tmp_path / "a" / "prediction.zarr" / "3", image, zarr_format=zarr_format)
+    group = zarr.open_group(tmp_path / "a" / "prediction.zarr", mode="r", zarr_format=zarr_format)
+    np.testing.assert_array_equal(group["3/0"][...], image)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"prediction.zarr"}
+    write_zarr(tmp_path / "a" / "4", image, zarr_format=zarr_format)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"prediction.zarr", "4"}
+
+
+def test_a_group_above_keeps_what_it_has(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "a.zarr", attributes={"mine": 1}).create_array("other", shape=3, dtype="uint8")
+    write_zarr(tmp_path / "a.zarr" / "0", image_of((5, 6)))
+    group = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    assert dict(group.attrs) == {"mine": 1}
+    assert sorted(group.keys()) == ["0", "other"]
+
+
+def test_many_images_of_one_group_may_be_written_at_the_same_time(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: write_zarr(tmp_path / f"a.zarr/{index}", image_of((5, 6)) + index), range(24)))
+    group = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    assert sorted(map(int, group.keys())) == list(range(24))
+    for index in range(24):
+        np.testing.assert_array_equal(group[f"{index}/0"][...], image_of((5, 6)) + index)
+
+
+def test_a_folder_above_that_is_zarr_of_another_kind_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "group.zarr", zarr_format=2)
+    zarr.create_array(tmp_path / "array.zarr", shape=3, dtype="uint8")
+    before = tree(tmp_path)
+    computed: list[tuple[int, ...]] = []
+    img = calling(computed.append, (2, 30), (1, 30))
+    with pytest.raises(DestinationExistsError, match=r"of format 3, because .*group\.zarr is none; choose"):
+        write_zarr(tmp_path / "group.zarr" / "0", img)
+    with pytest.raises(DestinationExistsError, match=r"of format 3, because .*array\.zarr is none; choose"):
+        write_zarr(tmp_path / "array.zarr" / "0", img)
+    assert tree(tmp_path) == before
+    assert computed == []
+
+
+# --- What is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zarr_format": 4}, "zarr_format must be 2 or 3, got 4"),
+        ({"chunks": (10, 10), "shards": (15, 15)}, "not a whole multiple"),
+        ({"chunks": (10, 10, 10)}, "chunk"),
+    ],
+)
+def test_an_option_that_is_not_possible_is_an_error_before_anything_is_computed(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    computed: list[tuple[int, ...]] = []
+    with pytest.raises(ValueError, match=message):
+        write_zarr(tmp_path / "a.zarr", calling(computed.append, (30, 30), (30, 30)), **options)
+    assert computed == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown data type"):
+        write_zarr(tmp_path / "a.zarr", np.zeros((3, 4), "M8[s]"))
+    with pytest.raises(ValueError, match="must be"):
+        write_zarr(tmp_path / "a.zarr", np.zeros(3))
+    image = dask.array.from_array(image_of((30, 30)), chunks=10)
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        write_zarr(tmp_path / "a.zarr", image[image[:, 0] > 0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_takes_a_lazy_image() -> None:
+    assert is_lazy(write_zarr)
