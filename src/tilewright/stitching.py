@@ -35,14 +35,14 @@ WriteFunc = Callable[..., Any]
 """What writes an image: called with ``file_path``, ``img``, and further keywords."""
 
 
-def stitch_prediction_single(tiles: Sequence[Any], tile_infos: Sequence[TileInformation]) -> AnyArray:
+def stitch_prediction_single(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> AnyArray:
     """Stitch the tiles of one sample together.
 
     Parameters
     ----------
-    tiles : sequence of array or tensor
+    tiles : iterable of array or tensor
         C(Z)YX or (1, C, (Z), Y, X) each, in any order.
-    tile_infos : sequence of TileInformation
+    tile_infos : iterable of TileInformation
         One per tile, all of the same sample.
 
     Returns
@@ -65,21 +65,21 @@ def stitch_prediction_single(tiles: Sequence[Any], tile_infos: Sequence[TileInfo
     >>> stitch_prediction_single(tiles, [first, last]).tolist()
     [[[[1, 2, 9], [3, 4, 9]]]]
     """
-    _check_counts(tiles, tile_infos)
+    tiles, tile_infos = _checked(tiles, tile_infos)
     samples = sorted({information.sample_id for information in tile_infos})
     if len(samples) > 1:
         raise GeometryError(f"the tiles are of the samples {samples}, not of one; use stitch_prediction")
     return stitch_prediction(tiles, tile_infos)[0]
 
 
-def stitch_prediction(tiles: Sequence[Any], tile_infos: Sequence[TileInformation]) -> list[AnyArray]:
+def stitch_prediction(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> list[AnyArray]:
     """Stitch the tiles of several samples together.
 
     Parameters
     ----------
-    tiles : sequence of array or tensor
+    tiles : iterable of array or tensor
         C(Z)YX or (1, C, (Z), Y, X) each, in any order.
-    tile_infos : sequence of TileInformation
+    tile_infos : iterable of TileInformation
         One per tile.
 
     Returns
@@ -94,7 +94,7 @@ def stitch_prediction(tiles: Sequence[Any], tile_infos: Sequence[TileInformation
     GeometryError
         If tiles do not fit their tile information.
     """
-    _check_counts(tiles, tile_infos)
+    tiles, tile_infos = _checked(tiles, tile_infos)
     samples: dict[int, list[tuple[AnyArray, TileInformation]]] = defaultdict(list)
     for tile, information in zip(tiles, tile_infos, strict=True):
         samples[information.sample_id].append((_without_batch(as_array(tile), information), information))
@@ -209,8 +209,9 @@ class ImageStitching:
             by_sample[information.sample_id - self.first_sample].append(number)
         image: AnyArray = np.empty((self.sample_count, self.channels, *self.extents), self.dtype)
         for sample in samples:
-            stitched = self.stitch_sample(sample, whole, [tiles[n] for n in by_sample[sample]], by_sample[sample])
-            image[sample] = self._alike(stitched)
+            image[sample] = self.stitch_sample(
+                sample, whole, [tiles[number] for number in by_sample[sample]], by_sample[sample]
+            )
         return image
 
     def lazy(self, tiles: Sequence[Any], fetch: Fetch = list) -> dask.array.Array:
@@ -234,15 +235,6 @@ class ImageStitching:
         )
         return image
 
-    def _alike(self, stitched: AnyArray) -> AnyArray:
-        """Return what is stitched if it has the channels and the data type of the image: no sample is converted."""
-        if (len(stitched), stitched.dtype) != (self.channels, self.dtype):
-            raise ModelOutputError(
-                f"image {self.name} has {self.channels} channels of {self.dtype}, but the tiles of one of its samples "
-                f"have {len(stitched)} of {stitched.dtype}"
-            )
-        return stitched
-
     def stitch_sample(self, sample: int, region: Region, tiles: Iterable[AnyArray], numbers: Sequence[int]) -> AnyArray:
         """Return a region of a sample, C(Z)YX, from those of its tiles that are given, with their numbers."""
         placed = (
@@ -250,7 +242,13 @@ class ImageStitching:
             for tile, number in zip(tiles, numbers, strict=True)
         )
         which = f", sample {sample}" if self.sample_count > 1 else ""
-        return stitch_region(region, placed, f"image {self.name}{which}")
+        stitched = stitch_region(region, placed, f"image {self.name}{which}")
+        if (len(stitched), stitched.dtype) != (self.channels, self.dtype):
+            raise ModelOutputError(
+                f"image {self.name} has {self.channels} channels of {self.dtype}, but tiles of it{which} have "
+                f"{len(stitched)} of {stitched.dtype}"
+            )
+        return stitched
 
 
 class _Chunked:
@@ -406,8 +404,10 @@ def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:
     return tile
 
 
-def _check_counts(tiles: Sequence[Any], tile_infos: Sequence[TileInformation]) -> None:
-    if len(tiles) != len(tile_infos) or len(tiles) == 0:
+def _checked(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> tuple[list[Any], list[TileInformation]]:
+    listed, infos = list(tiles), list(tile_infos)
+    if len(listed) != len(infos) or not listed:
         raise GeometryError(
-            f"there must be tiles, and as much tile information; got {len(tiles)} tiles and {len(tile_infos)}"
+            f"there must be tiles, and as much tile information; got {len(listed)} tiles and {len(infos)}"
         )
+    return listed, infos

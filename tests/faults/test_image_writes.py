@@ -1,5 +1,6 @@
 """Workers, write functions and schedulers die while images are written: the image is right, or the error names it."""
 
+import gc
 import os
 import signal
 import threading
@@ -157,8 +158,8 @@ EAGER_AND_LAZY = pytest.mark.parametrize("is_lazy", [False, True], ids=["eager",
 def nannies() -> Iterator[tuple[LocalCluster, Client]]:
     """Two worker processes that a test may kill, and that come again."""
     with (
-        # As many deaths of a worker as a task may see; each costs a second.
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        # A task that sees its worker die is not tried again by Dask itself: each death costs a second.
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         # A worker that is dead so long after a death is given up, also where it is dead once more.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False}),
@@ -250,7 +251,9 @@ class Prediction:
 
     def check(self, names: str) -> None:
         """These images are on disk, as a stitching in plain NumPy has them, and nothing else is."""
-        assert sorted(path.name for path in self.out.iterdir()) == [f"{name}.npy" for name in names]
+        found = sorted(path.name for path in self.out.iterdir())
+        # A worker that is killed while it writes leaves what `save` has begun.
+        assert [name for name in found if not name.endswith(".partial")] == [f"{name}.npy" for name in names]
         for name in names:
             expected = stitched(IMAGES[name].astype("float32"), "YX", TILE, OVERLAP, MODEL)
             np.testing.assert_array_equal(np.load(self.out / f"{name}.npy"), expected[np.newaxis], strict=True)

@@ -53,7 +53,8 @@ def create_write_file_path(dirpath: Path | str, file_path: Path | str, write_ext
 
 def check_extension(write_extension: str) -> None:
     """Raise ValueError for what is no ending of a file."""
-    if not isinstance(write_extension, str) or not write_extension.startswith(".") or len(write_extension) < 2:
+    is_ending = isinstance(write_extension, str) and write_extension.startswith(".") and len(write_extension) > 1
+    if not is_ending or Path(write_extension).name != write_extension:
         raise ValueError(f"write_extension must be the ending of a file with its dot, got {write_extension!r}")
 
 
