@@ -182,9 +182,14 @@ class ClusterImageWrites:
 
     def finish(self) -> list[ImageWriteError]:
         """Wait until all images are written, and return the errors of those that could not be."""
-        while self._running or self._waiting or self._suspects:
-            self._submit_what_may_run()
-            self._collect(wait=True)
+        try:
+            while self._running or self._waiting or self._suspects:
+                self._submit_what_may_run()
+                self._collect(wait=True)
+        except ClusterGoneError as error:
+            unwritten = [*self._running.values(), *self._waiting, *self._suspects]
+            reasons = [str(running.image.error("the cluster is gone")) for running in unwritten]
+            raise ClusterGoneError("; ".join([str(error), *reasons])) from error
         failures, self._failures = self._failures, []
         return failures
 

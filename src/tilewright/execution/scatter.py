@@ -1,7 +1,7 @@
 """Arrays go from this process straight to workers, each under a key of its own, and from there to other workers."""
 
 from collections.abc import Sequence
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from distributed import Client, Future, Worker, get_worker
@@ -9,31 +9,41 @@ from distributed.utils import sync
 from distributed.utils_comm import gather_from_workers
 
 from tilewright.assemble import AnyArray
-from tilewright.errors import TilesGoneError
+from tilewright.errors import ClusterGoneError, TilesGoneError
 from tilewright.execution.watch import Watch
 
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 10.0
+PATIENCE_SECONDS = 120.0
+"""How long a cluster may be without a worker that takes anything before the run ends."""
+ASK_SECONDS = 10.0
+"""How long one waits for a worker before looking again whether there still is a scheduler."""
+PAUSE_SECONDS = 0.5
+"""How long to wait after a worker that was chosen has died: the scheduler may not know it yet."""
 
 
 def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray]) -> list[Future[Any]]:
     """Send arrays to workers, and again where the worker that was chosen has just died.
 
     What was sent dies with its worker, so that the caller must keep it.
+
+    Raises
+    ------
+    ClusterGoneError
+        If the scheduler is gone, or no worker takes anything for too long.
     """
-    pause = FIRST_PAUSE_SECONDS
+    start = monotonic()
     while True:
         watch.wait_until_connected()
         try:
             # Without hash=False two equal tiles, blank ones say, would be one.
-            futures: list[Future[Any]] = client.scatter(list(arrays), direct=True, hash=False)
-        except OSError:
-            # The scheduler may not know yet that the worker is dead.
+            futures: list[Future[Any]] = client.scatter(list(arrays), direct=True, hash=False, timeout=ASK_SECONDS)
+        except OSError as error:
             watch.look()
-            if pause > LONGEST_PAUSE_SECONDS:
-                raise
-            sleep(pause)
-            pause *= 2
+            if monotonic() - start > PATIENCE_SECONDS:
+                raise ClusterGoneError(
+                    f"no worker of the cluster has taken a tile for {PATIENCE_SECONDS:.0f} seconds: {error!r}; what "
+                    "was written is complete, the rest is missing"
+                ) from error
+            sleep(PAUSE_SECONDS)
         else:
             return futures
 

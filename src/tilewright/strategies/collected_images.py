@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from distributed.protocol.pickle import dumps
 
 from tilewright.assemble import AnyArray, slices_of
 from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
@@ -176,10 +177,22 @@ class CollectedImages:
         paths = [folder / name for name in output_names(sources, self.write_extension)]
         _check_no_source(paths, sources)
         self._paths = dict(zip(keys, paths, strict=True))
+        if self.client is not None:
+            self._check_that_it_travels()
         if self.client is None:
             self._writes = LocalImageWrites()
         else:
             self._writes = ClusterImageWrites(self.client, folder, self.max_inflight_nbytes)
+
+    def _check_that_it_travels(self) -> None:
+        """Raise TypeError where what writes cannot be sent to a worker: better now than when an image is covered."""
+        try:
+            dumps((self.write_func, self.write_func_kwargs))
+        except Exception as error:
+            raise TypeError(
+                f"write_func {self.write_func!r} or its write_func_kwargs cannot be sent to the workers: {error}; what "
+                "is open or locked, a file or a connection say, must be made by the function itself"
+            ) from error
 
     def _collect(self, dataloader_idx: int, tiles: Iterable[AnyArray], infos: Sequence[TileInformation]) -> None:
         """Take tiles in, and write the images that are whole now.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.assemble import AnyArray, as_array
+from tilewright.datasets.images import SourceImage
 from tilewright.datasets.iterable import IterablePredDataset
 from tilewright.errors import ModelOutputError
 from tilewright.geometry import TileInformation
@@ -29,8 +30,8 @@ class WriteImage(CollectedImages):
 
     Notes
     -----
-    Which sample a prediction is of is taken from the batch, ``(samples, sample_ids)``. A dataset that yields samples
-    alone must be read by one data-loader worker at most, so that they come in order.
+    Which sample a prediction is of is taken from the batch, ``(samples, sample_ids)``. The samples of a dataset that is
+    only registered as an `IterablePredDataset` are counted as they come, so it must be read by one data-loader worker.
     """
 
     def __init__(
@@ -84,7 +85,10 @@ class WriteImage(CollectedImages):
         try:
             self.prepare(trainer, dirpath)
             images = _images_in(prediction)
-            samples = _samples_in(prediction) or _samples_in(batch)
+            samples = None
+            if all(isinstance(image, SourceImage) for image in self._images[dataloader_idx]):
+                # The numbers of a foreign dataset may be anything, such as the labels of classes.
+                samples = _samples_of(prediction, batch)
             if samples is None:
                 samples = self._next_samples(trainer, dataloader_idx, len(images))
             self._collect(dataloader_idx, images, _wholes(images, samples))
@@ -98,7 +102,7 @@ class WriteImage(CollectedImages):
         if getattr(loader, "num_workers", 0) > 1:
             raise TypeError(
                 f"the batches say not which samples they hold, and {loader.num_workers} data-loader workers read them "
-                "in no certain order; let the dataset yield (sample, sample_id), or use num_workers=1"
+                "in no certain order; use an IterablePredDataset of tilewright, or num_workers=1"
             )
         first = self._next_sample.get(dataloader_idx, 0)
         self._next_sample[dataloader_idx] = first + count
@@ -118,6 +122,14 @@ def _images_in(prediction: Any) -> AnyArray:
             f"shape {images.shape}"
         )
     return images
+
+
+def _samples_of(prediction: Any, batch: Any) -> list[int] | None:
+    """Return the numbers that come with a prediction if they are of its batch, else those of the batch."""
+    predicted, given = _samples_in(prediction), _samples_in(batch)
+    if predicted is None or (given is not None and not set(predicted) <= set(given)):
+        return given
+    return predicted
 
 
 def _samples_in(values: Any) -> list[int] | None:
