@@ -18,6 +18,11 @@ from tilewright.storage.receipts import peak_memory_nbytes
 MIB = 2**20
 LIMIT_NBYTES = 512 * MIB
 SIDE = 1024
+# Small workers should begin early to move tiles to the disk: their other needs are a large share of what they have.
+MEMORY = {
+    f"distributed.worker.memory.{name}": share
+    for name, share in {"target": 0.4, "spill": 0.5, "pause": 0.8, "terminate": 0.95}.items()
+}
 DEPTH = 4 * LIMIT_NBYTES // (SIDE * SIDE * 4)
 
 
@@ -35,7 +40,7 @@ class Ramp:
 @contextmanager
 def small_workers(folder: Path) -> Iterator[Client]:
     with (
-        dask.config.set({"distributed.admin.log-length": 10}),
+        dask.config.set(MEMORY),
         LocalCluster(
             processes=True,
             n_workers=2,

@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+import multiprocessing
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,9 @@ def save_lazily(*, file_path: Path, img: Any, scheduler: str | None = "synchrono
     if calls:
         note(f"{file_path}.calls")
     assert isinstance(img, dask.array.Array)
+    if scheduler is None and multiprocessing.parent_process() is None:
+        # A worker in this process would make its client that of all tests to come.
+        scheduler = "synchronous"
     computed = img.compute() if scheduler is None else img.compute(scheduler=scheduler)
     assert computed.shape == img.shape
     assert computed.dtype == img.dtype
@@ -997,7 +1001,7 @@ def test_predictions_that_are_no_numbers_or_have_too_few_axes_are_refused(
         "complex": tiles.numpy().astype("complex64"),
         "three axes": tiles[:, 0],
     }[kind]
-    message = r"of shape" if kind == "three axes" else "only numbers are stored"
+    message = r"and shape" if kind == "three axes" else "only numbers are stored"
     check_refused(tiled(), tmp_path, prediction, message, client)
 
 
@@ -1076,8 +1080,8 @@ def test_samples_in_any_order_are_written_under_their_names(
         assert calls_of(tmp_path / f"prediction_{number}.npy") == 1
 
 
-@pytest.mark.parametrize("form", ["tensor", "list", "tuple", "array", "with the prediction", "prediction counts"])
-def test_sample_numbers_come_from_the_prediction_or_else_from_the_batch(
+@pytest.mark.parametrize("form", ["tensor", "list", "tuple", "array", "labels from the model"])
+def test_sample_numbers_come_from_the_batch(
     form: str, client: Client | None, untiled_writer: Any, tmp_path: Path
 ) -> None:
     dataset, strategy = untiled([IMAGE, IMAGE[::-1], IMAGE[:, ::-1]]), untiled_writer(save, client)
@@ -1088,8 +1092,8 @@ def test_sample_numbers_come_from_the_prediction_or_else_from_the_batch(
         "list": (samples, (samples, ids)),
         "tuple": (samples.numpy(), (samples, tuple(ids))),
         "array": (samples, (samples, np.array(ids))),
-        "with the prediction": ((samples, torch.tensor(ids)), samples),
-        "prediction counts": ([samples, ids], [samples, torch.tensor([0, 1, 2])]),
+        # Which look like numbers of samples, and are none.
+        "labels from the model": ([samples, torch.tensor([0, 1, 2])], [samples, ids]),
     }[form]
     give(strategy, dataset, tmp_path, prediction, batch)
     strategy.finalize()
@@ -1196,8 +1200,19 @@ def test_whole_predictions_that_are_no_numbers_or_have_other_axes_are_refused(
         "three axes": samples[0],
         "six axes": samples[np.newaxis, np.newaxis],
     }[kind]
-    with pytest.raises(ModelOutputError, match=r"the prediction must be \(batch, channel, \(Z\), Y, X\)"):
+    message = "one tensor of numbers" if kind in ("text", "complex") else r"must be \(batch, channel, \(Z\), Y, X\)"
+    with pytest.raises(ModelOutputError, match=message):
         give(untiled_writer(), untiled(), tmp_path, prediction, [samples, torch.tensor([0])])
+    assert tree(tmp_path) == {}
+
+
+def test_a_channel_is_not_taken_for_a_sample_where_there_are_no_batches(untiled_writer: Any, tmp_path: Path) -> None:
+    # As from a data loader with batch_size=None.
+    volumes = RNG.random((2, 3, 4, 20, 24)).astype("float32")
+    dataset, strategy = untiled(list(volumes), "CZYX"), untiled_writer()
+    sample, number = next(iter(dataset))
+    with pytest.raises(ModelOutputError, match=r"with 5 axes, got the shape .*must make batches"):
+        give(strategy, dataset, tmp_path, sample, (sample, number))
     assert tree(tmp_path) == {}
 
 

@@ -82,7 +82,6 @@ def test_arrays_are_groups_by_their_index_among_all_images() -> None:
     [
         ("/data/raw.tif", "/data/raw.tiff"),
         ("/data/raw.tif", "/data/raw.zarr"),
-        ("/data/raw.tif", "/data/raw.tif"),
         ("/data/raw.zarr", "/data/raw.zarr/0"),
         ("/data/a/raw.zarr/left", "/data/a/raw_left.tif"),
     ],
@@ -105,8 +104,13 @@ def test_a_source_beside_the_working_directory_stays_in_the_output_folder() -> N
     assert names == ["other/raw.zarr", "here/raw.zarr"]
 
 
+def test_a_source_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(DestinationError, match=r"/data/raw\.tif is given twice, as number 0 and 2"):
+        zarr_output_names(paths("/data/raw.tif", "/data/a.tif", "/data/raw.tif"))
+
+
 def test_two_ways_to_one_source_are_refused() -> None:
-    with pytest.raises(DestinationError, match="would both be written to"):
+    with pytest.raises(DestinationError, match="is given twice"):
         zarr_output_names(paths("/data/here/../raw.tif", "/data/raw.tif"))
 
 

@@ -168,6 +168,14 @@ def test_the_name_still_says_that_a_file_is_an_ome_tiff(tmp_path: Path, name: st
                 np.testing.assert_array_equal(file.asarray(), image)
 
 
+def test_axes_that_nobody_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) -> None:
+    # tifffile would take Z for C, and T for Z.
+    write_tiff(tmp_path / "a.ome.tif", image_of((1, 8, 37, 61)))
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert not file.is_ome
+        assert file.asarray().shape == (1, 8, 37, 61)
+
+
 def test_imagej_reads_a_file_for_imagej(tmp_path: Path) -> None:
     image = image_of((2, 3, 37, 61))
     write_tiff(tmp_path / "a.tif", in_odd_chunks(image), imagej=True)

@@ -725,7 +725,7 @@ def test_a_data_loader_of_which_nothing_came_is_incomplete(writer: tw.WriteTiles
 def test_two_data_loaders_of_one_source_are_refused(writer: tw.WriteTilesZarr, tmp_path: Path) -> None:
     source = tiff(tmp_path / "a.tif")
     tiles, infos = batch = tw.collate_tiles(list(dataset_of(source)))
-    with pytest.raises(DestinationError, match="would both be written to"):
+    with pytest.raises(DestinationError, match="is given twice, as number 0 and 1"):
         writer.write_batch(
             trainer_of(dataset_of(source), dataset_of(source)), None, tiles, None, (tiles, infos), 0, 0, tmp_path / "o"
         )

@@ -104,9 +104,9 @@ def images_of(dataset: Any) -> Sequence[DatasetImage]:
     TypeError
         If it has neither.
     """
-    images: Sequence[DatasetImage] = getattr(dataset, "images", ())
+    images: Any = getattr(dataset, "images", ())
     # A foreign dataset may have images of its own, which say nothing of samples.
-    if len(images) > 0 and all(hasattr(image, "first_sample") for image in images):
+    if isinstance(images, list | tuple) and images and all(hasattr(image, "first_sample") for image in images):
         return images
     files = getattr(dataset, "data_files", None)
     if files is None:

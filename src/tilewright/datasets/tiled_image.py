@@ -169,6 +169,7 @@ def extract_tiles(
 
     Examples
     --------
+    >>> import numpy as np
     >>> arr = np.arange(35 * 32).reshape(1, 1, 35, 32)
     >>> [information.stitch_coords[0] for _, information in extract_tiles(arr, (32, 32), (24, 0))]
     [(0, 20), (20, 35)]

@@ -131,12 +131,12 @@ class Placement:
     @property
     def memory_nbytes(self) -> int:
         """What the tiles may take where nobody says."""
-        return memory_for_tiles(self._client)
+        return memory_for_tiles(self._client) or 2**63
 
 
-def memory_for_tiles(client: Client) -> int:
-    """Return what tiles may take: half the memory that is free here, or that the workers have."""
+def memory_for_tiles(client: Client) -> int | None:
+    """Return what tiles may take: half the memory that is free here, or that the workers have; None if nobody knows."""
     if shares_memory(client):
         return int(psutil.virtual_memory().available) // 2
     limits = [worker["memory_limit"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-    return sum(limits) // 2 if limits and all(limits) else 2**63
+    return sum(limits) // 2 if limits and all(limits) else None

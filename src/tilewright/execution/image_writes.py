@@ -81,6 +81,9 @@ class ImageWrites(Protocol):
     def write(self, image: CompleteImage) -> None:
         """Write an image, now or later."""
 
+    def check(self) -> None:
+        """Raise ImageWriteError where images failed and it is better not to go on."""
+
     def finish(self) -> list[ImageWriteError]:
         """Wait until all images are written, and return the errors of those that could not be."""
 
@@ -91,19 +94,30 @@ class ImageWrites(Protocol):
 class LocalImageWrites:
     """Write each image at once, on threads of this process."""
 
+    def __init__(self) -> None:
+        self._failures: list[ImageWriteError] = []
+
     def send(self, tiles: Sequence[AnyArray]) -> list[SentTile]:
         """Keep tiles."""
         return [SentTile(tile, tile.nbytes) for tile in tiles]
 
     def write(self, image: CompleteImage) -> None:
-        """Write an image before this returns, or raise the error that names it."""
+        """Write an image before this returns."""
         try:
             compute(image.graph(), scheduler="threads")
         except Exception as error:
-            raise image.error(_described(error)) from error
+            failure = image.error(_described(error))
+            failure.__cause__ = error
+            self._failures.append(failure)
+
+    def check(self) -> None:
+        """Raise the errors of the images that could not be written."""
+        failures, self._failures = self._failures, []
+        if failures:
+            raise joined(failures)
 
     def finish(self) -> list[ImageWriteError]:
-        """Return nothing: all is written."""
+        """Return nothing: all is written, or was said."""
         return []
 
     def close(self) -> None:
@@ -136,8 +150,12 @@ class ClusterImageWrites:
     def __init__(self, client: Client, folder: Path, max_inflight_nbytes: int | str = "auto") -> None:
         self._client = client
         self._watch = Watch(client)
-        self._budget_nbytes = memory_for_tiles(client) if isinstance(max_inflight_nbytes, str) else max_inflight_nbytes
-        copies_nbytes = min(self._budget_nbytes, int(psutil.virtual_memory().available)) // COPIES_SHARE
+        free_nbytes = int(psutil.virtual_memory().available)
+        if isinstance(max_inflight_nbytes, str):
+            # Workers that have no limit, or have not come yet, are taken for no larger than this process may become.
+            max_inflight_nbytes = memory_for_tiles(client) or free_nbytes // 2
+        self._budget_nbytes = max_inflight_nbytes
+        copies_nbytes = min(self._budget_nbytes, free_nbytes) // COPIES_SHARE
         # What workers in this process hold does not die, and is no second copy.
         self._copies = None if shares_memory(client) else TileCopies(folder, copies_nbytes)
         self._live_nbytes = 0
@@ -150,18 +168,9 @@ class ClusterImageWrites:
         self._failures: list[ImageWriteError] = []
 
     def send(self, tiles: Sequence[AnyArray]) -> list[SentTile]:
-        """Send tiles to the workers, some at a time; waits while images that are being written hold too much.
-
-        Raises
-        ------
-        ImageWriteError
-            If several images failed, and none could be written.
-        """
+        """Send tiles to the workers, some at a time; waits while images that are being written hold too much."""
         nbytes = sum(tile.nbytes for tile in tiles)
         self._collect(wait=False)
-        if self._written_count == 0 and len(self._failures) >= FAILURES_BEFORE_SUCCESS:
-            failures, self._failures = self._failures, []
-            raise joined(failures)
         while self._running and self._live_nbytes + nbytes > self._budget_nbytes:
             self._collect(wait=True)
         self._live_nbytes += nbytes
@@ -179,6 +188,12 @@ class ClusterImageWrites:
         self._waiting.append(_Running(image))
         self._submit_what_may_run()
         self._collect(wait=False)
+
+    def check(self) -> None:
+        """Raise the errors of several images where none could be written."""
+        if self._written_count == 0 and len(self._failures) >= FAILURES_BEFORE_SUCCESS:
+            failures, self._failures = self._failures, []
+            raise joined(failures)
 
     def finish(self) -> list[ImageWriteError]:
         """Wait until all images are written, and return the errors of those that could not be."""

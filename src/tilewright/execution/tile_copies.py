@@ -1,6 +1,7 @@
 """A tile that was sent away can be sent again: it is kept here, in memory, or in a file where that is too much."""
 
 import tempfile
+from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from tilewright.assemble import AnyArray
+from tilewright.errors import DestinationError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class TileCopies:
         self._free_nbytes = memory_nbytes
         self._file: IO[bytes] | None = None
         self._end = 0
-        self._count_in_file = 0
+        self._free_places: dict[int, list[int]] = defaultdict(list)
 
     def add(self, array: AnyArray) -> Copy:
         """Keep an array that nobody changes."""
@@ -48,10 +50,17 @@ class TileCopies:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        offset, self._end = self._end, self._end + array.nbytes
-        self._file.seek(offset)
-        array.tofile(self._file)
-        self._count_in_file += 1
+        free = self._free_places[array.nbytes]
+        offset = free.pop() if free else self._end
+        try:
+            self._file.seek(offset)
+            array.tofile(self._file)
+        except OSError as error:
+            raise DestinationError(
+                f"tiles that wait for the rest of their image could not be kept in a file in {self._folder}: {error}; "
+                "make space there, or let more of them be kept in memory with max_inflight_nbytes"
+            ) from error
+        self._end = max(self._end, offset + array.nbytes)
         return Copy(array.nbytes, array.shape, array.dtype, None, offset)
 
     def read(self, copy: Copy) -> AnyArray:
@@ -68,10 +77,7 @@ class TileCopies:
         if copy.array is not None:
             self._free_nbytes += copy.nbytes
             return
-        self._count_in_file -= 1
-        if self._count_in_file == 0 and self._file is not None:
-            self._file.truncate(0)
-            self._end = 0
+        self._free_places[copy.nbytes].append(copy.offset)
 
     def close(self) -> None:
         """Remove the file."""

@@ -2,8 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +17,17 @@ if TYPE_CHECKING:
 
 # Lightning comes as two packages that do not share their base classes, and the callback is one of each: what they do is
 # the same, so that the first of them serves the trainers of both.
-if TYPE_CHECKING or find_spec("lightning") is None:
+if TYPE_CHECKING:
     _Writer = BasePredictionWriter
 else:
+    try:
+        from lightning.pytorch.callbacks import BasePredictionWriter as OtherPredictionWriter
+    except ImportError:
+        _Writer = BasePredictionWriter
+    else:
 
-    class _Writer(BasePredictionWriter, import_module("lightning.pytorch.callbacks").BasePredictionWriter):
-        """A prediction writer of both packages."""
+        class _Writer(BasePredictionWriter, OtherPredictionWriter):
+            """A prediction writer of both packages."""
 
 
 class PredictionWriterCallback(_Writer):
@@ -88,9 +91,10 @@ class PredictionWriterCallback(_Writer):
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """Let the strategy refuse datasets and outputs before anything is predicted."""
         super().on_predict_start(trainer, pl_module)
-        prepare = getattr(self.write_strategy, "prepare", None)
-        if self.writing_predictions and prepare is not None:
-            prepare(trainer, self.dirpath)
+        # Of a run that did not end nothing must get into this one.
+        self._tell("abort")
+        if self.writing_predictions:
+            self._tell("prepare", trainer, self.dirpath)
 
     def write_on_batch_end(
         self,
@@ -118,17 +122,21 @@ class PredictionWriterCallback(_Writer):
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait until all is written, check that it is complete, and say so."""
         super().on_predict_end(trainer, pl_module)
-        if self.writing_predictions:
-            finalize = getattr(self.write_strategy, "finalize", None)
-            for report in (finalize() if finalize is not None else None) or []:
-                rank_zero_info(str(report))
+        if not self.writing_predictions:
+            self._tell("abort")
+            return
+        for report in self._tell("finalize") or []:
+            rank_zero_info(str(report))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close what the strategy has opened; what is written stays."""
         super().on_exception(trainer, pl_module, exception)
-        abort = getattr(self.write_strategy, "abort", None)
-        if abort is not None:
-            abort()
+        self._tell("abort")
+
+    def _tell(self, name: str, *args: Any) -> Any:
+        """Call what a strategy may have."""
+        method = getattr(self.write_strategy, name, None)
+        return None if method is None else method(*args)
 
 
 def _absolute(dirpath: Path | str) -> Path:

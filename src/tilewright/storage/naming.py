@@ -98,6 +98,8 @@ def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
     first_of: dict[Path, int] = {}
     for index, name in enumerate(names):
         first = first_of.setdefault(name, index)
+        if first != index and paths[first] == paths[index]:
+            raise DestinationError(f"the source {paths[index]} is given twice, as number {first} and {index}")
         if first != index:
             raise DestinationError(
                 f"the sources {_described(first, paths)} and {_described(index, paths)} would both be written to "

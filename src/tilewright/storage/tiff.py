@@ -62,10 +62,10 @@ def write_tiff(file_path: str | os.PathLike[str], img: AnyArray | dask.array.Arr
 
     `tifffile.imread` gives an array of the same values, shape and data type, axes of one element included, because
     the shape is stored in the description; a reader that does not know that sees a series of pages, YX. Other formats
-    keep less: ``ome=True``, which is also what a name that ends in ``.ome.tif`` or ``.ome.tiff`` means, and
-    ``imagej=True`` lose axes of one element, and ``metadata=None`` makes one axis of all that come before YX. A bool
-    image is stored with one bit per element. Pages are grayscale unless `photometric` says otherwise. A file of more
-    than about 4 GiB is a BigTIFF.
+    keep less. OME-TIFF and ``imagej=True`` lose axes of one element, ``metadata=None`` makes one axis of all that come
+    before YX. A name that ends in ``.ome.tif`` or ``.ome.tiff`` means OME-TIFF only where ``metadata={"axes": ...}``
+    says which axes these are. A bool image is stored with one bit per element. Pages are grayscale unless
+    `photometric` says otherwise. A file of more than about 4 GiB is a BigTIFF.
 
     A dask array is computed in the calling thread, each chunk once, and put into the file before the next one. What
     is to be encoded, with `compression`, `tile` or as bool, goes first to an uncompressed file in the same folder,
@@ -127,9 +127,10 @@ def _options(path: Path, image: AnyArray | dask.array.Array, kwargs: Mapping[str
     # Three channels are no colours unless the user says so. A colormap decides this itself.
     if options.get("photometric") is None and options.get("colormap") is None:
         options["photometric"] = "minisblack"
-    # tifffile asks the name whether the file is an OME-TIFF, but it is given another name.
-    if options.get("ome") is None and options.get("description") is None:
-        options["ome"] = not options.get("imagej") and ".ome" in Path(path.name.lower()).suffixes[-2:-1]
+    if options.get("ome") is None:
+        # The name may say so, of which tifffile is given another one. But it would guess axes that nobody names.
+        is_named_so = ".ome" in Path(path.name.lower()).suffixes[-2:-1]
+        options["ome"] = is_named_so and "axes" in (options.get("metadata") or {})
     if options.get("bigtiff") is None:
         options["bigtiff"] = _needs_bigtiff(image.shape, image.dtype.itemsize, options)
     return options

@@ -23,7 +23,7 @@ from tilewright.execution.image_writes import (
 from tilewright.geometry import Region, TileInformation, element_count
 from tilewright.stitching import ImageStitching, WriteFunc
 from tilewright.storage.naming import check_extension, output_names
-from tilewright.strategies.write_strategy import check_inflight, datasets_of
+from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -123,6 +123,7 @@ class CollectedImages:
 
     def _forget(self) -> None:
         self._writes: ImageWrites | None = None
+        self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[DatasetImage]] = []
         self._paths: dict[tuple[int, int], Path] = {}
         self._collected: dict[tuple[int, int], _Collected] = {}
@@ -169,8 +170,11 @@ class CollectedImages:
             If two sources would share an output, or an output is a source.
         """
         if self._writes is not None:
+            check_same_run(self._run, trainer, dirpath)
             return
-        self._images = [images_of(dataset) for dataset in datasets_of(trainer, dataset_type)]
+        datasets = datasets_of(trainer, dataset_type)
+        self._run = (datasets, Path(dirpath))
+        self._images = [images_of(dataset) for dataset in datasets]
         keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
         sources = [self._images[loader][index].path for loader, index in keys]
         folder = Path(dirpath).absolute()
@@ -226,6 +230,9 @@ class CollectedImages:
         for key, collected in touched.items():
             if collected.missing_count <= 0:
                 self._write(key, collected)
+        if self._writes is not None:
+            # Only now, so that every image that is whole is written.
+            self._writes.check()
 
     def _entries(self) -> Iterator[tuple[Any, TileInformation]]:
         """Yield what was collected of images that are not whole: each tile or its future, and where it belongs."""

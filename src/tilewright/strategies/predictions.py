@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilewright.assemble import AnyArray, as_array
-from tilewright.errors import ModelOutputError
+from tilewright.errors import GeometryError, ModelOutputError
 from tilewright.geometry import TileInformation
 
 FIELDS = ("array_shape", "last_tile", "overlap_crop_coords", "stitch_coords", "sample_id")
+
+
+REMEDY = (
+    "the data loader must yield (tiles, list of TileInformation): give it collate_fn=tilewright.collate_tiles, and let "
+    "the model return a tensor, or (tensor, list)"
+)
 
 
 def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[TileInformation]]:
@@ -45,16 +51,16 @@ def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[T
             break
     if infos is None:
         raise TypeError(
-            "neither the prediction nor the batch has tile information: the data loader must yield (tiles, list of "
-            f"TileInformation); the prediction is {type(prediction).__name__}, the batch {type(batch).__name__}"
+            f"neither the prediction nor the batch has tile information; {REMEDY}; the prediction is "
+            f"{type(prediction).__name__}, the batch {type(batch).__name__}"
         )
     if isinstance(tiles, tuple | list):
         raise TypeError("the prediction of a batch of tiles must be one tensor, or (tensor, list of TileInformation)")
     array = as_array(tiles)
     if array.ndim < 4 or array.dtype.kind not in "buif":
         raise ModelOutputError(
-            f"the prediction must be (batch, channel, (Z), Y, X), and only numbers are stored; got {array.dtype} of "
-            f"shape {array.shape}"
+            f"the prediction must be (batch, channel, (Z), Y, X), and only numbers are stored; got "
+            f"{type(tiles).__name__} of {array.dtype} and shape {array.shape}"
         )
     if len(array) != len(infos):
         raise ValueError(f"there are {len(array)} predicted tiles, but tile information of {len(infos)}")
@@ -65,7 +71,10 @@ def _tile_information(info: Any) -> TileInformation:
     """Return tile information, also where another library has its own class for it."""
     if isinstance(info, TileInformation):
         return info
-    return TileInformation(**{name: getattr(info, name) for name in FIELDS})
+    try:
+        return TileInformation(**{name: getattr(info, name) for name in FIELDS})
+    except GeometryError as error:
+        raise TypeError(f"the tile information of the batch is broken: {error}; {REMEDY}") from error
 
 
 def _are_infos(candidate: Any) -> bool:

@@ -84,11 +84,13 @@ class WriteImage(CollectedImages):
         """
         try:
             self.prepare(trainer, dirpath)
-            images = _images_in(prediction)
-            samples = None
-            if all(isinstance(image, SourceImage) for image in self._images[dataloader_idx]):
-                # The numbers of a foreign dataset may be anything, such as the labels of classes.
-                samples = _samples_of(prediction, batch)
+            samples: list[int] | None = None
+            axis_counts: Sequence[int] = (4, 5)
+            first = self._images[dataloader_idx][0]
+            if isinstance(first, SourceImage):
+                # Other numbers, of a foreign dataset or from the model, may be anything, such as the labels of classes.
+                samples, axis_counts = _samples_in(batch), (len(first.sample_shape) + 1,)
+            images = _images_in(prediction, axis_counts)
             if samples is None:
                 samples = self._next_samples(trainer, dataloader_idx, len(images))
             self._collect(dataloader_idx, images, _wholes(images, samples))
@@ -113,23 +115,19 @@ class WriteImage(CollectedImages):
         self._next_sample: dict[int, int] = {}
 
 
-def _images_in(prediction: Any) -> AnyArray:
+def _images_in(prediction: Any, axis_counts: Sequence[int]) -> AnyArray:
     """Return predictions, (B, C, (Z), Y, X), that come alone or before something else."""
-    images = as_array(prediction[0] if isinstance(prediction, tuple | list) else prediction)
-    if images.ndim not in (4, 5) or images.dtype.kind not in "buif":
+    images = as_array(prediction[0] if isinstance(prediction, tuple | list) and prediction else prediction)
+    if images.dtype.kind not in "buif":
         raise ModelOutputError(
-            f"the prediction must be (batch, channel, (Z), Y, X), and only numbers are stored; got {images.dtype} of "
-            f"shape {images.shape}"
+            f"the model must return one tensor of numbers, or it before something else, got {type(prediction).__name__}"
+        )
+    if images.ndim not in axis_counts:
+        raise ModelOutputError(
+            f"the prediction must be (batch, channel, (Z), Y, X), with {' or '.join(map(str, axis_counts))} axes, got "
+            f"the shape {images.shape}; the data loader must make batches, and the model keep their axes"
         )
     return images
-
-
-def _samples_of(prediction: Any, batch: Any) -> list[int] | None:
-    """Return the numbers that come with a prediction if they are of its batch, else those of the batch."""
-    predicted, given = _samples_in(prediction), _samples_in(batch)
-    if predicted is None or (given is not None and not set(predicted) <= set(given)):
-        return given
-    return predicted
 
 
 def _samples_in(values: Any) -> list[int] | None:

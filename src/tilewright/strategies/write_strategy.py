@@ -1,6 +1,7 @@
 """What hands predictions on, one batch at a time, and knows how to end."""
 
 from collections.abc import Sequence
+from operator import is_
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,11 +63,31 @@ def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
     ------
     TypeError
         If one is not of that type, and is not registered as such.
+    NotImplementedError
+        If the trainer is one of several processes.
     """
+    processes = getattr(trainer, "world_size", 1)
+    if isinstance(processes, int) and processes > 1:
+        raise NotImplementedError(
+            f"the trainer runs in {processes} processes, each of which would write all images; use devices=1, and "
+            "leave the work of several machines to a Dask cluster"
+        )
     datasets = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
     if not all(isinstance(dataset, dataset_type) for dataset in datasets):
         raise TypeError(f"Prediction dataset is not `{dataset_type.__name__}`.")
     return datasets
+
+
+def check_same_run(run: tuple[list[Any], Path], trainer: Any, dirpath: Path | str) -> None:
+    """Raise RuntimeError where a batch belongs to another run than the one that is open."""
+    datasets, folder = run
+    given = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
+    is_same = len(given) == len(datasets) and all(map(is_, given, datasets))
+    if not is_same or Path(dirpath) != folder:
+        raise RuntimeError(
+            f"a run into {folder} has begun and not ended, and this batch is of another one, into {dirpath}; call "
+            "finalize(), or abort(), first"
+        )
 
 
 def check_inflight(max_inflight_nbytes: int | str) -> None:

@@ -25,7 +25,7 @@ from tilewright.storage.naming import zarr_output_names
 from tilewright.storage.output import Output, OutputOptions, output_dtype
 from tilewright.storage.unit_writer import UnitWriter
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.write_strategy import check_inflight, datasets_of
+from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -110,6 +110,7 @@ class WriteTilesZarr:
 
     def _forget(self) -> None:
         self._opened = None
+        self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[TiledImage]] = []
         self._outputs: dict[tuple[int, int], Output] = {}
         self._runs: dict[tuple[int, int], _ImageRun] = {}
@@ -178,8 +179,10 @@ class WriteTilesZarr:
             If an output exists, or two images would share one.
         """
         if self._opened is not None:
+            check_same_run(self._run, trainer, dirpath)
             return
         datasets = datasets_of(trainer, IterableTiledPredDataset)
+        self._run = (datasets, Path(dirpath))
         self._images = [_tiled_images(dataset) for dataset in datasets]
         keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
         sources = [self._images[loader][index].source for loader, index in keys]
