@@ -231,16 +231,18 @@ class ClusterImageWrites:
         """Submit images, but a suspect only while no other one runs, so that no other one dies with it."""
         if not any(running.is_suspect for running in self._running.values()):
             while self._waiting:
-                self._submit(self._waiting.popleft())
+                self._submit_first_of(self._waiting)
         if self._suspects and not self._running:
-            self._submit(self._suspects.popleft())
+            self._submit_first_of(self._suspects)
 
-    def _submit(self, running: _Running) -> None:
+    def _submit_first_of(self, images: deque[_Running]) -> None:
+        running = images[0]
         self._watch.wait_until_connected()
         with self._watch.talking():
             self._send_lost_again(running.image)
             future = self._client.compute(running.image.graph(fetch_on_worker), optimize_graph=False, priority=10)
-        self._running[future] = running
+        # Only now: where the cluster is gone, it must be named among those that are not written.
+        self._running[future] = images.popleft()
         future.add_done_callback(self._ended.put)
 
     def _send_lost_again(self, image: CompleteImage) -> None:
