@@ -21,7 +21,7 @@ from dask.delayed import Delayed, delayed
 
 from tilewright.assemble import AnyArray, as_array, slices_of
 from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
-from tilewright.geometry import Region, TileInformation, element_count, extents_of, intersection
+from tilewright.geometry import Region, TileInformation, element_count, extents_of, intersection, relative_to
 from tilewright.storage.lazy_image import is_lazy
 
 LAZY_CHUNK_NBYTES = 32 * 2**20
@@ -150,9 +150,9 @@ def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformatio
                 f"of {stitched.dtype}"
             )
         shared = intersection(region, stitch)
-        into = slices_of(_relative(shared, [start for start, _ in region]))
+        into = slices_of(relative_to(shared, [start for start, _ in region]))
         offsets = [start - first for (start, _), (first, _) in zip(stitch, crop, strict=True)]
-        stitched[(slice(None), *into)] = tile[(slice(None), *slices_of(_relative(shared, offsets)))]
+        stitched[(slice(None), *into)] = tile[(slice(None), *slices_of(relative_to(shared, offsets)))]
         covered[into] = True
     missing = covered.size - int(np.count_nonzero(covered))
     if missing or stitched is None:
@@ -386,10 +386,6 @@ def _chunk_borders(starts: Sequence[list[int]], extents: Sequence[int], most_ele
         borders.insert(0, joined)
         longest[axis] = max(stop - start for start, stop in pairwise(joined))
     return borders
-
-
-def _relative(region: Region, offsets: Sequence[int]) -> Region:
-    return tuple((start - offset, stop - offset) for (start, stop), offset in zip(region, offsets, strict=True))
 
 
 def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:

@@ -1,7 +1,9 @@
 """Samples are counted through all images of a dataset, so that a number says which image, and which sample of it."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,16 +127,9 @@ def image_of_sample(images: Sequence[DatasetImage], sample_id: int) -> int:
     TileMismatchError
         If there is no such sample.
     """
-    low, high = 0, len(images)
-    while low < high:
-        middle = (low + high) // 2
-        image = images[middle]
-        if sample_id < image.first_sample:
-            high = middle
-        elif sample_id >= image.first_sample + image.sample_count:
-            low = middle + 1
-        else:
-            return middle
+    index = bisect_right(images, sample_id, key=attrgetter("first_sample")) - 1
+    if index >= 0 and sample_id < images[index].first_sample + images[index].sample_count:
+        return index
     raise TileMismatchError(f"there is no sample {sample_id} in the dataset of {len(images)} images")
 
 

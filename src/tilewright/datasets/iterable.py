@@ -16,7 +16,6 @@ from tilewright.datasets.images import SourceImage
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import GeometryError
 from tilewright.geometry import TileInformation
-from tilewright.plan.axes import per_spatial_axis
 from tilewright.storage.source import ReadFunction, Source, open_source
 
 
@@ -113,16 +112,15 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
         dtype: str = "float32",
     ) -> None:
         opened = _open_all(sources, axes, read_source_func)
-        spatial = opened[0].axes.spatial
-        self.tile_size = per_spatial_axis("tile_size", tile_size, spatial)
-        self.overlaps = per_spatial_axis("overlaps", overlaps, spatial)
-        self.borders = per_spatial_axis("borders", borders or [1] * len(spatial), spatial)
         self.axes = axes
         self.dtype = np.dtype(dtype)
         self.images = tuple(
-            TiledImage.of(source, first, self.tile_size, self.overlaps, self.borders)
+            TiledImage.of(source, first, tile_size, overlaps, borders)
             for source, first in zip(opened, _first_samples(opened), strict=True)
         )
+        self.tile_size = self.images[0].tile_size
+        self.overlaps = self.images[0].overlaps
+        self.borders = self.images[0].borders
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, TileInformation]]:
         number = 0

@@ -9,6 +9,7 @@ from tilewright.geometry.intervals import (
     element_count,
     extents_of,
     intersection,
+    relative_to,
 )
 from tilewright.geometry.product import position_of, ranks_in
 from tilewright.geometry.tile_information import TileInformation
@@ -27,4 +28,5 @@ __all__ = [
     "intersection",
     "position_of",
     "ranks_in",
+    "relative_to",
 ]

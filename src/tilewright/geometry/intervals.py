@@ -1,5 +1,6 @@
 """Intervals are half-open pairs ``(start, stop)`` of array coordinates; a region is one interval per axis."""
 
+from collections.abc import Sequence
 from math import prod
 
 Interval = tuple[int, int]
@@ -38,6 +39,17 @@ def extents_of(region: Region) -> tuple[int, ...]:
     (1, 3)
     """
     return tuple(stop - start for start, stop in region)
+
+
+def relative_to(region: Region, origin: Sequence[int]) -> Region:
+    """Return a region as it is seen from an element.
+
+    Examples
+    --------
+    >>> relative_to(((3, 5), (2, 5)), origin=(1, 2))
+    ((2, 4), (0, 3))
+    """
+    return tuple((start - first, stop - first) for (start, stop), first in zip(region, origin, strict=True))
 
 
 def element_count(region: Region) -> int:

@@ -13,7 +13,7 @@ from dask.optimization import cull
 from dask.typing import Key
 
 from tilewright.assemble import AnyArray, slices_of
-from tilewright.geometry import Region, extents_of, intersection
+from tilewright.geometry import Region, extents_of, intersection, relative_to
 
 WriteFunction = TypeVar("WriteFunction", bound=Callable[..., object])
 
@@ -131,7 +131,8 @@ class LazyImage:
             if values is None:
                 values = np.empty(extents_of(region), self.dtype)
             shared = intersection(chunk, region)
-            values[slices_of(_seen_from(shared, region))] = computed[slices_of(_seen_from(shared, chunk))]
+            into, out_of = (relative_to(shared, [start for start, _ in whole]) for whole in (region, chunk))
+            values[slices_of(into)] = computed[slices_of(out_of)]
             # Or it would be held while the next one is computed.
             del computed
         return np.empty(extents_of(region), self.dtype) if values is None else values
@@ -163,7 +164,3 @@ def regions_of(shape: tuple[int, ...], extents: tuple[int, ...]) -> Iterator[Reg
             for extent, step in zip(shape, extents, strict=True)
         )
     )
-
-
-def _seen_from(region: Region, origin: Region) -> Region:
-    return tuple((start - first, stop - first) for (start, stop), (first, _) in zip(region, origin, strict=True))

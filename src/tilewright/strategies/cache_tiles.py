@@ -1,17 +1,12 @@
 """Tiles are cached until their image is covered; then it is stitched and written, while prediction goes on."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tilewright.assemble import AnyArray
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.geometry import TileInformation
-from tilewright.stitching import WriteFunc
 from tilewright.strategies.collected_images import CollectedImages
 from tilewright.strategies.predictions import tiles_and_information
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 
 class CacheTiles(CollectedImages):
@@ -46,16 +41,7 @@ class CacheTiles(CollectedImages):
     sources that are arrays. An output that exists is replaced when its image is written.
     """
 
-    def __init__(
-        self,
-        write_func: WriteFunc,
-        write_extension: str,
-        write_func_kwargs: dict[str, Any] | None = None,
-        *,
-        client: "Client | None" = None,
-        max_inflight_nbytes: int | str = "auto",
-    ) -> None:
-        super().__init__(write_func, write_extension, write_func_kwargs, client, max_inflight_nbytes)
+    _dataset_type = IterableTiledPredDataset
 
     @property
     def tile_cache(self) -> list[Any]:
@@ -75,46 +61,7 @@ class CacheTiles(CollectedImages):
         """Whether each tile of the cache is the last one of its sample."""
         return [information.last_tile for information in self.tile_info_cache]
 
-    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
-        """Check datasets and outputs before anything is predicted.
-
-        Raises
-        ------
-        TypeError
-            If a dataset is no `IterableTiledPredDataset`.
-        DestinationError
-            If two sources would share an output, or an output is a source.
-        """
-        self._open(trainer, dirpath, IterableTiledPredDataset)
-
-    def write_batch(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        prediction: Any,
-        batch_indices: Sequence[Any] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-        dirpath: Path | str,
-    ) -> None:
-        """Cache the tiles of a batch, and write the images that are covered now.
-
-        Parameters
-        ----------
-        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
-            As in `WriteStrategy.write_batch`.
-
-        Raises
-        ------
-        TypeError
-            If the dataset is no `IterableTiledPredDataset`, or there is no tile information.
-        ImageWriteError
-            If an image could not be written. It names image and file.
-        """
-        try:
-            self.prepare(trainer, dirpath)
-            self._collect(dataloader_idx, *tiles_and_information(prediction, batch))
-        except BaseException:
-            self.abort()
-            raise
+    def _tiles_of(
+        self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int
+    ) -> tuple[AnyArray, list[TileInformation]]:
+        return tiles_and_information(prediction, batch)

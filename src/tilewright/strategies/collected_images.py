@@ -1,5 +1,6 @@
 """Predictions are collected until their image is whole; then it is written, once, under its own name."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from operator import gt
 from pathlib import Path
@@ -84,7 +85,7 @@ class _Collected:
         )
 
 
-class CollectedImages:
+class CollectedImages(ABC):
     """What `CacheTiles` and `WriteImage` have in common: tiles come in, whole images go out.
 
     Parameters
@@ -101,13 +102,17 @@ class CollectedImages:
         Bytes of tiles that a cluster may hold before prediction waits for images that are being written.
     """
 
+    _dataset_type: type
+    """What the datasets of a run must be."""
+
     def __init__(
         self,
         write_func: WriteFunc,
         write_extension: str,
-        write_func_kwargs: dict[str, Any] | None,
-        client: "Client | None",
-        max_inflight_nbytes: int | str,
+        write_func_kwargs: dict[str, Any] | None = None,
+        *,
+        client: "Client | None" = None,
+        max_inflight_nbytes: int | str = "auto",
     ) -> None:
         if not callable(write_func):
             raise TypeError(f"write_func must be a function of file_path and img, got {write_func!r}")
@@ -159,7 +164,45 @@ class CollectedImages:
         if writes is not None:
             writes.close()
 
-    def _open(self, trainer: Any, dirpath: Path | str, dataset_type: type) -> None:
+    @abstractmethod
+    def _tiles_of(
+        self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int
+    ) -> tuple[AnyArray, list[TileInformation]]:
+        """Return what was predicted as tiles, (B, C, (Z), Y, X), and where they belong."""
+
+    def write_batch(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        prediction: Any,
+        batch_indices: Sequence[Any] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+        dirpath: Path | str,
+    ) -> None:
+        """Take a batch in, and write the images that are whole now.
+
+        Parameters
+        ----------
+        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
+            As in `WriteStrategy.write_batch`.
+
+        Raises
+        ------
+        TypeError
+            If a dataset is of another type, or it cannot be told where the predictions belong.
+        ImageWriteError
+            If an image could not be written. It names image and file.
+        """
+        try:
+            self.prepare(trainer, dirpath)
+            self._collect(dataloader_idx, *self._tiles_of(trainer, prediction, batch, dataloader_idx))
+        except BaseException:
+            self.abort()
+            raise
+
+    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
         """Check the datasets of a trainer and the names of all outputs, before anything is predicted.
 
         Raises
@@ -172,7 +215,7 @@ class CollectedImages:
         if self._writes is not None:
             check_same_run(self._run, trainer, dirpath)
             return
-        datasets = datasets_of(trainer, dataset_type)
+        datasets = datasets_of(trainer, self._dataset_type)
         self._run = (datasets, Path(dirpath))
         self._images = [images_of(dataset) for dataset in datasets]
         keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]

@@ -1,8 +1,7 @@
 """Each predicted sample is written under the name of its own source; those of one source are written together."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +10,8 @@ from tilewright.datasets.images import SourceImage
 from tilewright.datasets.iterable import IterablePredDataset
 from tilewright.errors import ModelOutputError
 from tilewright.geometry import TileInformation
-from tilewright.stitching import WriteFunc
 from tilewright.strategies.collected_images import CollectedImages
 from tilewright.strategies.write_strategy import loaders_of
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 
 class WriteImage(CollectedImages):
@@ -34,69 +29,21 @@ class WriteImage(CollectedImages):
     only registered as an `IterablePredDataset` are counted as they come, so it must be read by one data-loader worker.
     """
 
-    def __init__(
-        self,
-        write_func: WriteFunc,
-        write_extension: str,
-        write_func_kwargs: dict[str, Any] | None = None,
-        *,
-        client: "Client | None" = None,
-        max_inflight_nbytes: int | str = "auto",
-    ) -> None:
-        super().__init__(write_func, write_extension, write_func_kwargs, client, max_inflight_nbytes)
+    _dataset_type = IterablePredDataset
 
-    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
-        """Check datasets and outputs before anything is predicted.
-
-        Raises
-        ------
-        TypeError
-            If a dataset is no `IterablePredDataset`.
-        DestinationError
-            If two sources would share an output, or an output is a source.
-        """
-        self._open(trainer, dirpath, IterablePredDataset)
-
-    def write_batch(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        prediction: Any,
-        batch_indices: Sequence[Any] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-        dirpath: Path | str,
-    ) -> None:
-        """Write each prediction of a batch under the name of its own sample.
-
-        Parameters
-        ----------
-        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
-            As in `WriteStrategy.write_batch`.
-
-        Raises
-        ------
-        TypeError
-            If the dataset is no `IterablePredDataset`, or it cannot be told which samples are predicted.
-        ImageWriteError
-            If an image could not be written. It names image and file.
-        """
-        try:
-            self.prepare(trainer, dirpath)
-            samples: list[int] | None = None
-            axis_counts: Sequence[int] = (4, 5)
-            first = self._images[dataloader_idx][0]
-            if isinstance(first, SourceImage):
-                # Other numbers, of a foreign dataset or from the model, may be anything, such as the labels of classes.
-                samples, axis_counts = _samples_in(batch), (len(first.sample_shape) + 1,)
-            images = _images_in(prediction, axis_counts)
-            if samples is None:
-                samples = self._next_samples(trainer, dataloader_idx, len(images))
-            self._collect(dataloader_idx, images, _wholes(images, samples))
-        except BaseException:
-            self.abort()
-            raise
+    def _tiles_of(
+        self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int
+    ) -> tuple[AnyArray, list[TileInformation]]:
+        samples: list[int] | None = None
+        axis_counts: Sequence[int] = (4, 5)
+        first = self._images[dataloader_idx][0]
+        if isinstance(first, SourceImage):
+            # Other numbers, of a foreign dataset or from the model, may be anything, such as the labels of classes.
+            samples, axis_counts = _samples_in(batch), (len(first.sample_shape) + 1,)
+        images = _images_in(prediction, axis_counts)
+        if samples is None:
+            samples = self._next_samples(trainer, dataloader_idx, len(images))
+        return images, _wholes(images, samples)
 
     def _next_samples(self, trainer: Any, dataloader_idx: int, count: int) -> list[int]:
         """Return the numbers of samples that come without: they come in order, from one data-loader worker."""
