@@ -27,6 +27,7 @@ from tilewright.execution.work import TilePrediction, Work
 from tilewright.plan import WritePlan, plan_write
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.source import open_source
 from tilewright.storage.unit_writer import UnitWriter
 
@@ -235,20 +236,37 @@ class Case:
         return TilePrediction(open_source(self.image, self.axes), Predictor(self.model), self.batch_size)
 
 
+class Receipts(list[UnitReceipt]):
+    """A recorder that keeps the receipts of a run, and the units that were given up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units_given_up: list[int] = []
+
+    def written(self, receipt: UnitReceipt) -> None:
+        self.append(receipt)
+
+    def given_up(self, unit: int) -> None:
+        self.units_given_up.append(unit)
+
+    def flush(self) -> None:
+        pass
+
+
 def run(case: Case, destination: Any, client: Client | None = None) -> zarr.Array:
     """Predict and write a case: one after the other in this thread, or on a cluster."""
     array = case.create(destination)
     writer = UnitWriter(case.plan, ObjectEncoder(array))
-    receipts: list[Any] = []
+    receipts = Receipts()
     coordinator = Coordinator(case.plan)
     prediction = case.prediction()
     if client is None:
-        Run(coordinator, SerialExecutor(Work(case.plan, writer, prediction)), receipts.append).predict_and_write()
+        Run(coordinator, SerialExecutor(Work(case.plan, writer, prediction)), receipts).predict_and_write()
     else:
         with Placement(client, prediction) as placement:
             executor = placement.executor(case.plan, writer)
             try:
-                Run(coordinator, executor, receipts.append).predict_and_write()
+                Run(coordinator, executor, receipts).predict_and_write()
             finally:
                 executor.close()
     coordinator.check_invariants()
@@ -400,6 +418,7 @@ __all__ = [
     "LayerError",
     "NotingFactory",
     "PositionModel",
+    "Receipts",
     "cases",
     "compact_windows",
     "is_metadata",

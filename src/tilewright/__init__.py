@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from tilewright.geometry import TileInformation
     from tilewright.lightning import PredictionWriterCallback
     from tilewright.plan import WritePlan, plan_write
-    from tilewright.prediction import predict_to_zarr
+    from tilewright.prediction import predict_to_zarr, repair
     from tilewright.stitching import stitch_prediction, stitch_prediction_single
     from tilewright.storage.naming import create_write_file_path
     from tilewright.storage.tiff import write_tiff
     from tilewright.storage.zarr_image import write_zarr
     from tilewright.strategies import CacheTiles, WriteImage, WriteStrategy, WriteTilesZarr, create_write_strategy
+    from tilewright.verification import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "PredictionWriterCallback",
     "Report",
     "TileInformation",
+    "Verification",
     "WriteImage",
     "WritePlan",
     "WriteStrategy",
@@ -41,8 +43,10 @@ __all__ = [
     "get_sample_file_path",
     "plan_write",
     "predict_to_zarr",
+    "repair",
     "stitch_prediction",
     "stitch_prediction_single",
+    "verify",
     "write_tiff",
     "write_zarr",
 ]
@@ -54,6 +58,7 @@ _HOMES = {
     "PredictionWriterCallback": "tilewright.lightning",
     "Report": "tilewright.execution.report",
     "TileInformation": "tilewright.geometry",
+    "Verification": "tilewright.verification",
     "WriteImage": "tilewright.strategies",
     "WritePlan": "tilewright.plan",
     "WriteStrategy": "tilewright.strategies",
@@ -65,8 +70,10 @@ _HOMES = {
     "get_sample_file_path": "tilewright.datasets.images",
     "plan_write": "tilewright.plan",
     "predict_to_zarr": "tilewright.prediction",
+    "repair": "tilewright.prediction",
     "stitch_prediction": "tilewright.stitching",
     "stitch_prediction_single": "tilewright.stitching",
+    "verify": "tilewright.verification",
     "write_tiff": "tilewright.storage.tiff",
     "write_zarr": "tilewright.storage.zarr_image",
 }

@@ -18,17 +18,17 @@ from inspect import isclass, signature
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 from tilewright import __version__
-from tilewright.errors import TilewrightError
+from tilewright.errors import RunStoppedError, TilewrightError, UnitGivenUpError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any] | click.Command)
 
 TORCH_SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
 DATA_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
@@ -44,6 +44,18 @@ Example:
   tilewright predict raw.zarr prediction.zarr --model networks.py:denoiser \\
       --axes ZYX --tile-size 64,256,256 --overlap 16,64,64
 """
+VERIFY_EXAMPLE = """\b
+Example:
+  tilewright verify prediction.zarr
+"""
+REPAIR_EXAMPLE = """\b
+Example:
+  tilewright repair prediction.zarr --model networks.py:denoiser
+"""
+INCOMPLETE = 3
+"""The exit status where all was done, and parts of the output are missing or wrong."""
+STOPPED = 75
+"""The exit status of a run that was asked to stop, and did: a temporary failure in the words of sysexits.h."""
 INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C has ended."""
 
@@ -236,7 +248,10 @@ class _Commands(click.Group):
             if isinstance(error, TilewrightError) or not _passed_through_model(error):
                 if not isinstance(error, TilewrightError | OSError | ValueError | KeyError):
                     raise
-                raise click.ClickException(_one_line(error)) from error
+                failure = click.ClickException(_one_line(error))
+                statuses = {RunStoppedError: STOPPED, UnitGivenUpError: INCOMPLETE}
+                failure.exit_code = statuses.get(type(error), failure.exit_code)
+                raise failure from error
             # Not left to Python: click would take an EOFError for an end of its own input.
             traceback.print_exception(error)
             raise click.ClickException(f"the model raised {type(error).__name__}, see above") from error
@@ -258,58 +273,102 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _plan_options(command: AnyCommand) -> AnyCommand:
-    """Give a command the options that decide how an image is cut and stored."""
-    options = (
-        click.option("--axes", required=True, help="Axes of the source in its order, letters of STCZYX: ZYX."),
-        click.option(
-            "--tile-size",
-            required=True,
-            metavar="N,N,...",
-            callback=_WholeNumbers(),
-            help="Elements of a tile along (Z,)Y,X.",
-        ),
-        click.option(
-            "--overlap",
-            required=True,
-            metavar="N,N,...",
-            callback=_WholeNumbers(),
-            help="What neighbouring tiles share.",
-        ),
-        click.option(
-            "--layout",
-            type=click.Choice(["auto", "compact", "aligned"]),
-            default="auto",
-            show_default=True,
-            help="Fewest tiles (compact), or no tile shared by write units (aligned).",
-        ),
-        click.option(
-            "--chunks",
-            metavar="auto|N,N,...",
-            callback=_WholeNumbers(auto="auto"),
-            default="auto",
-            show_default=True,
-            help="Elements of a chunk, per axis of the output or per spatial axis.",
-        ),
-        click.option(
-            "--shards",
-            metavar="none|auto|N,N,...",
-            callback=_WholeNumbers(none=None, auto="auto"),
-            default="none",
-            show_default=True,
-            help="Elements of a shard, multiples of those of a chunk.",
-        ),
-        click.option(
-            "--memory",
-            "memory_nbytes",
-            metavar="SIZE",
-            callback=_read_nbytes,
-            help="What predicted tiles may take: 8GiB, 500MB, 1e9.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+class _Options(Protocol):
+    """Options that several commands have."""
+
+    def __call__(self, command: AnyCommand) -> AnyCommand:
+        """Give a command these options, in their order."""
+
+
+def _with_options(*options: Any) -> _Options:
+    def give(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
+
+
+_plan_options = _with_options(
+    click.option("--axes", required=True, help="Axes of the source in its order, letters of STCZYX: ZYX."),
+    click.option(
+        "--tile-size",
+        required=True,
+        metavar="N,N,...",
+        callback=_WholeNumbers(),
+        help="Elements of a tile along (Z,)Y,X.",
+    ),
+    click.option(
+        "--overlap",
+        required=True,
+        metavar="N,N,...",
+        callback=_WholeNumbers(),
+        help="What neighbouring tiles share.",
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(["auto", "compact", "aligned"]),
+        default="auto",
+        show_default=True,
+        help="Fewest tiles (compact), or no tile shared by write units (aligned).",
+    ),
+    click.option(
+        "--chunks",
+        metavar="auto|N,N,...",
+        callback=_WholeNumbers(auto="auto"),
+        default="auto",
+        show_default=True,
+        help="Elements of a chunk, per axis of the output or per spatial axis.",
+    ),
+    click.option(
+        "--shards",
+        metavar="none|auto|N,N,...",
+        callback=_WholeNumbers(none=None, auto="auto"),
+        default="none",
+        show_default=True,
+        help="Elements of a shard, multiples of those of a chunk.",
+    ),
+    click.option(
+        "--memory",
+        "memory_nbytes",
+        metavar="SIZE",
+        callback=_read_nbytes,
+        help="What predicted tiles may take: 8GiB, 500MB, 1e9.",
+    ),
+)
+_cluster_options = _with_options(
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS|FILE",
+        help="A Dask cluster, tcp://host:port or its scheduler file; else one in this process.",
+    ),
+    click.option("--ledger", metavar="FOLDER", help="The ledger, where it is not beside DESTINATION."),
+    click.option("--progress/--no-progress", default=None, help="Show progress; else in a terminal only."),
+)
+_run_options = _with_options(
+    _cluster_options,
+    click.option(
+        "--grace",
+        "grace_seconds",
+        type=click.FloatRange(min=0),
+        default=20.0,
+        show_default=True,
+        help="Seconds in which what is in flight may finish after SIGTERM or Ctrl-C.",
+    ),
+)
+_model_options = _with_options(
+    click.option(
+        "--model",
+        callback=_read_model,
+        metavar="MODEL",
+        required=True,
+        help="package.module:name, path/to/file.py:name, or a TorchScript file model.pt.",
+    ),
+    click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
+    click.option(
+        "--device", default="auto", show_default=True, help="A torch device; auto is a GPU where there is one."
+    ),
+)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -382,13 +441,6 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, *
 @main.command("predict", short_help="Predict a volume into Zarr.", epilog=PREDICT_EXAMPLE)
 @click.argument("source")
 @click.argument("destination")
-@click.option(
-    "--model",
-    callback=_read_model,
-    metavar="MODEL",
-    required=True,
-    help="package.module:name, path/to/file.py:name, or a TorchScript file model.pt.",
-)
 @_plan_options
 @click.option(
     "--compressor", type=click.Choice(COMPRESSORS), default="auto", show_default=True, help="What chunks go through."
@@ -396,22 +448,16 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, *
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call.")
-@click.option("--device", default="auto", show_default=True, help="A torch device; auto is a GPU where there is one.")
+@_model_options
 @click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3", show_default=True)
 @click.option(
-    "--scheduler",
-    metavar="ADDRESS|FILE",
-    help="A Dask cluster, tcp://host:port or its scheduler file; else one in this process.",
-)
-@click.option(
     "--if-exists",
-    type=click.Choice(["fail", "overwrite"]),
+    type=click.Choice(["fail", "overwrite", "resume"]),
     default="fail",
     show_default=True,
-    help="What to do where DESTINATION exists.",
+    help="What to do where DESTINATION exists; resume begins it, or completes it.",
 )
-@click.option("--progress/--no-progress", default=None, help="Show progress; else in a terminal only.")
+@_run_options
 def predict_command(
     source: str,
     destination: str,
@@ -428,29 +474,81 @@ def predict_command(
     SOURCE is a Zarr array, a Zarr group with an array 0, or a TIFF file. The prediction is array 0 of DESTINATION.
     The name in MODEL is that of a model, or of a function without arguments that makes one; it is looked for on
     the workers, which must see the same files.
+
+    The exit status is 3 if parts were given up, 75 if SIGTERM or Ctrl-C stopped the run; both may be resumed.
     """
-    with _cluster(scheduler) as client:
+    with _cluster(scheduler) as client, _reported(destination):
         from tilewright.prediction import predict_to_zarr  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
-        try:
-            report = predict_to_zarr(
-                model,
-                source,
-                destination,
-                compressors=_compressors(compressor, int(zarr_format)),
-                device=device,
-                zarr_format=int(zarr_format),
-                client=client,
-                on_plan=click.echo,
-                progress=sys.stderr.isatty() if progress is None else progress,
-                **options,
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"If {destination} was begun, it is incomplete: start again with --if-exists overwrite."
-            ) from None
-    click.echo(str(report))
+        report = predict_to_zarr(
+            model,
+            source,
+            destination,
+            compressors=_compressors(compressor, int(zarr_format)),
+            device=device,
+            zarr_format=int(zarr_format),
+            client=client,
+            on_plan=click.echo,
+            progress=_shows_progress(progress),
+            **options,
+        )
+        click.echo(str(report))
+
+
+@main.command("verify", short_help="Prove that an output is complete.", epilog=VERIFY_EXAMPLE)
+@click.argument("destination")
+@_cluster_options
+def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:
+    """Compare every stored object of DESTINATION with the ledger of the runs that wrote it.
+
+    The exit status is 3 if a unit is missing, short, damaged or given up.
+    """
+    with _cluster(scheduler) as client:
+        from tilewright.verification import verify  # noqa: PLC0415
+
+        verification = verify(destination, client=client, progress=_shows_progress(progress), **options)
+    click.echo(str(verification))
+    if not verification.is_complete:
+        sys.exit(INCOMPLETE)
+
+
+@main.command("repair", short_help="Write what is missing or damaged again.", epilog=REPAIR_EXAMPLE)
+@click.argument("destination")
+@click.option("--source", help="The source, where it is not at its place any more.")
+@_model_options
+@_run_options
+def repair_command(
+    destination: str, model: ModelReference, device: str, scheduler: str | None, progress: bool | None, **options: Any
+) -> None:
+    """Predict and write again what is missing, short, damaged or given up in DESTINATION.
+
+    All but the model is known from the ledger. The exit status is that of predict.
+    """
+    with _cluster(scheduler) as client, _reported(destination):
+        from tilewright.prediction import repair  # noqa: PLC0415
+
+        _check_device(device, is_here=client is None)
+        report = repair(destination, model, client=client, device=device, progress=_shows_progress(progress), **options)
+        click.echo(str(report))
+
+
+@contextmanager
+def _reported(destination: str) -> Iterator[None]:
+    """Say of a run that did not get to its end how to go on."""
+    try:
+        yield
+    except UnitGivenUpError as error:
+        click.echo(str(error.report))
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"If {destination} was begun, it is incomplete: go on with --if-exists resume."
+        ) from None
+
+
+def _shows_progress(progress: bool | None) -> bool:
+    return sys.stderr.isatty() if progress is None else progress
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 Nothing here has behaviour: the messages are written where the values are known.
 """
 
+from typing import Any
+
 
 class TilewrightError(Exception):
     """Base class of the errors that tilewright raises on purpose."""
@@ -28,6 +30,14 @@ class DestinationExistsError(DestinationError, FileExistsError):
     """A destination that exists, where the caller asked not to touch what exists."""
 
 
+class OutputInUseError(DestinationError, BlockingIOError):
+    """An output that another process is writing."""
+
+
+class ResumeError(DestinationError, ValueError):
+    """An output that cannot be completed: nobody knows what it was begun from, or that was something else."""
+
+
 class ModelOutputError(TilewrightError, ValueError):
     """A model whose output does not fit the tile that it was given."""
 
@@ -41,7 +51,19 @@ class IncompleteImageError(TilewrightError, RuntimeError):
 
 
 class UnitGivenUpError(TilewrightError, RuntimeError):
-    """A write unit that failed more often than it may."""
+    """Write units that failed more often than they may, and hold the fill value.
+
+    Attributes
+    ----------
+    report : Report or None
+        What the run did apart from these units.
+    """
+
+    report: Any = None
+
+
+class RunStoppedError(TilewrightError, InterruptedError):
+    """A run that was asked to stop, and finished what was in flight before it did."""
 
 
 class ImageWriteError(TilewrightError, RuntimeError):

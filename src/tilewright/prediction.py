@@ -2,24 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from tilewright.coordinator import Coordinator
-from tilewright.errors import GeometryError, IncompleteImageError, SourceError
+from tilewright.errors import GeometryError, ResumeError, SourceError
 from tilewright.execution.cluster import Placement, cluster_client, shares_memory
-from tilewright.execution.executor import Executor
+from tilewright.execution.output_run import Callbacks, OutputRun
 from tilewright.execution.predictor import Predictor
-from tilewright.execution.report import Report, Tally
-from tilewright.execution.run import Run
+from tilewright.execution.report import Report
+from tilewright.execution.stopping import GRACE_SECONDS, StopRequest, listening
 from tilewright.execution.work import TilePrediction
-from tilewright.plan import ImageAxes, WritePlan, plan_write
-from tilewright.storage.encoding import ObjectEncoder
+from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
+from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SOURCE_PATH, fingerprint_of
 from tilewright.storage.output import Output, OutputOptions, output_dtype
-from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.source import open_source
-from tilewright.storage.unit_writer import UnitWriter
+from tilewright.verification import begun_output
 
 if TYPE_CHECKING:
     import os
@@ -50,6 +48,8 @@ def predict_to_zarr(
     memory_nbytes: int | None = None,
     progress: bool = True,
     on_plan: Callable[[WritePlan], None] | None = None,
+    ledger: "str | os.PathLike[str] | None" = None,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -84,10 +84,16 @@ def predict_to_zarr(
         A torch device; ``"auto"`` is a GPU where a worker has one.
     client : distributed.Client, optional
         The cluster. Where not given it is the current client's, else one in this process, closed at the end.
-    if_exists : {"fail", "overwrite"}
-        What to do where the destination exists.
+    if_exists : {"fail", "overwrite", "resume"}
+        What to do where the destination exists. ``"resume"`` completes what an earlier run with the same source, model,
+        tiles and chunks has begun, or begins; what is stored is compared with the ledger first.
     progress : bool, default=True
         Whether to show a progress line on standard error.
+    ledger : path, optional
+        A local folder for the ledger, which says what is stored; ``<destination>.ledger`` where not given. An output
+        that is no local folder has a ledger only where this is given.
+    grace_seconds : float, default=20
+        How long what is in flight may take to finish where SIGTERM or SIGINT asks the run to stop.
     on_plan : callable, optional
         Is called with the plan before anything is created, to show it, say.
 
@@ -102,7 +108,12 @@ def predict_to_zarr(
         If axes, tiles, chunks or shards do not fit each other, the model returns another spatial size, or the tiles do
         not fit into the memory. Nothing is created then.
     OSError
-        If the source cannot be read, or the destination exists or cannot be written.
+        If the source cannot be read, or the destination exists or cannot be written; a `ResumeError` if it was begun
+        from something else, an `OutputInUseError` if another process is writing it.
+    UnitGivenUpError
+        At the end, if some tiles could not be predicted, or some objects not be stored. All others are complete.
+    RunStoppedError
+        If SIGTERM or SIGINT asked the run to stop, and it did so in order.
 
     Examples
     --------
@@ -121,7 +132,7 @@ def predict_to_zarr(
     if memory_nbytes is not None and memory_nbytes < 1:
         raise ValueError(f"memory_nbytes must be at least 1, got {memory_nbytes}")
     opened = open_source(source, axes)
-    output = Output.at(destination)
+    output = Output.at(destination, ledger=ledger)
     output.check(options, opened)
     output.check_shards(shards, options)
     predictor = Predictor(model, device)
@@ -137,52 +148,177 @@ def predict_to_zarr(
         request["dtype"] = output_dtype(dtype)
     _check_request(opened.axes, request)
     prediction = TilePrediction(opened, predictor, batch_size)
-    with cluster_client(client) as used, Placement(used, prediction) as placement:
+    with cluster_client(client) as used, Placement(used, prediction) as placement, _Progress(progress) as line:
         if not shares_memory(used) and (opened.is_only_here or output.is_only_here):
             what = opened.name if opened.is_only_here else str(output)
             raise SourceError(f"{what} lies in the memory of this process, which the workers cannot reach; use a file")
         # The tiles alone matter to the probe, and they are the same in each plan.
-        tiles_only = plan_write(opened.axes.shape, axes, tile_size, overlap, layout="compact")
-        channels, model_dtype = placement.probe(tiles_only)
-        request.setdefault("dtype", model_dtype.name)
-        request["channels"] = channels
-        plan = plan_write(opened.axes.shape, axes, **request)
-        if memory_nbytes is None and plan.peak_live_nbytes > placement.memory_nbytes:
-            plan = plan_write(opened.axes.shape, axes, **request | {"memory_nbytes": placement.memory_nbytes})
+        probe = placement.probe(plan_write(opened.axes.shape, axes, tile_size, overlap, layout="compact"))
+        request.setdefault("dtype", probe.dtype)
+        request["channels"] = probe.channels
+        output_run = OutputRun(output, options, placement, line)
+        begun = output_run.header()
+        plan, asked_for = _plans(opened.axes, request, begun.plan if begun else None, placement.memory_nbytes)
         if on_plan is not None:
             on_plan(plan)
-        output.check_space(plan, options)
-        array = output.create(plan, options)
-        executor = placement.executor(plan, UnitWriter(plan, ObjectEncoder(array)))
-        return _predict_and_write(plan, executor, array, str(output), progress=progress)
+        line.expect(plan)
+        template = output.template(plan, options)
+        fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
+        with output_run:
+            run = output_run.begin(plan, fingerprint)
+            with listening(StopRequest(grace_seconds)) as stop:
+                run.predict_and_write(stop)
+            return output_run.report()
 
 
-def _predict_and_write(plan: WritePlan, executor: Executor, array: Any, name: str, *, progress: bool) -> Report:
-    tally = Tally()
-    with tqdm(
-        total=plan.output_nbytes,
-        desc="tilewright",
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1024,
-        disable=not progress,
-    ) as line:
+def repair(
+    destination: "str | os.PathLike[str] | Store",
+    model: Any,
+    source: Any = None,
+    *,
+    batch_size: int = 1,
+    device: str = "auto",
+    client: "Client | None" = None,
+    memory_nbytes: int | None = None,
+    progress: bool = True,
+    ledger: "str | os.PathLike[str] | None" = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> Report:
+    """Predict and write again exactly what is missing, short, damaged or given up in an output of `predict_to_zarr`.
 
-        def on_receipt(receipt: UnitReceipt) -> None:
-            tally.add(receipt)
-            line.set_postfix_str(f"{tally.unit_count}/{plan.unit_count} units", refresh=False)
-            line.update(plan.unit_nbytes(receipt.unit))
+    Parameters
+    ----------
+    destination : path or zarr store
+        The output.
+    model : LightningModule, torch.nn.Module, callable, or factory
+        The model that it was predicted with.
+    source : path or array, optional
+        The image; the file that it was predicted from where not given.
+    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds
+        As in `predict_to_zarr`. With another batch size or device a model may give other last digits.
 
-        coordinator = Coordinator(plan)
-        try:
-            Run(coordinator, executor, on_receipt).predict_and_write()
-        finally:
-            executor.close()
-    if not coordinator.is_complete:
-        raise IncompleteImageError(
-            f"{name}: {plan.unit_count - coordinator.written_count} of {plan.unit_count} units were not written"
+    Returns
+    -------
+    Report
+        What was done.
+
+    Raises
+    ------
+    ResumeError
+        If nobody knows what the output was begun from, or source or model are not what it was begun from.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> image = np.arange(64 * 64, dtype="float32").reshape(64, 64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/prediction.zarr"
+    ...     _ = predict_to_zarr(np.negative, image, path, axes="YX", tile_size=(32, 32), overlap=(8, 8), progress=False)
+    ...     report = repair(path, np.negative, image, progress=False)
+    >>> report.unit_count, report.kept_unit_count
+    (0, 1)
+    """
+    begun = begun_output(destination, ledger)
+    fingerprint, plan = begun.header.fingerprint, begun.header.plan
+    if fingerprint[PREDICTED_BY] != CLUSTER:
+        raise ResumeError(
+            f"the output {begun.output} was predicted by {fingerprint[PREDICTED_BY]}; let the trainer predict again "
+            "with WriteTilesZarr(if_exists='resume'), which writes what is missing"
         )
-    return tally.report(plan, array, coordinator.peak_live_nbytes)
+    if source is None and fingerprint[SOURCE_PATH] is None:
+        raise ResumeError(f"the output {begun.output} was predicted from an array, not from a file; pass it as source")
+    if begun.output.group:
+        raise ResumeError(f"the output {begun.output} is a group of a store; pass the whole store")
+    array = begun.output.existing_array()
+    return predict_to_zarr(
+        model,
+        fingerprint[SOURCE_PATH] if source is None else source,
+        destination if begun.output.ledger_path is not None else begun.output.store,
+        axes=fingerprint["source axes"],
+        tile_size=plan.tile_size,
+        overlap=plan.overlap,
+        layout=plan.layout,
+        chunks=plan.chunks,
+        shards=plan.shards,
+        compressors=array.compressors,
+        dtype=plan.dtype,
+        fill_value=array.fill_value,
+        zarr_format=array.metadata.zarr_format,
+        batch_size=batch_size,
+        device=device,
+        client=client,
+        if_exists="resume",
+        memory_nbytes=memory_nbytes,
+        progress=progress,
+        ledger=ledger,
+        grace_seconds=grace_seconds,
+    )
+
+
+def _plans(
+    axes: ImageAxes, request: dict[str, Any], begun: WritePlan | None, memory_nbytes: int
+) -> tuple[WritePlan, WritePlan]:
+    """Return the plan to write by, and what it is where only what was asked for counts, to be compared."""
+    if begun is None:
+        plan = plan_write(axes.shape, axes.names, **request)
+        if request["memory_nbytes"] is None and plan.peak_live_nbytes > memory_nbytes:
+            plan = plan_write(axes.shape, axes.names, **request | {"memory_nbytes": memory_nbytes})
+        return plan, plan
+    # What was chosen then, perhaps for a cluster with another memory, stays.
+    chosen = {name: getattr(begun, name) for name in ("layout", "chunks", "shards") if request[name] == "auto"}
+    asked_for = plan_write(axes.shape, axes.names, **request | chosen | {"memory_nbytes": None})
+    return with_memory(begun, request["memory_nbytes"] or memory_nbytes), asked_for
+
+
+class _Progress(Callbacks):
+    """A line on standard error: first what is compared with the ledger, then what is written."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+        self._line: tqdm[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._close()
+
+    def expect(self, plan: WritePlan) -> None:
+        """Take in how much there is to do."""
+        self._plan = plan
+        self._done = 0
+
+    def checked(self, unit_count: int) -> None:
+        """Show how many units were compared with the ledger."""
+        if self._line is None:
+            self._line = tqdm(total=self._plan.unit_count, desc="checking", unit="units", disable=not self._shown)
+        self._line.update(unit_count)
+
+    def kept(self, units: list[int]) -> None:
+        """Show what need not be written again."""
+        self._close()
+        self._done = len(units)
+        self._line = tqdm(
+            total=self._plan.output_nbytes,
+            initial=sum(map(self._plan.unit_nbytes, units)),
+            desc="tilewright",
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=not self._shown,
+        )
+
+    def written(self, unit: int) -> None:
+        """Show that a unit is written."""
+        self._done += 1
+        if self._line is not None:
+            self._line.set_postfix_str(f"{self._done}/{self._plan.unit_count} units", refresh=False)
+            self._line.update(self._plan.unit_nbytes(unit))
+
+    def _close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
 
 def _check_request(axes: ImageAxes, request: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.strategies import in_small_units
-from tests.support import Case, PositionModel, cases, read_by_tensorstore, run, tree
+from tests.support import Case, PositionModel, Receipts, cases, read_by_tensorstore, run, tree
 from zarr.storage import MemoryStore
 
 from tilewright.assemble import crop
@@ -141,14 +141,14 @@ def hand_over(
     }
     array = case.create(folder)
     writer = UnitWriter(case.plan, ObjectEncoder(array))
-    receipts: list[object] = []
+    receipts = Receipts()
     coordinator = Coordinator(case.plan)
     if client is None:
         executor = SerialExecutor(Work(case.plan, writer))
     else:
         executor = Placement(client).executor(case.plan, writer)
     try:
-        handing = Run(coordinator, executor, receipts.append)
+        handing = Run(coordinator, executor, receipts)
         for start in range(0, len(order), at_once):
             tiles = order[start : start + at_once]
             handing.hand_over(tiles, [crop(predictions[tile], case.plan, tile) for tile in tiles])

@@ -4,7 +4,7 @@
 events give the same instructions. It remembers what is open; of what is done it keeps one bit per unit.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tilewright.coordinator.events import (
@@ -63,6 +63,8 @@ class Coordinator:
     ----------
     plan : WritePlan
         The tiles and units of one image.
+    written : iterable of int, optional
+        Units that an earlier run has written.
     attempts : int, default=3
         How often a unit may be written, and a tile predicted, before it is given up.
 
@@ -73,7 +75,7 @@ class Coordinator:
     peak_live_nbytes : int
         The largest value that it had so far.
     given_up : dict of int to str
-        Units that failed too often, and why.
+        Units that failed too often, and why. What arrives of them later is not looked at.
 
     Examples
     --------
@@ -87,7 +89,7 @@ class Coordinator:
     True
     """
 
-    def __init__(self, plan: WritePlan, *, attempts: int = 3) -> None:
+    def __init__(self, plan: WritePlan, *, written: Iterable[int] = (), attempts: int = 3) -> None:
         if attempts < 1:
             raise ValueError(f"attempts must be at least 1, got {attempts}")
         self.plan = plan
@@ -104,11 +106,18 @@ class Coordinator:
         self._next_unit = 0
         self._under_way = 0
         self._expected = 0
+        for unit in written:
+            self._mark_written(unit)
 
     @property
     def is_complete(self) -> bool:
         """Whether every unit is written."""
         return self._written_count == self.plan.unit_count
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every unit is written or given up."""
+        return self._written_count + len(self.given_up) == self.plan.unit_count
 
     @property
     def is_idle(self) -> bool:
@@ -174,10 +183,10 @@ class Coordinator:
                 self._unit_written(unit, receipt, instructions)
             case TilesLost(tiles, handles):
                 self._tiles_lost(tiles, handles, instructions)
-            case TilesFailed(tiles, reason):
-                self._tiles_failed(tiles, reason, instructions)
-            case UnitFailed(unit, attempt, reason):
-                self._unit_failed(unit, attempt, reason, instructions)
+            case TilesFailed(tiles, reason, is_final):
+                self._tiles_failed(tiles, reason, is_final, instructions)
+            case UnitFailed(unit, attempt, reason, is_final):
+                self._unit_failed(unit, attempt, reason, is_final, instructions)
             case StartAdmitting():
                 self._admitting = True
             case StopAdmitting():
@@ -224,41 +233,44 @@ class Coordinator:
                 owner.missing += 1
                 self._move_unit(owner, Cause.TILE_LOST)
         if lost:
-            instructions.append(DeliverTiles(tuple(lost)))
+            instructions.append(self._delivery_of(lost))
 
-    def _tiles_failed(self, tiles: tuple[int, ...], reason: str, instructions: list[Instruction]) -> None:
+    def _tiles_failed(
+        self, tiles: tuple[int, ...], reason: str, is_final: bool, instructions: list[Instruction]
+    ) -> None:
         again = []
         for tile in tiles:
             record = self._tiles.get(tile)
             if record is None or record.state is not TileState.EXPECTED:
                 continue
             record.failures += 1
-            if record.failures < self.attempts:
+            if record.failures < self.attempts and not is_final:
                 again.append(tile)
                 continue
             for unit in self._still_open(record.units):
                 self._give_up(unit, f"tile {tile} could not be predicted: {reason}", instructions)
+        # A unit that was just given up may have been the last that needed one of the others.
+        again = [tile for tile in again if tile in self._tiles]
         if again:
-            instructions.append(DeliverTiles(tuple(again)))
+            instructions.append(self._delivery_of(again))
 
     def _unit_written(self, unit: int, receipt: object, instructions: list[Instruction]) -> None:
-        if self.is_written(unit):
+        if self.is_written(unit) or unit in self.given_up:
             return
-        self._written[unit >> 3] |= 1 << (unit & 7)
-        self._written_count += 1
+        self._mark_written(unit)
         instructions.append(RecordReceipt(unit, receipt))
-        # A unit that was given up, and turns out to be stored after all, is closed already.
-        if self.given_up.pop(unit, None) is None:
-            self._close_unit(unit, Cause.STORED, instructions)
+        self._close_unit(unit, Cause.STORED, instructions)
 
-    def _unit_failed(self, unit: int, attempt: int, reason: str, instructions: list[Instruction]) -> None:
+    def _unit_failed(
+        self, unit: int, attempt: int, reason: str, is_final: bool, instructions: list[Instruction]
+    ) -> None:
         owner = self._units.get(unit)
         if owner is None or owner.attempt != attempt:
             return
         if next_unit_state(owner.state, Cause.FAILED) is None:
             return
         owner.failures += 1
-        if owner.failures >= self.attempts:
+        if owner.failures >= self.attempts or is_final:
             self._give_up(unit, reason, instructions)
         else:
             self._move_unit(owner, Cause.FAILED)
@@ -273,12 +285,13 @@ class Coordinator:
         while self._admitting and self._next_unit < self.plan.unit_count:
             unit = self._next_unit
             if self.plan.units_are_independent:
+                if self.is_written(unit) or unit in self.given_up:
+                    self._next_unit += 1
+                    continue
                 nbytes = self.plan.unit_nbytes(unit)
                 if self.live_nbytes + nbytes > self.budget_nbytes:
                     return
                 self._next_unit += 1
-                if self.is_written(unit) or unit in self.given_up:
-                    continue
                 owner = self._open_unit(unit)
                 if self._move_unit(owner, Cause.ADMITTED):
                     self._add_live(nbytes)
@@ -297,9 +310,17 @@ class Coordinator:
                     if record is not None:
                         self._move_tile(record, Cause.ADMITTED)
                 if tiles:
-                    instructions.append(DeliverTiles(tuple(tiles)))
+                    instructions.append(self._delivery_of(tiles))
 
     # What the events have in common.
+
+    def _mark_written(self, unit: int) -> None:
+        if not self.is_written(unit):
+            self._written[unit >> 3] |= 1 << (unit & 7)
+            self._written_count += 1
+
+    def _delivery_of(self, tiles: Sequence[int]) -> DeliverTiles:
+        return DeliverTiles(tuple(tiles), tuple(self._open_units_of(tile) for tile in tiles))
 
     def _instruct_attempt(self, unit: int, owner: _OpenUnit, instructions: list[Instruction]) -> None:
         owner.attempt += 1

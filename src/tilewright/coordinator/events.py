@@ -39,10 +39,11 @@ class TilesLost:
 
 @dataclass(frozen=True, slots=True)
 class TilesFailed:
-    """Tiles that were asked for could not be predicted."""
+    """Tiles that were asked for could not be predicted; where it is final, there is no use in trying again."""
 
     tiles: tuple[int, ...]
     reason: str
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,12 @@ class UnitWritten:
 
 @dataclass(frozen=True, slots=True)
 class UnitFailed:
-    """An attempt to write, or to produce, a unit failed."""
+    """An attempt to write, or to produce, a unit failed; where it is final, there is no use in trying again."""
 
     unit: int
     attempt: int
     reason: str
+    is_final: bool = False
 
 
 Event = (

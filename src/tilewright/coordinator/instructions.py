@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DeliverTiles:
-    """Predict these tiles, or hand them over again; answer with `TilesPredicted` or `TilesFailed`."""
+    """Predict these tiles, or hand them over again, for these units; answer with `TilesPredicted` or `TilesFailed`."""
 
     tiles: tuple[int, ...]
+    units: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class RecordReceipt:
 
 @dataclass(frozen=True, slots=True)
 class GiveUpUnit:
-    """Give a unit up that failed more often than it may."""
+    """Give a unit up that failed more often than it may, and drop what was put together of it."""
 
     unit: int
     reason: str

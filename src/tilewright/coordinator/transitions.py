@@ -62,7 +62,6 @@ TRANSITIONS = (
     Transition(UnitState.PRODUCING, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
     Transition(UnitState.PRODUCING, Cause.FAILED, UnitState.PRODUCING, "produce the unit"),
     Transition(UnitState.PRODUCING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, "give the unit up"),
-    Transition(UnitState.GIVEN_UP, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
     Transition(TileState.UNSEEN, Cause.ADMITTED, TileState.EXPECTED, "deliver the tile"),
     Transition(TileState.UNSEEN, Cause.OFFERED, TileState.EXPECTED, "take the tile"),
     Transition(TileState.UNSEEN, Cause.PREDICTED, TileState.HELD, ""),

@@ -3,8 +3,10 @@
 Only what is yielded is read, and a file that has been read is let go of.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from tilewright.assemble import AnyArray
 from tilewright.datasets.images import SourceImage
+from tilewright.datasets.open_tiles import OpenTiles
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import GeometryError
 from tilewright.geometry import TileInformation
@@ -91,6 +94,8 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
     ----------
     images : tuple of TiledImage
         The images in order; their samples are counted through all of them.
+    open_tiles : OpenTiles
+        The tiles that are yielded: those that a run which is resumed needs, else all.
 
     Raises
     ------
@@ -121,16 +126,17 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
         self.tile_size = self.images[0].tile_size
         self.overlaps = self.images[0].overlaps
         self.borders = self.images[0].borders
+        self.open_tiles = OpenTiles()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, TileInformation]]:
-        number = 0
-        for image in self.images:
-            count = image.sample_count * image.tiles_per_sample
+        first = [0, *accumulate(image.tile_count for image in self.images)]
+        needed = self.open_tiles.needed(_share_of_worker(0, first[-1]))
+        for index, tiles in groupby(needed, lambda tile: bisect_right(first, tile) - 1):
+            image = self.images[index]
             with closing(image.source):
-                for tile in _share_of_worker(number, count):
-                    array, information = image.read_tile(tile)
+                for tile in tiles:
+                    array, information = image.read_tile(tile - first[index])
                     yield _as_tensor(array, self.dtype), information
-            number += count
 
 
 def collate_tiles(batch: Sequence[tuple[Any, TileInformation]]) -> tuple[Any, list[TileInformation]]:

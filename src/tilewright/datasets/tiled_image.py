@@ -40,6 +40,11 @@ class TiledImage(SourceImage):
         return prod(tiling.count for tiling in self._spatial_tilings)
 
     @property
+    def tile_count(self) -> int:
+        """The number of tiles of all samples. They are counted as the plan of the image counts them."""
+        return self.sample_count * self.tiles_per_sample
+
+    @property
     def _spatial_tilings(self) -> tuple[AxisTiling, ...]:
         axes = self.source.axes
         numbers = zip(axes.spatial, self.tile_size, self.overlaps, self.borders, strict=True)

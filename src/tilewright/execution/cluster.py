@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import dask
-import numpy as np
 import psutil
 from distributed import Client, LocalCluster, default_client
 
@@ -14,7 +13,7 @@ from tilewright.execution.executor import Executor
 from tilewright.execution.in_process import InProcessExecutor
 from tilewright.execution.remote import RemoteExecutor, SharedPrediction
 from tilewright.execution.watch import Watch
-from tilewright.execution.work import TilePrediction, Work
+from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
 from tilewright.storage.unit_writer import UnitWriter
 
@@ -113,8 +112,8 @@ class Placement:
         elif self._prediction is not None:
             self._prediction.predictor.release()
 
-    def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
-        """Return the channels and the data type that the model gives for the first tile."""
+    def probe(self, plan: WritePlan) -> Probe:
+        """Predict the first tile, and return what it says of the model."""
         if self._shared is not None:
             return self._shared.probe(plan)
         if self._prediction is None:
@@ -127,6 +126,11 @@ class Placement:
         if self._is_here:
             return InProcessExecutor(self._client, work)
         return RemoteExecutor(self._client, work, self._shared)
+
+    @property
+    def client(self) -> Client:
+        """A client of the cluster."""
+        return self._client
 
     @property
     def memory_nbytes(self) -> int:

@@ -18,7 +18,14 @@ class Executor(Protocol):
         """Take an instruction in; its outcome is among the events that come back later."""
 
     def events(self, *, wait: bool) -> list[Event]:
-        """Return what happened since the last call; where `wait` is true, wait until something has."""
+        """Return what happened since the last call; where `wait` is true, wait for something, a second at most."""
+
+    def stop_predicting(self) -> None:
+        """Drop predictions that have not begun; what is predicted already is still written."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, and nothing is under way."""
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Take in the valid regions of tiles predicted elsewhere; that they are there comes back as events."""

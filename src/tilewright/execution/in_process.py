@@ -18,8 +18,8 @@ from typing import Any
 from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Instruction, ReleaseTile, TakeTile, WriteUnit
-from tilewright.execution.local import LocalWork, Step
+from tilewright.coordinator import Event, GiveUpUnit, Instruction, ReleaseTile, TakeTile, WriteUnit
+from tilewright.execution.local import LocalWork, Step, is_prediction
 from tilewright.execution.watch import LOOK_SECONDS, Watch, gone
 from tilewright.execution.work import Work
 
@@ -58,11 +58,26 @@ class InProcessExecutor:
 
     def carry_out(self, instruction: Instruction) -> None:
         """Queue an instruction, units to be written first, since they free memory."""
-        if isinstance(instruction, ReleaseTile):
-            return
+        match instruction:
+            case ReleaseTile():
+                return
+            case GiveUpUnit(unit):
+                self._local.discard(unit)
+                return
         urgency = 1 if isinstance(instruction, WriteUnit) else 2
         for part in self._local.split(instruction):
             self._queue(urgency, part)
+
+    def stop_predicting(self) -> None:
+        """Drop predictions that no lane has begun."""
+        for urgency, number, step in self._taken_back():
+            if not is_prediction(step):
+                self._waiting.put((urgency, number, step))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, and no lane runs."""
+        return self._waiting.empty() and self._lane_count == 0 and self._happened.empty()
 
     def events(self, *, wait: bool) -> list[Event]:
         """Return what the lanes report."""
@@ -71,14 +86,13 @@ class InProcessExecutor:
             try:
                 event = self._happened.get(block=wait and not happened, timeout=LOOK_SECONDS)
             except queue.Empty:
-                if happened or not wait:
-                    return happened
-                self._watch.look()
-                self._count_threads()
-                if not self._waiting.empty():
-                    # Workers may have come only now.
-                    self._open_lane()
-                continue
+                if wait and not happened:
+                    self._watch.look()
+                    self._count_threads()
+                    if not self._waiting.empty():
+                        # Workers may have come only now.
+                        self._open_lane()
+                return happened
             if isinstance(event, BaseException):
                 raise event
             happened.append(event)
@@ -99,17 +113,21 @@ class InProcessExecutor:
         self._closed = True
         _executors.pop(self._run, None)
         self._local.stopped.set()
-        while not self._waiting.empty():
-            try:
-                self._waiting.get_nowait()
-            except queue.Empty:
-                break
+        self._taken_back()
         with self._lock:
             lanes = list(self._lanes.values())
         with suppress(OSError, CancelledError):
             for lane in lanes:
                 lane.exception()
         self._local = LocalWork(self._local.work)
+
+    def _taken_back(self) -> list[tuple[int, int, Step]]:
+        """Return what was queued, and is not any more."""
+        taken = []
+        with suppress(queue.Empty):
+            while True:
+                taken.append(self._waiting.get_nowait())
+        return taken
 
     def _count_threads(self) -> None:
         if self._watch.is_connected:

@@ -14,6 +14,7 @@ from tilewright.assemble import AnyArray, UnitBuffer
 from tilewright.coordinator import (
     DeliverTiles,
     Event,
+    GiveUpUnit,
     Instruction,
     ProduceUnit,
     ReleaseTile,
@@ -41,6 +42,11 @@ Step = Instruction | PlaceTile
 """What one thread carries out at a time."""
 
 
+def is_prediction(step: Step) -> bool:
+    """Tell whether a step asks the model for something."""
+    return isinstance(step, DeliverTiles | ProduceUnit)
+
+
 class LocalWork:
     """Carry out single instructions, in whatever thread of this process.
 
@@ -58,6 +64,7 @@ class LocalWork:
         self.errors = Errors()
         self.stopped = threading.Event()
         self._buffers: dict[int, UnitBuffer] = {}
+        self._discarded: set[int] = set()
         self._unplaced: dict[int, PlaceTile] = {}
         self._assemble_seconds = 0.0
         self._lock = threading.Lock()
@@ -73,8 +80,16 @@ class LocalWork:
         if isinstance(instruction, DeliverTiles) and self.work.prediction is None:
             return [self._unplaced[tile] for tile in instruction.tiles]
         if isinstance(instruction, DeliverTiles):
-            return [DeliverTiles(batch) for batch in self.work.batches(instruction.tiles)]
+            units = dict(zip(instruction.tiles, instruction.units, strict=True))
+            batches = self.work.batches(instruction.tiles)
+            return [DeliverTiles(batch, tuple(units[tile] for tile in batch)) for batch in batches]
         return [instruction]
+
+    def discard(self, unit: int) -> None:
+        """Let go of what was put together of a unit, and of what comes of it later."""
+        with self._lock:
+            self._discarded.add(unit)
+            self._buffers.pop(unit, None)
 
     def perform(self, step: Step) -> Event:
         """Carry out one step, and return its outcome."""
@@ -90,9 +105,9 @@ class LocalWork:
                 self._place(tile, valid, units)
                 self._unplaced.pop(tile, None)
                 return TilesPredicted((tile,), (tile,))
-            case DeliverTiles(tiles):
-                for tile, valid in zip(tiles, self.work.predict(tiles), strict=True):
-                    self._place(tile, valid, self.work.plan.units_of_tile(tile))
+            case DeliverTiles(tiles, units):
+                for tile, valid, its_units in zip(tiles, self.work.predict(tiles), units, strict=True):
+                    self._place(tile, valid, its_units)
                 return TilesPredicted(tiles, tiles)
             case ProduceUnit(unit):
                 return UnitWritten(unit, self.work.produce(unit, self.stopped.is_set))
@@ -113,12 +128,16 @@ class LocalWork:
     def _place(self, tile: int, valid: AnyArray, units: Sequence[int]) -> None:
         start = perf_counter()
         for unit in units:
-            self._buffer(unit).place(tile, valid)
+            buffer = self._buffer(unit)
+            if buffer is not None:
+                buffer.place(tile, valid)
         with self._lock:
             self._assemble_seconds += perf_counter() - start
 
-    def _buffer(self, unit: int) -> UnitBuffer:
+    def _buffer(self, unit: int) -> UnitBuffer | None:
         with self._lock:
+            if unit in self._discarded:
+                return None
             if unit not in self._buffers:
                 self._buffers[unit] = self.work.writer.buffer(unit)
             return self._buffers[unit]
@@ -149,8 +168,22 @@ class SerialExecutor:
 
     def carry_out(self, instruction: Instruction) -> None:
         """Remember an instruction; there is nothing to release."""
-        if not isinstance(instruction, ReleaseTile):
-            self._waiting.extend(self._local.split(instruction))
+        match instruction:
+            case ReleaseTile():
+                pass
+            case GiveUpUnit(unit):
+                self._local.discard(unit)
+            case _:
+                self._waiting.extend(self._local.split(instruction))
+
+    def stop_predicting(self) -> None:
+        """Drop predictions that have not begun."""
+        self._waiting = deque(step for step in self._waiting if not is_prediction(step))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued."""
+        return not self._waiting
 
     def events(self, *, wait: bool) -> list[Event]:
         """Carry out the oldest instruction, and return its outcome."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import ModelOutputError
+from tilewright.execution.model_identity import model_identity
 
 
 class Predictor:
@@ -45,6 +46,12 @@ class Predictor:
         self._lock = threading.Lock()
         self._loaded: Callable[[AnyArray], AnyArray] | None = None
         self._give_back: Callable[[], None] | None = None
+        self._identity = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells the model from others; known when it has predicted."""
+        return self._identity
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "device": self.device}
@@ -95,6 +102,7 @@ class Predictor:
 
     def _load(self) -> Callable[[AnyArray], AnyArray]:
         model = _made_by(self.model)
+        self._identity = model_identity(model)
         if not _is_torch_module(model):
             return _array_predictor(model)
         self._give_back = _state_of(model)

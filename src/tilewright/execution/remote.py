@@ -2,23 +2,28 @@
 
 The work itself travels once to each worker, also to one that joins later, and stays there until the run ends. Tiles
 that were handed over are kept here until their units are written, since what was scattered dies with its worker.
+
+Of the tasks that a worker dies with, one may be the cause. Where Dask has lost too many workers with a task, that task
+is a *suspect*, and runs once more when nothing else does: if it is killed then, it is the cause; if not, it was one of
+the others.
 """
 
 import queue
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, Worker, WorkerPlugin
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
     DeliverTiles,
     Event,
+    GiveUpUnit,
     Instruction,
     ProduceUnit,
     ReleaseTile,
@@ -33,7 +38,7 @@ from tilewright.coordinator import (
 from tilewright.execution.executor import Errors
 from tilewright.execution.scatter import scatter
 from tilewright.execution.watch import LOOK_SECONDS, Watch
-from tilewright.execution.work import TilePrediction, Work
+from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
 from tilewright.storage.receipts import UnitReceipt
 
@@ -91,9 +96,9 @@ class Shared:
 class SharedPrediction(Shared):
     """The source and the model of a run, on the workers."""
 
-    def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
-        """Return the channels and the data type that the model gives for the first tile, on a worker."""
-        result: tuple[int, np.dtype[np.generic]] = self._client.submit(_probe, self.name, plan, pure=False).result()
+    def probe(self, plan: WritePlan) -> Probe:
+        """Predict the first tile on a worker, and return what it says of the model."""
+        result: Probe = self._client.submit(_probe, self.name, plan, pure=False).result()
         return result
 
 
@@ -130,6 +135,8 @@ class RemoteExecutor:
         self._tiles: dict[Hashable, _Tile] = {}
         self._copies: dict[int, AnyArray] = {}
         self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
+        self._suspects: deque[Instruction] = deque()
+        self._alone: Future[Any] | None = None
         self._running: dict[Future[Any], Instruction] = {}
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._at_once: deque[Event] = deque()
@@ -146,8 +153,11 @@ class RemoteExecutor:
                 self._copies.pop(tile, None)
             case DeliverTiles(tiles) if self._work.prediction is None:
                 self._send(tiles)
-            case DeliverTiles(tiles):
-                self._waiting[1].extend(DeliverTiles(group) for group in self._groups(tiles))
+            case DeliverTiles():
+                self._waiting[1].extend(self._parts(instruction, self._groups(instruction.tiles)))
+            case GiveUpUnit():
+                # Nothing is put together of a unit before its task begins.
+                pass
             case WriteUnit():
                 # First, since what is written frees memory.
                 self._waiting[0].append(instruction)
@@ -164,15 +174,27 @@ class RemoteExecutor:
             try:
                 ended.append(self._ended.get(block=wait and not (ended or happened), timeout=LOOK_SECONDS))
             except queue.Empty:
-                if ended or happened or not wait:
-                    break
-                self._watch.look()
-                self._count_threads()
+                if wait and not (ended or happened):
+                    self._watch.look()
+                    self._count_threads()
+                break
         results = self._receipts_of(ended)
         for future in ended:
             happened.extend(self._outcome(future, self._running.pop(future), results.get(future)))
+            if future is self._alone:
+                self._alone = None
         self._submit()
         return happened
+
+    def stop_predicting(self) -> None:
+        """Drop predictions that are not submitted."""
+        self._waiting[1].clear()
+        self._suspects = deque(suspect for suspect in self._suspects if isinstance(suspect, WriteUnit))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, submitted or to be told."""
+        return not (self._running or self._at_once or self._suspects or any(self._waiting))
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Send copies of tiles to the workers, straight, and keep them here too."""
@@ -199,7 +221,7 @@ class RemoteExecutor:
         self._closed = True
         futures, self._running = list(self._running), {}
         self._tiles.clear()
-        for waiting in self._waiting:
+        for waiting in (*self._waiting, self._suspects):
             waiting.clear()
         if self._client.status == "running":
             with suppress(OSError):
@@ -207,11 +229,19 @@ class RemoteExecutor:
         self._shared.close()
 
     def _submit(self) -> None:
-        while len(self._running) < self._most_tasks and (self._waiting[0] or self._waiting[1]):
-            instruction = (self._waiting[0] or self._waiting[1]).popleft()
-            future = self._task_of(instruction)
-            self._running[future] = instruction
-            future.add_done_callback(self._ended.put)
+        while self._alone is None and len(self._running) < self._most_tasks and any(self._waiting):
+            self._start((self._waiting[0] or self._waiting[1]).popleft())
+        while self._suspects and not self._running:
+            self._alone = self._start(self._suspects.popleft())
+
+    def _start(self, instruction: Instruction) -> Future[Any] | None:
+        if isinstance(instruction, WriteUnit) and not all(handle in self._tiles for handle in instruction.handles):
+            # A tile was lost meanwhile: when it is there again, the unit is instructed again.
+            return None
+        future = self._task_of(instruction)
+        self._running[future] = instruction
+        future.add_done_callback(self._ended.put)
+        return future
 
     def _task_of(self, instruction: Instruction) -> Future[Any]:
         match instruction:
@@ -236,24 +266,36 @@ class RemoteExecutor:
                 handles = tuple((future.key, place) for place in range(len(tiles)))
                 self._tiles.update((handle, _Tile(future, place)) for place, handle in enumerate(handles))
                 return [TilesPredicted(tiles, handles)]
-            case DeliverTiles(tiles):
-                return [TilesFailed(tiles, self._reason(future))]
             case ProduceUnit(unit) | WriteUnit(unit) if receipt is not None:
                 return [UnitWritten(unit, receipt)]
-            case ProduceUnit(unit, attempt):
-                return [UnitFailed(unit, attempt, self._reason(future))]
-            case WriteUnit(unit, attempt, tiles, handles):
+        return self._failure(future, instruction)
+
+    def _failure(self, future: Future[Any], instruction: Instruction) -> list[Event]:
+        match instruction:
+            case DeliverTiles(tiles) if len(batches := self._work.batches(tiles)) > 1:
+                # One of them failed, and no other should with it.
+                parts = self._parts(instruction, batches)
+                (self._suspects if _is_killed(future) else self._waiting[1]).extend(parts)
+                return []
+            case WriteUnit(unit, _, tiles, handles):
                 lost = [
                     (tile, handle)
                     for tile, handle in zip(tiles, handles, strict=True)
-                    if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost")
+                    if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost", "error")
                 ]
                 if lost:
                     lost_tiles, lost_handles = zip(*lost, strict=True)
                     for handle in lost_handles:
                         del self._tiles[handle]
                     return [TilesLost(lost_tiles, lost_handles)]
-                return [UnitFailed(unit, attempt, self._reason(future))]
+        if _is_killed(future) and future is not self._alone:
+            self._suspects.append(instruction)
+            return []
+        match instruction:
+            case DeliverTiles(tiles):
+                return [TilesFailed(tiles, self._reason(future), is_final=_is_killed(future))]
+            case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
+                return [UnitFailed(unit, attempt, self._reason(future), is_final=_is_killed(future))]
         raise TypeError(f"{instruction} has no outcome")
 
     def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
@@ -287,6 +329,12 @@ class RemoteExecutor:
             nbytes += sum(map(self._work.plan.tile_nbytes, batch))
         return groups
 
+    @staticmethod
+    def _parts(delivery: DeliverTiles, groups: Sequence[tuple[int, ...]]) -> Iterator[DeliverTiles]:
+        """Iterate over the parts of a delivery, one for each group of its tiles."""
+        units = dict(zip(delivery.tiles, delivery.units, strict=True))
+        return (DeliverTiles(group, tuple(units[tile] for tile in group)) for group in groups)
+
     def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
         self._number += 1
         return f"tilewright-{what}-{self._run}", number, self._number
@@ -296,6 +344,11 @@ class RemoteExecutor:
             with self._watch.talking():
                 threads = sum(self._client.nthreads().values())
             self._most_tasks = max(self._most_tasks, TASKS_PER_THREAD * max(1, threads))
+
+
+def _is_killed(future: Future[Any]) -> bool:
+    """Tell whether too many workers died with a task."""
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 # What runs on a worker.
@@ -308,7 +361,7 @@ def _work(names: _Names) -> Work:
     return work if names[1] is None else replace(work, prediction=_shared[names[1]])
 
 
-def _probe(name: str, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
+def _probe(name: str, plan: WritePlan) -> Probe:
     prediction: TilePrediction = _shared[name]
     return prediction.probe(plan)
 

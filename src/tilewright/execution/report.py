@@ -21,10 +21,14 @@ class Report:
         The finished output.
     plan : WritePlan
         What was planned.
-    tile_count, unit_count, object_count : int
-        What was predicted and written.
+    unit_count, object_count : int
+        What was written.
+    kept_unit_count : int
+        Units that an earlier run had written.
+    given_up : dict of int to str
+        Units that hold the fill value, since they could not be predicted or written, and why.
     output_nbytes, stored_nbytes : int
-        Bytes before and after the codecs.
+        Bytes of what was written, before and after the codecs.
     total_seconds : float
         The wall clock.
     stage_seconds : StageSeconds
@@ -37,15 +41,21 @@ class Report:
 
     array: zarr.Array[Any]
     plan: WritePlan
-    tile_count: int
     unit_count: int
     object_count: int
+    kept_unit_count: int
+    given_up: dict[int, str]
     output_nbytes: int
     stored_nbytes: int
     total_seconds: float
     stage_seconds: StageSeconds
     peak_live_nbytes: int
     peak_memory_nbytes: int
+
+    @property
+    def tile_count(self) -> int:
+        """The tiles of the image."""
+        return self.plan.tile_count
 
     @property
     def read_seconds(self) -> float:
@@ -78,12 +88,12 @@ class Report:
         if seconds.model:
             stages = f"read {seconds.read:.1f}, model {seconds.model:.1f}, {stages}"
         rate = format_nbytes(self.output_nbytes / max(self.total_seconds, 1e-9))
+        kept = f", {self.kept_unit_count:,} units kept" if self.kept_unit_count else ""
+        state = f"{len(self.given_up):,} units given up" if self.given_up else "all complete"
         rows = (
             ("array", f"{self.array.store_path}"),
-            (
-                "written",
-                f"{self.tile_count:,} tiles, {self.unit_count:,} units, {self.object_count:,} objects: all complete",
-            ),
+            ("image", f"{self.tile_count:,} tiles, {self.plan.unit_count:,} units"),
+            ("written", f"{self.unit_count:,} units, {self.object_count:,} objects{kept}: {state}"),
             ("bytes", f"{format_nbytes(self.output_nbytes)}, stored in {format_nbytes(self.stored_nbytes)}"),
             ("time", f"{self.total_seconds:.1f} s, {rate}/s"),
             ("threads", f"{stages} s"),
@@ -101,6 +111,8 @@ class Tally:
     """Add up receipts while a run goes on."""
 
     started: float = field(default_factory=perf_counter)
+    kept_unit_count: int = 0
+    kept_nbytes: int = 0
     object_count: int = 0
     unit_count: int = 0
     stored_nbytes: int = 0
@@ -115,15 +127,18 @@ class Tally:
         self.seconds.add(receipt.seconds)
         self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
 
-    def report(self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int) -> Report:
+    def report(
+        self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int, given_up: dict[int, str]
+    ) -> Report:
         """Return the report of a finished run."""
         return Report(
             array=array,
             plan=plan,
-            tile_count=plan.tile_count,
             unit_count=self.unit_count,
             object_count=self.object_count,
-            output_nbytes=plan.output_nbytes,
+            kept_unit_count=self.kept_unit_count,
+            given_up=dict(given_up),
+            output_nbytes=plan.output_nbytes - self.kept_nbytes - sum(map(plan.unit_nbytes, given_up)),
             stored_nbytes=self.stored_nbytes,
             total_seconds=perf_counter() - self.started,
             stage_seconds=self.seconds,

@@ -1,9 +1,12 @@
 """The loop between a coordinator and an executor: events one way, instructions the other, nothing else.
 
-Whoever predicts, and wherever the work is done, it is this loop, until every unit is written.
+Whoever predicts, and wherever the work is done, it is this loop, until every unit is written or given up.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import Protocol
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
@@ -13,13 +16,35 @@ from tilewright.coordinator import (
     Instruction,
     RecordReceipt,
     StartAdmitting,
+    StopAdmitting,
     TakeTile,
     TilesOffered,
+    UnitFailed,
 )
-from tilewright.errors import UnitGivenUpError
+from tilewright.errors import DestinationError, RunStoppedError, UnitGivenUpError
 from tilewright.execution.executor import Executor
+from tilewright.execution.stopping import StopRequest
 from tilewright.geometry import Region
+from tilewright.storage.objects import is_fatal
 from tilewright.storage.receipts import UnitReceipt
+
+HOPELESS = 3
+"""Where that many units are given up before any is written, it is not for a bad tile."""
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    """What keeps what a run has done."""
+
+    def written(self, receipt: UnitReceipt) -> None:
+        """Take in the receipt of a unit that is stored."""
+
+    def given_up(self, unit: int) -> None:
+        """Take in that a unit is given up."""
+
+    def flush(self) -> None:
+        """Write down what was taken in."""
 
 
 class Run:
@@ -31,25 +56,38 @@ class Run:
         Who decides.
     executor : Executor
         Who does it.
-    on_receipt : callable
-        Is called with the receipt of each unit that is written.
+    recorder : Recorder
+        Who keeps what was done.
     """
 
-    def __init__(self, coordinator: Coordinator, executor: Executor, on_receipt: Callable[[UnitReceipt], None]) -> None:
+    def __init__(self, coordinator: Coordinator, executor: Executor, recorder: Recorder) -> None:
         self.coordinator = coordinator
         self.executor = executor
-        self._on_receipt = on_receipt
+        self._recorder = recorder
 
-    def predict_and_write(self) -> None:
-        """Ask for all tiles, and return when every unit is written.
+    def predict_and_write(self, stop: StopRequest | None = None) -> None:
+        """Ask for all tiles, and return when every unit is written or given up.
+
+        Parameters
+        ----------
+        stop : StopRequest, optional
+            Who may ask the run to stop.
 
         Raises
         ------
+        RunStoppedError
+            If it was asked to stop. What was in flight is finished, as far as its time of grace allowed.
         Exception
-            The error of a unit that was given up: its model's, its source's, or its store's.
+            The error of the model, the source or the store, where no unit at all could be written.
+        DestinationError
+            If the disk is full.
         """
         self._handle(StartAdmitting())
-        self.finish()
+        while not self.coordinator.is_idle:
+            if stop is not None and stop.is_requested:
+                self._drain(stop)
+                return
+            self.advance(wait=True)
 
     def hand_over(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> None:
         """Hand over the valid regions of tiles, and wait while as much is in flight as may be.
@@ -70,43 +108,82 @@ class Run:
         while self.coordinator.expects(tiles):
             self.advance(wait=True)
 
-    def _offer(self, offered: dict[int, AnyArray]) -> None:
-        instructions = self.coordinator.handle(TilesOffered(tuple(offered)))
-        wanted = [instruction for instruction in instructions if isinstance(instruction, TakeTile)]
-        self.executor.take(wanted, [offered[instruction.tile] for instruction in wanted])
-
     def advance(self, *, wait: bool = False) -> None:
-        """Take in what has happened."""
-        for event in self.executor.events(wait=wait):
-            self._handle(event)
+        """Take in what has happened; where `wait` is true, wait for something, a second at most."""
+        try:
+            for event in self.executor.events(wait=wait):
+                self._handle(event)
+        finally:
+            # Also of a run that ends here.
+            self._recorder.flush()
 
     def finish(self) -> None:
         """Return when no answer is outstanding."""
         while not self.coordinator.is_idle:
             self.advance(wait=True)
 
+    def _drain(self, stop: StopRequest) -> None:
+        """Finish what is in flight, and say how far the run came."""
+        self._handle(StopAdmitting())
+        self.executor.stop_predicting()
+        until = monotonic() + stop.grace_seconds
+        while not self.executor.is_idle and monotonic() < until:
+            self.advance(wait=True)
+        plan = self.coordinator.plan
+        raise RunStoppedError(
+            f"{stop.name}: the run has stopped; {self.coordinator.written_count} of {plan.unit_count} units are "
+            "written. Run it again with if_exists='resume' to go on from there"
+        )
+
+    def _offer(self, offered: dict[int, AnyArray]) -> None:
+        instructions = self.coordinator.handle(TilesOffered(tuple(offered)))
+        wanted = [instruction for instruction in instructions if isinstance(instruction, TakeTile)]
+        self.executor.take(wanted, [offered[instruction.tile] for instruction in wanted])
+
     def _handle(self, event: Event) -> None:
+        if isinstance(event, UnitFailed):
+            self._check_disk(event)
         for instruction in self.coordinator.handle(event):
             self._carry_out(instruction)
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case RecordReceipt(_, receipt) if isinstance(receipt, UnitReceipt):
-                self._on_receipt(receipt)
+                self._recorder.written(receipt)
             case GiveUpUnit(unit, reason):
-                self._raise_given_up(unit, reason)
+                self._recorder.given_up(unit)
+                self.executor.carry_out(instruction)
+                self._check_hope(unit, reason)
             case _:
                 self.executor.carry_out(instruction)
 
-    def _raise_given_up(self, unit: int, reason: str) -> None:
-        region = describe_region(self.coordinator.plan.axes, self.coordinator.plan.unit_region(unit))
-        message = f"the unit at {region} was given up after {self.coordinator.attempts} attempts: {reason}"
+    def _check_disk(self, failed: UnitFailed) -> None:
+        error = self.executor.error_behind(failed.reason)
+        if isinstance(error, OSError) and is_fatal(error):
+            raise DestinationError(
+                error.errno,
+                f"the disk takes nothing any more: {error.strerror}; what is written is complete. Make space, then run "
+                "again with if_exists='resume' to go on from there",
+                error.filename,
+            ) from error
+
+    def _check_hope(self, unit: int, reason: str) -> None:
+        """Go on without a unit, unless no other unit fares better: then raise the error behind it."""
         error = self.executor.error_behind(reason)
+        message = f"{self._region(unit)} was given up after {self.coordinator.attempts} attempts: {reason}"
+        others = self.coordinator.plan.unit_count - len(self.coordinator.given_up)
+        if self.coordinator.written_count > 0 or (len(self.coordinator.given_up) < HOPELESS and others > 0):
+            _log.warning("the unit at %s", message, exc_info=error)
+            return
+        message = f"the unit at {message}"
         if error is None:
             raise UnitGivenUpError(message)
         # The user gets the error itself, with the traceback of the place where it was raised.
         error.add_note(message)
         raise error
+
+    def _region(self, unit: int) -> str:
+        return describe_region(self.coordinator.plan.axes, self.coordinator.plan.unit_region(unit))
 
 
 def describe_region(axes: str, region: Region) -> str:

@@ -40,6 +40,25 @@ class _Spent:
         return taken
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is known of a model when it has predicted one tile.
+
+    Parameters
+    ----------
+    channels : int
+        The channels of what it returns.
+    dtype : str
+        The data type, by its NumPy name.
+    identity : str
+        What tells it from other models.
+    """
+
+    channels: int
+    dtype: str
+    identity: str
+
+
 @dataclass(frozen=True)
 class TilePrediction:
     """How the tiles of one source are predicted.
@@ -59,9 +78,17 @@ class TilePrediction:
     batch_size: int
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
 
-    def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return tiles in the batches that the model sees."""
-        return [tuple(tiles[i : i + self.batch_size]) for i in range(0, len(tiles), self.batch_size)]
+    def batches(self, plan: WritePlan, tiles: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return the batches that the model must see for these tiles.
+
+        A tile is always in the same batch, with the other tiles of its unit, or of the unit that it begins in, also
+        where nobody needs these any more.
+        """
+        batches = []
+        for unit in dict.fromkeys(plan.units_of_tile(tile)[0] for tile in tiles):
+            together = plan.tiles_starting_in(unit)
+            batches += [together[i : i + self.batch_size] for i in range(0, len(together), self.batch_size)]
+        return [batch for batch in batches if not set(tiles).isdisjoint(batch)]
 
     def predict(self, plan: WritePlan, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of one batch of tiles, in the data type of the plan."""
@@ -83,8 +110,8 @@ class TilePrediction:
         """Return what predicting took in this process since the last call: the next receipt carries it along."""
         return self._spent.take()
 
-    def probe(self, plan: WritePlan) -> tuple[int, np.dtype[np.generic]]:
-        """Return the channels and the data type that the model gives for the first tile.
+    def probe(self, plan: WritePlan) -> "Probe":
+        """Predict the first tile, and return what it says of the model.
 
         Parameters
         ----------
@@ -94,7 +121,7 @@ class TilePrediction:
         prediction = self.predictor.predict(self.read_tile(plan, 0)[np.newaxis])
         if prediction.dtype.kind not in "buif":
             raise ModelOutputError(f"the model returned elements of type {prediction.dtype}; only numbers are stored")
-        return prediction.shape[1], prediction.dtype
+        return Probe(prediction.shape[1], prediction.dtype.name, self.predictor.identity)
 
     def read_tile(self, plan: WritePlan, tile: int) -> AnyArray:
         """Return what the model sees of a tile, C(Z)YX."""
@@ -120,12 +147,16 @@ class Work:
     prediction: TilePrediction | None = None
 
     def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return tiles in the batches that the model sees."""
-        return self._prediction.batches(tiles)
+        """Return those tiles in the batches that the model sees; it sees the whole batch, whichever are needed."""
+        wanted = set(tiles)
+        batches = self._prediction.batches(self.plan, tiles)
+        return [tuple(tile for tile in batch if tile in wanted) for batch in batches]
 
     def predict(self, tiles: Sequence[int]) -> list[AnyArray]:
-        """Return the valid regions of one batch of tiles."""
-        return self._prediction.predict(self.plan, tiles)
+        """Return the valid regions of some tiles of one batch."""
+        (batch,) = self._prediction.batches(self.plan, tiles)
+        predicted = dict(zip(batch, self._prediction.predict(self.plan, batch), strict=True))
+        return [predicted[tile] for tile in tiles]
 
     def write(self, unit: int, buffer: UnitBuffer, seconds: StageSeconds | None = None) -> UnitReceipt:
         """Write a unit from its filled buffer; its receipt carries along what was spent before, in this process."""

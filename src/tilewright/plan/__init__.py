@@ -1,7 +1,7 @@
 """What will be written, by whom, from which tiles, and what it costs: known before anything exists."""
 
 from tilewright.plan.axes import ImageAxes
-from tilewright.plan.choose import plan_for_tilings, plan_write
+from tilewright.plan.choose import plan_for_tilings, plan_write, with_memory
 from tilewright.plan.write_plan import WritePlan
 
-__all__ = ["ImageAxes", "WritePlan", "plan_for_tilings", "plan_write"]
+__all__ = ["ImageAxes", "WritePlan", "plan_for_tilings", "plan_write", "with_memory"]

@@ -182,6 +182,27 @@ def plan_for_tilings(
     return replace(plan, waiting_nbytes=waiting * request.itemsize)
 
 
+def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
+    """Return a plan with the same tiles and units for another memory.
+
+    Raises
+    ------
+    MemoryPlanError
+        If it cannot hold its tiles in ``memory_nbytes``.
+
+    Examples
+    --------
+    >>> plan = plan_write((2048, 2048), "YX", (256, 256), (64, 64), layout="compact")
+    >>> plan.peak_live_nbytes, with_memory(plan, 9_000_000).peak_live_nbytes
+    (16777216, 9000000)
+    """
+    least_nbytes = touched_elements(plan.tilings, plan.units) * plan.itemsize
+    window_nbytes = WINDOW_NBYTES
+    if memory_nbytes is not None:
+        window_nbytes = min(window_nbytes, memory_nbytes - plan.waiting_nbytes)
+    return _within_memory(replace(plan, window_nbytes=max(window_nbytes, least_nbytes)), memory_nbytes)
+
+
 def _smallest_that_fits(
     request: Request,
     layout: str,

@@ -4,9 +4,10 @@ It is frozen, holds a few numbers per axis, and is the same for every executor: 
 from the predictions, from nothing else.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 from tilewright.geometry import (
     AxisTiling,
@@ -66,6 +67,33 @@ class WritePlan:
 
     def __str__(self) -> str:
         return describe(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that the plan is made of, in types that JSON has.
+
+        Examples
+        --------
+        >>> import json
+        >>> from tilewright.plan import plan_write
+        >>> plan = plan_write((300, 300), "YX", (64, 64), (16, 16), shards="auto")
+        >>> WritePlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+        True
+        """
+        return {field.name: _as_json(getattr(self, field.name)) for field in fields(self) if field.init}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "WritePlan":
+        """Return the plan that `to_dict` was called on."""
+        shards = values["shards"]
+        return cls(
+            **values
+            | {
+                "tilings": tuple(AxisTiling(**numbers) for numbers in values["tilings"]),
+                "units": tuple(AxisUnits(**numbers) for numbers in values["units"]),
+                "chunks": tuple(values["chunks"]),
+                "shards": None if shards is None else tuple(shards),
+            }
+        )
 
     # What is written.
 
@@ -234,3 +262,12 @@ class WritePlan:
         for grid in grids:
             positions = [(*position, index) for position in positions for index in grid]
         return tuple(positions)
+
+
+def _as_json(value: Any) -> Any:
+    """Return a number, a text, a tuple or an axis as JSON has it."""
+    if isinstance(value, tuple):
+        return [_as_json(item) for item in value]
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+    return value

@@ -1,11 +1,14 @@
-"""An object appears in its store whole, under its own name, or not at all."""
+"""An object appears in its store whole, under its own name, or not at all; a store that fails now and then is borne."""
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
@@ -13,9 +16,32 @@ from zarr.storage import LocalStore
 
 from tilewright.storage.encoding import Encoded, buffer_of
 
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a disk that no later attempt, and no other object, would escape."""
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
-def put_object(store: Store, key: str, parts: Sequence[Encoded]) -> int:
-    """Store one object, and return its length in bytes.
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a store that fails, or does not answer, is borne.
+
+    Parameters
+    ----------
+    attempts : int
+        How often an object is put before that fails.
+    pause_seconds : float
+        How long to wait before the second attempt; before each further one four times as long.
+    answer_seconds : float
+        How long one waits for a store that is no local folder.
+    """
+
+    attempts: int = 3
+    pause_seconds: float = 0.25
+    answer_seconds: float = 120.0
+
+
+def put_object(store: Store, key: str, parts: Sequence[Encoded], patience: Patience | None = None) -> None:
+    """Store one object, and try again where that fails.
 
     Files of a `LocalStore` are written in the calling thread, as that store writes them: under a temporary name that
     ends in ``.partial``, which then replaces the final one. All other stores are given the bytes.
@@ -28,20 +54,51 @@ def put_object(store: Store, key: str, parts: Sequence[Encoded]) -> int:
         The name of the object.
     parts : sequence of bytes-like
         What the object is made of, in order.
+    patience : Patience, optional
+        How often, and how long.
 
     Raises
     ------
     OSError
         If the object cannot be stored; it names the file.
     """
+    patience = patience or Patience()
+    for attempt in range(1, patience.attempts + 1):
+        try:
+            _put_once(store, key, parts, patience.answer_seconds)
+        except Exception as error:
+            if attempt == patience.attempts or is_fatal(error):
+                raise
+            sleep(patience.pause_seconds * 4 ** (attempt - 1))
+        else:
+            return
+
+
+def is_fatal(error: BaseException | None) -> bool:
+    """Tell whether a disk takes nothing any more: it is full, or read-only."""
+    return isinstance(error, OSError) and error.errno in FATAL
+
+
+def _put_once(store: Store, key: str, parts: Sequence[Encoded], answer_seconds: float) -> None:
     if type(store) is LocalStore:
-        return write_file(store.root / key, parts)
-    buffer = buffer_of(parts)
+        write_file(store.root / key, parts)
+        return
     try:
-        sync(store.set(key, buffer))
+        sync(store.set(key, buffer_of(parts)), timeout=answer_seconds)
+    except TimeoutError as error:
+        raise TimeoutError(errno.ETIMEDOUT, f"no answer for {answer_seconds:.0f} seconds", f"{store}/{key}") from error
     except OSError as error:
         raise _named(error, f"{store}/{key}") from error
-    return len(buffer)
+
+
+def remove_partial_files(folder: Path) -> int:
+    """Remove what processes that were killed have left half-written below a folder, and return how many files."""
+    count = 0
+    for parent, _, names in os.walk(folder):
+        for name in filter(_PARTIAL.fullmatch, names):
+            Path(parent, name).unlink(missing_ok=True)
+            count += 1
+    return count
 
 
 def write_file(path: Path, parts: Sequence[Encoded]) -> int:

@@ -12,13 +12,18 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from tilewright.errors import DestinationError, DestinationExistsError, GeometryError
+from tilewright.errors import DestinationError, DestinationExistsError, GeometryError, ResumeError
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
+from tilewright.storage.fingerprint import array_metadata, differences
+from tilewright.storage.ledger import Header, LedgerFolder
+from tilewright.storage.objects import remove_partial_files
 from tilewright.storage.source import Source
 
-IF_EXISTS = ("fail", "overwrite")
+IF_EXISTS = ("fail", "overwrite", "resume")
+LEDGER_SUFFIX = ".ledger"
+"""The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``."""
 FULL_RESOLUTION = "0"
 """The array of the full resolution in its group, as OME-Zarr lays it out."""
 
@@ -35,7 +40,7 @@ class OutputOptions:
         What elements that were never written read as.
     zarr_format : {3, 2}
         The version of the format.
-    if_exists : {"fail", "overwrite"}
+    if_exists : {"fail", "overwrite", "resume"}
         What to do where the output exists.
     names_dimensions : bool
         Whether the axes of the plan are stored as the names of the dimensions; format 2 has none.
@@ -50,8 +55,6 @@ class OutputOptions:
     def __post_init__(self) -> None:
         if self.zarr_format not in (2, 3):
             raise ValueError(f"zarr_format must be 2 or 3, got {self.zarr_format!r}")
-        if self.if_exists == "resume":
-            raise ValueError("if_exists='resume' is not available yet; use 'fail' or 'overwrite'")
         if self.if_exists not in IF_EXISTS:
             raise ValueError(f"if_exists must be one of {IF_EXISTS}, got {self.if_exists!r}")
 
@@ -66,24 +69,35 @@ class Output:
         Where it lies.
     group : str
         The path of the group in the store; empty for its root.
+    ledger_path : Path, optional
+        The folder of its ledger; beside the store where not given.
     """
 
     store: Store
     group: str = ""
+    ledger_path: Path | None = None
 
     @classmethod
-    def at(cls, destination: str | os.PathLike[str] | Store, group: str = "") -> "Output":
+    def at(
+        cls,
+        destination: str | os.PathLike[str] | Store,
+        group: str = "",
+        ledger: str | os.PathLike[str] | None = None,
+        *,
+        may_be_read_only: bool = False,
+    ) -> "Output":
         """Return the output at a path or in a store."""
+        ledger_path = None if ledger is None else Path(ledger).expanduser().absolute()
         if isinstance(destination, Store):
-            if destination.read_only:
+            if destination.read_only and not may_be_read_only:
                 raise DestinationError(f"the store {destination} is read-only; open it for writing")
-            return cls(destination, group)
+            return cls(destination, group, ledger_path)
         if "://" in os.fspath(destination):
             raise DestinationError(
                 f"the destination {os.fspath(destination)!r} is a URL; pass a local path, or a zarr store that is "
                 "opened for it, such as zarr.storage.FsspecStore.from_url(...)"
             )
-        return cls(LocalStore(Path(destination).expanduser().absolute()), group)
+        return cls(LocalStore(Path(destination).expanduser().absolute()), group, ledger_path)
 
     def __str__(self) -> str:
         return f"{self._folder or self.store}"
@@ -92,6 +106,15 @@ class Output:
     def is_only_here(self) -> bool:
         """Whether other processes cannot write it: it lies in the memory of this one."""
         return isinstance(self.store, MemoryStore)
+
+    @property
+    def ledger(self) -> LedgerFolder | None:
+        """Its ledger, or None where it has no place: beside a store that is no folder."""
+        if self.ledger_path is not None:
+            return LedgerFolder(self.ledger_path)
+        if not isinstance(self.store, LocalStore):
+            return None
+        return LedgerFolder(self.store.root.with_name(f"{self.store.root.name}{LEDGER_SUFFIX}") / self.group)
 
     @property
     def _folder(self) -> Path | None:
@@ -104,6 +127,8 @@ class Output:
         ------
         DestinationExistsError
             If something is there that must not be touched.
+        ResumeError
+            If something is there that was begun without a ledger, and that is to be completed.
         DestinationError
             If the place cannot be written, or is the source itself.
         """
@@ -111,7 +136,15 @@ class Output:
             self._check_store(*source.stored_at)
         if self._folder is not None:
             self._check_folder(self._folder, source.path if source is not None else None)
+        if options.if_exists == "resume" and self.ledger is None:
+            raise ResumeError(
+                f"the output {self} is in no local folder, so that there is no place beside it for the ledger, which "
+                "says what is complete; pass ledger='a/local/folder', also to the run that begins it"
+            )
         if not self._exists():
+            return
+        if options.if_exists == "resume":
+            self.header()
             return
         if options.if_exists == "fail":
             raise DestinationExistsError(
@@ -130,14 +163,30 @@ class Output:
         if shards is not None and options.zarr_format == 2:
             raise GeometryError(f"Zarr format 2 has no shards, got shards={shards!r}; use zarr_format=3 or shards=None")
 
-    def check_space(self, plan: WritePlan, options: OutputOptions) -> None:
-        """Raise DestinationError where the disk cannot take the output; what is compressed may fit in less."""
+    def header(self) -> Header | None:
+        """Return what the output was begun from, or None where it was not begun.
+
+        Raises
+        ------
+        ResumeError
+            If it exists, and nobody knows what it was begun from.
+        """
+        header = None if self.ledger is None else self.ledger.header()
+        if header is None and self._exists():
+            raise ResumeError(
+                f"the output {self} exists, but its ledger {self.ledger} does not, so that nobody knows what of it is "
+                "complete; use if_exists='overwrite' to write it anew"
+            )
+        return header
+
+    def check_space(self, options: OutputOptions, nbytes: int) -> None:
+        """Raise DestinationError where the disk cannot take as much; what is compressed may fit in less."""
         if self._folder is None or options.compressors == "auto" or options.compressors:
             return
         free = shutil.disk_usage(_nearest_existing(self._folder)).free
-        if free < plan.output_nbytes:
+        if free < nbytes:
             raise DestinationError(
-                f"the output {self} takes {format_nbytes(plan.output_nbytes)} ({plan.output_nbytes} bytes), "
+                f"the output {self} takes {format_nbytes(nbytes)} ({nbytes} bytes), "
                 f"but the disk has {format_nbytes(free)} ({free} bytes) left; free some, choose another disk, or "
                 "compressors='auto'"
             )
@@ -151,7 +200,7 @@ class Output:
             If that fails.
         """
         # In memory first: what zarr does not take must not cost what is there.
-        self._create_array(zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options)), plan, options)
+        self.template(plan, options)
         try:
             if options.if_exists == "overwrite" and self._exists():
                 sync(self.store.delete_dir(self.group))
@@ -159,6 +208,41 @@ class Output:
             return self._create_array(group, plan, options)
         except OSError as error:
             raise DestinationError(f"the output {self} could not be created: {error}") from error
+
+    @classmethod
+    def template(cls, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
+        """Return an empty array in memory, which is what `create` would create."""
+        return cls._create_array(zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options)), plan, options)
+
+    def open(self, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
+        """Return the array that an earlier run has created, or create it where it did not come to that.
+
+        Raises
+        ------
+        ResumeError
+            If it is another array than that run would have created.
+        """
+        try:
+            array = self.existing_array()
+        except FileNotFoundError:
+            return self.create(plan, options)
+        wanted, found = array_metadata(self.template(plan, options)), array_metadata(array)
+        if differing := differences(wanted, found):
+            raise ResumeError(
+                f"the array {self}/{FULL_RESOLUTION} is not the one that its ledger {self.ledger} is about: "
+                f"{'; '.join(differing)}; use if_exists='overwrite' to write it anew"
+            )
+        return array
+
+    def existing_array(self) -> zarr.Array[Any]:
+        """Return the array as it is, or raise FileNotFoundError."""
+        path = f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
+        return zarr.open_array(self.store, path=path, mode="r" if self.store.read_only else "r+")
+
+    def remove_partial_files(self) -> None:
+        """Remove what killed processes have left half-written."""
+        if self._folder is not None:
+            remove_partial_files(self._folder)
 
     @staticmethod
     def _create_array(group: zarr.Group, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:

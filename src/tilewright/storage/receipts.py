@@ -44,6 +44,8 @@ class UnitReceipt:
         Its stored objects.
     stored_nbytes : int
         Their bytes, as encoded.
+    digest : int
+        Their `UnitDigest`.
     seconds : StageSeconds
         Where the time went.
     peak_memory_nbytes : int
@@ -53,6 +55,7 @@ class UnitReceipt:
     unit: int
     object_count: int
     stored_nbytes: int
+    digest: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     peak_memory_nbytes: int = 0
 

@@ -174,14 +174,18 @@ class Source:
     @property
     def stored_at(self) -> tuple[Store, str] | None:
         """The store and the path in it, where this is a Zarr array."""
-        opened = self._reader.open()
+        opened = self.opened()
         return (opened.store, opened.path) if isinstance(opened, zarr.Array) else None
 
     @property
     def is_only_here(self) -> bool:
         """Whether other processes cannot read it: it lies in the memory of this one, and is not sent."""
-        opened = self._reader.open()
+        opened = self.opened()
         return isinstance(opened, zarr.Array) and isinstance(opened.store, MemoryStore)
+
+    def opened(self) -> Any:
+        """Return what the windows are taken from: something with a shape and a dtype that can be sliced."""
+        return self._reader.open()
 
     def close(self) -> None:
         """Let go of the file, and of what was read of it; the next read opens it again."""

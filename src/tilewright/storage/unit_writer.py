@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.sync import sync
 
 from tilewright.assemble import AnyArray, UnitBuffer
 from tilewright.plan import WritePlan
+from tilewright.storage.digest import UnitDigest
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.objects import put_object
+from tilewright.storage.objects import Patience, put_object
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 
 KEPT_NBYTES = 256 * 2**20
@@ -52,10 +54,13 @@ class UnitWriter:
         Which unit has which objects and tiles.
     encoder : ObjectEncoder
         The encoder of the array.
+    patience : Patience
+        How a store that fails is borne.
     """
 
     plan: WritePlan
     encoder: ObjectEncoder
+    patience: Patience = field(default_factory=Patience)
     _memory: _Memory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +108,7 @@ class UnitWriter:
             If an object cannot be stored. The unit may then be written again: each object is replaced as a whole.
         """
         seconds = StageSeconds()
+        digest = UnitDigest()
         stored_nbytes = object_count = 0
         for position in self.plan.objects_of_unit(unit):
             start = perf_counter()
@@ -111,12 +117,18 @@ class UnitWriter:
                 for part in self._parts_of(position)
             ]
             joined = self.encoder.join(encoded)
+            stored_nbytes += digest.add_object(joined)
             middle = perf_counter()
-            stored_nbytes += put_object(self.array.store, self.encoder.key(position), joined)
+            put_object(self.array.store, self.encoder.key(position), joined, self.patience)
             seconds.encode += middle - start
             seconds.put += perf_counter() - middle
             object_count += 1
-        return UnitReceipt(unit, object_count, stored_nbytes, seconds, peak_memory_nbytes())
+        return UnitReceipt(unit, object_count, stored_nbytes, digest.value, seconds, peak_memory_nbytes())
+
+    def erase(self, unit: int) -> None:
+        """Remove all objects of a unit, so that it reads as the fill value."""
+        for position in self.plan.objects_of_unit(unit):
+            sync(self.array.store.delete(self.encoder.key(position)))
 
     def _is_inside(self, part: tuple[int, ...]) -> bool:
         """Tell whether a part holds an element of the image: the last shards reach beyond its end."""

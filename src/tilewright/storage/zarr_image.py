@@ -81,7 +81,7 @@ def write_zarr(
     _check_group_around(path, zarr_format)
     lazy = LazyImage(image) if isinstance(image, dask.array.Array) else None
     plan = _plan(path, image, axes, chunks, shards)
-    output.check_space(plan, options)
+    output.check_space(options, plan.output_nbytes)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with naming(path):

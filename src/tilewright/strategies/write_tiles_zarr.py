@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from tilewright.assemble import AnyArray, crop
-from tilewright.coordinator import Coordinator
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
-from tilewright.errors import IncompleteImageError, ModelOutputError
+from tilewright.errors import IncompleteImageError, ModelOutputError, ResumeError, UnitGivenUpError
 from tilewright.execution.cluster import Placement, check_client, cluster_client
-from tilewright.execution.report import Report, Tally
+from tilewright.execution.model_identity import model_identity
+from tilewright.execution.output_run import OutputRun
+from tilewright.execution.report import Report
 from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan, plan_for_tilings
-from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.fingerprint import fingerprint_of
 from tilewright.storage.naming import zarr_output_names
 from tilewright.storage.output import Output, OutputOptions, output_dtype
-from tilewright.storage.unit_writer import UnitWriter
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of
+from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of, loaders_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -36,16 +35,19 @@ _MISSING_SHOWN = 3
 
 @dataclass
 class _ImageRun:
-    """An image of which tiles have arrived, and which is not complete."""
+    """An image that is not complete: its output is locked, and written once the first tile is there."""
 
     image: TiledImage
-    run: Run
-    tally: Tally
-    array: zarr.Array[Any]
+    output_run: OutputRun
+    plan: WritePlan | None = None
+
+    @property
+    def run(self) -> Run:
+        return self.output_run.run
 
     @property
     def live_nbytes(self) -> int:
-        return self.run.coordinator.live_nbytes
+        return 0 if self.plan is None else self.run.coordinator.live_nbytes
 
 
 class WriteTilesZarr:
@@ -66,8 +68,10 @@ class WriteTilesZarr:
         The fill value of the arrays.
     zarr_format : {3, 2}
         The version of the format.
-    if_exists : {"fail", "overwrite"}
-        What to do where an output exists.
+    if_exists : {"fail", "overwrite", "resume"}
+        What to do where an output exists. ``"resume"`` completes what an earlier run with the same sources, model,
+        tiles and chunks has begun: images that are complete stay as they are, and of the others the dataset yields only
+        the tiles that are needed.
     max_inflight_nbytes : int or "auto"
         Bytes of tiles that may be in flight, beyond those that must wait for their neighbours.
 
@@ -112,9 +116,8 @@ class WriteTilesZarr:
         self._opened = None
         self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[TiledImage]] = []
-        self._outputs: dict[tuple[int, int], Output] = {}
         self._runs: dict[tuple[int, int], _ImageRun] = {}
-        self._complete: set[tuple[int, int]] = set()
+        self._given_up: list[str] = []
 
     def write_batch(
         self,
@@ -192,10 +195,23 @@ class WriteTilesZarr:
             output.check(self.options, source)
             # There may be more files than one process can have open.
             source.close()
-        self._outputs = dict(zip(keys, outputs, strict=True))
         self.reports = []
+        self._model = model_identity(getattr(trainer, "lightning_module", None))
+        self._predicted_by = f"a trainer of precision {getattr(trainer, 'precision', 'unknown')}"
         self._opened = ExitStack()
-        self._placement = self._opened.enter_context(Placement(self._opened.enter_context(cluster_client(self.client))))
+        try:
+            client = self._opened.enter_context(cluster_client(self.client))
+            self._placement = self._opened.enter_context(Placement(client))
+            for key, output in zip(keys, outputs, strict=True):
+                output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
+                self._runs[key] = _ImageRun(self._images[key[0]][key[1]], output_run)
+            for image_run in self._runs.values():
+                self._take_up(image_run)
+            self._skip_tiles(trainer)
+            self._close_complete()
+        except BaseException:
+            self.abort()
+            raise
 
     def finalize(self) -> list[Report]:
         """Wait until all that was handed over is written, and check that every image is complete.
@@ -209,37 +225,64 @@ class WriteTilesZarr:
         ------
         IncompleteImageError
             If an element of an image was never predicted. It names the images, and where they miss how many elements.
+        UnitGivenUpError
+            If units could not be written. It names them; all others are complete.
         """
         if self._opened is None:
             return self.reports
         try:
-            for image_run in list(self._runs.values()):
+            for image_run in self._begun_runs():
                 image_run.run.finish()
             self._close_complete()
-            incomplete = [self._describe_incomplete(key) for key in self._outputs if key not in self._complete]
+            incomplete = [_describe_incomplete(image_run) for image_run in self._runs.values()]
+            given_up = self._given_up
         finally:
             self.abort()
         if incomplete:
-            raise IncompleteImageError("; ".join(incomplete))
+            raise IncompleteImageError("; ".join([*incomplete, *given_up]))
+        if given_up:
+            raise UnitGivenUpError("; ".join(given_up))
         _log.info("all %d images are complete: every element was predicted and written once", len(self.reports))
         return self.reports
 
     def abort(self) -> None:
         """Let go of what is in flight, and close the cluster if it was opened here. What is written stays."""
-        runs, opened = list(self._runs.values()), self._opened
+        datasets, opened = self._run[0], self._opened
         self._forget()
-        for image_run in runs:
-            image_run.run.executor.close()
+        for dataset in datasets:
+            if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):
+                dataset.open_tiles.keep_all()
         if opened is not None:
             opened.close()
 
+    def _take_up(self, image_run: _ImageRun) -> None:
+        """Begin at once where an earlier run has: what is missing is known before anything is predicted."""
+        begun = image_run.output_run.header()
+        if begun is not None:
+            self._begin(image_run, begun.plan.channels, begun.plan.dtype, begun.plan)
+
+    def _skip_tiles(self, trainer: Any) -> None:
+        """Let the datasets yield only the tiles of which a unit is not written."""
+        for loader, (images, dataset) in enumerate(zip(self._images, self._run[0], strict=True)):
+            runs = [self._runs[loader, index] for index in range(len(images))]
+            if all(image_run.plan is None for image_run in runs) or not hasattr(dataset, "open_tiles"):
+                continue
+            open_tiles = [
+                np.ones(image_run.image.tile_count, bool) if image_run.plan is None else _open_tiles(image_run.run)
+                for image_run in runs
+            ]
+            dataset.open_tiles.keep(
+                np.concatenate(open_tiles), getattr(loaders_of(trainer)[loader], "batch_size", None)
+            )
+
     def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]]) -> None:
-        if key in self._complete:
+        image_run = self._runs.get(key)
+        if image_run is None:
             # Tiles that came twice: the image has them.
             return
-        image = self._images[key[0]][key[1]]
-        known = self._runs.get(key)
-        channels = group[0][1].shape[0] if known is None else known.run.coordinator.plan.channels
+        image = image_run.image
+        first = group[0][1]
+        channels = first.shape[0] if image_run.plan is None else image_run.plan.channels
         # All of this before the output is created, which may replace another one.
         for _, tile in group:
             if tile.shape[1:] != image.tile_size:
@@ -252,9 +295,16 @@ class WriteTilesZarr:
                     f"the prediction of a tile of {image.source.name} has {tile.shape[0]} channels, that of its first "
                     f"tile had {channels}"
                 )
-        plan = self._plan(image, group[0][1]) if known is None else known.run.coordinator.plan
+        dtype = self.dtype or np.dtype(first.dtype).name
+        plan = image_run.plan or self._plan(image, channels, dtype)
+        if image_run.output_run.tally.kept_unit_count and plan.dtype != dtype:
+            raise ResumeError(
+                f"the output {image_run.output_run.output} was begun with {plan.dtype} and its prediction is {dtype} "
+                "now; predict as then, or use if_exists='overwrite'"
+            )
         numbers = [image.tile_of(information, plan) for information, _ in group]
-        image_run = known or self._start(key, image, plan)
+        if image_run.plan is None:
+            self._begin(image_run, channels, dtype)
         arrays = [
             crop(tile, plan, number, information.overlap_crop_coords)
             for number, (information, tile) in zip(numbers, group, strict=True)
@@ -262,31 +312,34 @@ class WriteTilesZarr:
         self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
 
-    def _plan(self, image: TiledImage, tile: AnyArray) -> WritePlan:
-        channels = tile.shape[0]
+    def _plan(self, image: TiledImage, channels: int, dtype: str, begun: WritePlan | None = None) -> WritePlan:
+        """Return the plan of an image; what an earlier run has chosen stays."""
+        chunks, shards = self.chunks, self.shards
+        if begun is not None:
+            chunks = begun.chunks if isinstance(chunks, str) else chunks
+            shards = begun.shards if isinstance(shards, str) else shards
         return plan_for_tilings(
             image.source.axes.output_names(channels),
-            self.dtype or np.dtype(tile.dtype).name,
+            dtype,
             image.tilings(channels),
-            chunks=self.chunks,
-            shards=self.shards,
+            chunks=chunks,
+            shards=shards,
             window_nbytes=None if isinstance(self.max_inflight_nbytes, str) else self.max_inflight_nbytes,
         )
 
-    def _start(self, key: tuple[int, int], image: TiledImage, plan: WritePlan) -> _ImageRun:
-        output = self._outputs[key]
-        output.check_space(plan, self.options)
-        array = output.create(plan, self.options)
-        tally = Tally()
-        executor = self._placement.executor(plan, UnitWriter(plan, ObjectEncoder(array)))
-        image_run = _ImageRun(image, Run(Coordinator(plan), executor, tally.add), tally, array)
-        self._runs[key] = image_run
-        return image_run
+    def _begin(self, image_run: _ImageRun, channels: int, dtype: str, begun: WritePlan | None = None) -> None:
+        source = image_run.image.source
+        plan = self._plan(image_run.image, channels, self.dtype or dtype, begun)
+        template = Output.template(plan, self.options)
+        fingerprint = fingerprint_of(source, self._model, self._predicted_by, plan, template)
+        source.close()
+        image_run.output_run.begin(plan, fingerprint)
+        image_run.plan = plan
 
     def _wait_for_room(self, current: _ImageRun, nbytes: int) -> None:
         """Wait for images that came before this one, so that all together hold no more than one may."""
         budget = current.run.coordinator.budget_nbytes
-        for earlier in list(self._runs.values()):
+        for earlier in self._begun_runs():
             while (
                 earlier is not current
                 and not earlier.run.coordinator.is_idle
@@ -294,34 +347,45 @@ class WriteTilesZarr:
             ):
                 earlier.run.advance(wait=True)
 
+    def _begun_runs(self) -> list[_ImageRun]:
+        return [image_run for image_run in self._runs.values() if image_run.plan is not None]
+
     def _close_complete(self) -> None:
         for key, image_run in list(self._runs.items()):
+            if image_run.plan is None:
+                continue
             image_run.run.advance()
-            coordinator = image_run.run.coordinator
-            if coordinator.is_complete:
-                image_run.run.executor.close()
-                report = image_run.tally.report(coordinator.plan, image_run.array, coordinator.peak_live_nbytes)
-                self.reports.append(report)
-                self._complete.add(key)
+            if image_run.run.coordinator.is_finished:
+                try:
+                    self.reports.append(image_run.output_run.report())
+                except UnitGivenUpError as error:
+                    self._given_up.append(str(error))
+                image_run.output_run.close()
                 del self._runs[key]
 
-    def _describe_incomplete(self, key: tuple[int, int]) -> str:
-        image = self._images[key[0]][key[1]]
-        image_run = self._runs.get(key)
-        if image_run is None:
-            return f"image {image.source.name} is missing: none of its tiles was predicted"
-        coordinator = image_run.run.coordinator
-        plan = coordinator.plan
-        missing = coordinator.missing_tiles()
-        elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
-        shown = ", ".join(
-            f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN]
-        )
-        more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
-        return (
-            f"image {image.source.name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
-            f"{self._outputs[key]}: {shown}{more}"
-        )
+
+def _describe_incomplete(image_run: _ImageRun) -> str:
+    name = image_run.image.source.name
+    if image_run.plan is None:
+        return f"image {name} is missing: none of its tiles was predicted"
+    plan = image_run.plan
+    missing = image_run.run.coordinator.missing_tiles()
+    elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
+    shown = ", ".join(f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN])
+    more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
+    return (
+        f"image {name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
+        f"{image_run.output_run.output}: {shown}{more}"
+    )
+
+
+def _open_tiles(run: Run) -> AnyArray:
+    """Return for each tile of an image whether a unit that is not written needs it."""
+    plan = run.coordinator.plan
+    is_open = np.zeros(plan.tile_count, bool)
+    for unit in run.coordinator.missing_units():
+        is_open[list(plan.tiles_of_unit(unit))] = True
+    return is_open
 
 
 def _tiled_images(dataset: Any) -> Sequence[TiledImage]:

@@ -1,0 +1,74 @@
+"""Which tiles are still needed reaches every data-loader worker, also one that has begun: through one file.
+
+A trainer starts its data-loader workers before it says that prediction starts, so that nothing can be handed to them.
+"""
+
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from tilewright.assemble import AnyArray
+from tilewright.storage.objects import write_file
+
+
+class OpenTiles:
+    """The tiles of a dataset that somebody still needs; all of them until somebody says otherwise.
+
+    Examples
+    --------
+    >>> tiles = OpenTiles()
+    >>> list(tiles.needed(range(6)))
+    [0, 1, 2, 3, 4, 5]
+    >>> tiles.keep(np.array([False, False, True, False, False, False]), batch_size=2)
+    >>> list(tiles.needed(range(6)))
+    [2, 3]
+    >>> tiles.keep_all()
+    """
+
+    def __init__(self) -> None:
+        self._file = Path(tempfile.gettempdir()) / f"tilewright-{uuid.uuid4().hex}.tiles"
+
+    def keep(self, is_open: AnyArray, batch_size: int | None) -> None:
+        """Say which tiles are needed.
+
+        Parameters
+        ----------
+        is_open : array of bool
+            One element per tile.
+        batch_size : int or None
+            How many tiles a data loader puts together. A tile that is needed comes with the others of its batch, since
+            a model may give other last digits for a tile in other company.
+        """
+        header = np.array([batch_size or 1], np.int64).tobytes()
+        write_file(self._file, [header, np.packbits(is_open.astype(bool)).tobytes()])
+
+    def keep_all(self) -> None:
+        """Forget what was said."""
+        self._file.unlink(missing_ok=True)
+
+    def needed(self, tiles: Iterable[int]) -> Iterator[int]:
+        """Iterate over those tiles of one data-loader worker that are needed, in whole batches."""
+        waiting = iter(tiles)
+        yielded = 0
+        while (known := self._read()) is None or yielded % known[0] != 0:
+            for tile in islice(waiting, 1):
+                yield tile
+                yielded += 1
+                break
+            else:
+                return
+        batch_size, bits = known
+        while batch := list(islice(waiting, batch_size)):
+            if any(bits[tile >> 3] & (128 >> (tile & 7)) for tile in batch):
+                yield from batch
+
+    def _read(self) -> tuple[int, bytes] | None:
+        try:
+            raw = self._file.read_bytes()
+        except FileNotFoundError:
+            return None
+        return int(np.frombuffer(raw[:8], np.int64)[0]), raw[8:]

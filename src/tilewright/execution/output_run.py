@@ -1,0 +1,235 @@
+"""One output, from its lock to its report: begun, or taken up where another run left it, and recorded as it grows.
+
+A unit goes to the ledger when its objects are stored, so that whoever takes the output up again finds more than the
+ledger says, never less.
+"""
+
+from contextlib import ExitStack
+from typing import Any, Self
+
+import zarr
+
+from tilewright.coordinator import Coordinator
+from tilewright.errors import ResumeError, UnitGivenUpError
+from tilewright.execution.checking import check_units
+from tilewright.execution.cluster import Placement, shares_memory
+from tilewright.execution.report import Report, Tally
+from tilewright.execution.run import Run, describe_region
+from tilewright.plan import WritePlan
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.fingerprint import Fingerprint, differences
+from tilewright.storage.ledger import Header, Ledger
+from tilewright.storage.lock import WriterLock
+from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.receipts import UnitReceipt
+from tilewright.storage.unit_checker import Condition, UnitChecker
+from tilewright.storage.unit_writer import UnitWriter
+
+_UNITS_SHOWN = 5
+
+
+class Callbacks:
+    """Who wants to know how far an output is; this one does not."""
+
+    def checked(self, unit_count: int) -> None:
+        """Take in that so many more units were compared with the ledger."""
+
+    def kept(self, units: list[int]) -> None:
+        """Take in which units need not be written again."""
+
+    def written(self, unit: int) -> None:
+        """Take in that a unit is written."""
+
+
+class OutputRun:
+    """Write one output, or what is missing of it.
+
+    Parameters
+    ----------
+    output : Output
+        Where it lies.
+    options : OutputOptions
+        How it is stored, and what to do where it exists.
+    placement : Placement
+        Where the work is carried out.
+    callbacks : Callbacks, optional
+        Who wants to know how far it is.
+    """
+
+    def __init__(
+        self, output: Output, options: OutputOptions, placement: Placement, callbacks: Callbacks | None = None
+    ) -> None:
+        self.output = output
+        self._options = options
+        self._placement = placement
+        self._callbacks = callbacks or Callbacks()
+        self._opened = ExitStack()
+        self._lock: WriterLock | None = None
+        self._ledger: Ledger | None = None
+        self._unsound: set[int] = set()
+        self._run: Run | None = None
+        self.tally = Tally()
+
+    def __enter__(self) -> Self:
+        self.lock()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def lock(self) -> None:
+        """Take the right to write the output.
+
+        Raises
+        ------
+        OutputInUseError
+            If another process has it.
+        """
+        if self.output.ledger is not None:
+            self._lock = WriterLock(self.output.ledger.path, str(self.output))
+            self._lock.acquire()
+            self._opened.callback(self._lock.release)
+
+    def header(self) -> Header | None:
+        """Return what the output was begun from, where it is to be completed and was begun."""
+        return self.output.header() if self._options.if_exists == "resume" else None
+
+    def begin(self, plan: WritePlan, fingerprint: Fingerprint) -> Run:
+        """Create the output, or check what is there of it, and return the loop that writes the rest.
+
+        Parameters
+        ----------
+        plan : WritePlan
+            The plan; that of the header where there is one, but for the memory.
+        fingerprint : dict
+            What is to be written, from what.
+
+        Raises
+        ------
+        ResumeError
+            If the output was begun from something else.
+        DestinationError
+            If it cannot be created.
+        """
+        found = self.header()
+        if found is not None and (differing := differences(found.fingerprint, fingerprint)):
+            raise ResumeError(
+                f"the output {self.output} was begun from something else, so that it cannot be completed: "
+                f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
+            )
+        kept: list[int] = []
+        if found is None:
+            self.output.check_space(self._options, plan.output_nbytes)
+            array = self._create(plan, fingerprint)
+            writer = UnitWriter(plan, ObjectEncoder(array))
+        else:
+            array = self.output.open(plan, self._options)
+            writer = UnitWriter(plan, ObjectEncoder(array))
+            kept = self._intact_units(writer)
+        self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=sum(map(plan.unit_nbytes, kept)))
+        if found is not None:
+            self.output.check_space(self._options, plan.output_nbytes - self.tally.kept_nbytes)
+            self._append_to_ledger(Header(fingerprint, plan))
+        self._callbacks.kept(kept)
+        executor = self._placement.executor(plan, writer)
+        self._opened.callback(executor.close)
+        self._writer = writer
+        self._run = Run(Coordinator(plan, written=kept), executor, self)
+        return self._run
+
+    @property
+    def array(self) -> zarr.Array[Any]:
+        """The array that is written."""
+        return self._writer.array
+
+    @property
+    def run(self) -> Run:
+        """The loop that writes the output, once it has begun."""
+        if self._run is None:
+            raise RuntimeError(f"the output {self.output} has not begun")
+        return self._run
+
+    def report(self) -> Report:
+        """Return what was done.
+
+        Raises
+        ------
+        UnitGivenUpError
+            If units were given up. It names them, and has the report as ``report``.
+        """
+        coordinator = self.run.coordinator
+        report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, coordinator.given_up)
+        if coordinator.given_up:
+            error = UnitGivenUpError(describe_given_up(str(self.output), coordinator.plan, coordinator.given_up))
+            error.report = report
+            reason = next(iter(coordinator.given_up.values()))
+            raise error from self.run.executor.error_behind(reason)
+        return report
+
+    def close(self) -> None:
+        """Let go of all that is held, and of the output; a second call does nothing."""
+        was_begun, self._run = self._run is not None, None
+        self._opened.close()
+        if was_begun and not shares_memory(self._placement.client):
+            # A worker that was killed leaves them. They are no part of the output.
+            self.output.remove_partial_files()
+
+    # What the loop records.
+
+    def written(self, receipt: UnitReceipt) -> None:
+        """Record a unit that is stored."""
+        self.tally.add(receipt)
+        if self._ledger is not None:
+            self._ledger.add_written(receipt)
+        self._callbacks.written(receipt.unit)
+
+    def given_up(self, unit: int) -> None:
+        """Record a unit that is given up; it reads as the fill value from now on."""
+        if unit in self._unsound:
+            self._writer.erase(unit)
+        if self._ledger is not None:
+            self._ledger.add_given_up(unit)
+
+    def flush(self) -> None:
+        """Bring the ledger up to date."""
+        if self._lock is not None:
+            self._lock.check()
+        if self._ledger is not None:
+            self._ledger.flush()
+
+    # How it begins.
+
+    def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:
+        """Create the output, and before it the ledger: an array without one could never be completed."""
+        self.output.template(plan, self._options)
+        if self.output.ledger is not None:
+            self.output.ledger.clear()
+        self._append_to_ledger(Header(fingerprint, plan))
+        return self.output.create(plan, self._options)
+
+    def _append_to_ledger(self, header: Header) -> None:
+        if self.output.ledger is not None:
+            self._ledger = self.output.ledger.begin(header)
+            self._opened.callback(self._ledger.close)
+
+    def _intact_units(self, writer: UnitWriter) -> list[int]:
+        """Compare what is stored with what the ledger says, and return the units that are as it says."""
+        self.output.remove_partial_files()
+        records = self.output.ledger.records() if self.output.ledger is not None else {}
+        checker = UnitChecker(writer.plan, writer.encoder)
+        faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
+        self._unsound = {unit for unit, how in faulty.items() if how in (Condition.SHORT, Condition.DAMAGED)}
+        return [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
+
+
+def describe_given_up(name: str, plan: WritePlan, given_up: dict[int, str]) -> str:
+    """Return which units of an output were given up, and why."""
+    units = list(given_up.items())
+    shown = "; ".join(
+        f"{describe_region(plan.axes, plan.unit_region(unit))} ({reason})" for unit, reason in units[:_UNITS_SHOWN]
+    )
+    more = f"; and {len(units) - _UNITS_SHOWN} more" if len(units) > _UNITS_SHOWN else ""
+    return (
+        f"{name}: {len(units)} of {plan.unit_count} units were given up and hold the fill value: {shown}{more}. All "
+        "others are complete. Mend the cause, then run again with if_exists='resume' to try these once more"
+    )

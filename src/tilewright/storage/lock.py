@@ -1,0 +1,193 @@
+"""At most one process writes an output, and one that is dead keeps nobody from it for long.
+
+The lock is a file that says who holds it. On the same machine the process itself is looked for; the holder on another
+machine shows that it lives by touching the file again and again.
+"""
+
+import json
+import os
+import socket
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic, time
+
+import psutil
+
+from tilewright.errors import OutputInUseError
+from tilewright.storage.objects import naming
+
+BEAT_SECONDS = 5.0
+"""How often a holder touches its file."""
+DEAD_SECONDS = 30.0
+"""How long the file of a holder on another machine must stay untouched until it counts as dead."""
+_LOOK_SECONDS = 1.0
+_NAME = "lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock.
+
+    Parameters
+    ----------
+    host : str
+        The machine.
+    process : int
+        The process on it.
+    process_started, since : float
+        When the process was started, and when it took the lock, in seconds since 1970.
+    token : str
+        What tells this lock from any other of the same process.
+    """
+
+    host: str
+    process: int
+    process_started: float
+    since: float
+    token: str
+
+    @classmethod
+    def me(cls) -> "Holder":
+        """Return this process as the holder of a new lock."""
+        started = psutil.Process().create_time()
+        return cls(socket.gethostname(), os.getpid(), started, time(), uuid.uuid4().hex)
+
+    @classmethod
+    def read(cls, path: Path) -> "Holder | None":
+        """Return who holds the lock, or None where nobody does."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            # It is being written at this moment, or the disk was full then.
+            return cls("an unknown machine", 0, 0.0, 0.0, "")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is a process that runs on this machine."""
+        try:
+            # Numbers of processes are used again; times of their start differ by rounding.
+            return bool(abs(psutil.Process(self.process).create_time() - self.process_started) < 1.0)
+        except psutil.NoSuchProcess:
+            return False
+
+
+class WriterLock:
+    """The right to write one output, held from `acquire` to `release`.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the ledger, where the lock lies.
+    output : str
+        The output, for messages.
+    """
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self.path = folder / _NAME
+        self._output = output
+        self._holder: Holder | None = None
+        self._released = threading.Event()
+        self._is_lost = False
+        self._made: list[Path] = []
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises
+        ------
+        OutputInUseError
+            If a process that lives holds it. Of one on another machine this is known after at most `DEAD_SECONDS`.
+        """
+        self._made = [folder for folder in self.path.parents if not folder.exists()]
+        while not self._try_to_create():
+            found = Holder.read(self.path)
+            if found is None:
+                continue
+            if not self._is_dead(found):
+                raise OutputInUseError(
+                    f"the output {self._output} is being written by process {found.process} on {found.host}; let it "
+                    f"end, or end it. Its lock is {self.path}"
+                )
+            self._remove(found)
+        threading.Thread(target=self._beat, name="tilewright-lock", daemon=True).start()
+
+    def holder(self) -> Holder | None:
+        """Return who holds the lock, as far as can be told at once; None where nobody does."""
+        found = Holder.read(self.path)
+        return None if found is None or (found.is_here and not found.is_running) else found
+
+    def check(self) -> None:
+        """Raise OutputInUseError where the lock is gone: another process believed that this one was dead."""
+        if self._is_lost:
+            raise OutputInUseError(
+                f"the lock {self.path} of the output {self._output} was taken away from this process, which had not "
+                "touched it for too long; what is written is complete, the rest is missing"
+            )
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        self._released.set()
+        if self._holder is not None and Holder.read(self.path) == self._holder:
+            self.path.unlink(missing_ok=True)
+        self._holder = None
+        for folder in self._made:
+            with suppress(OSError):
+                # Empty where nothing was begun.
+                folder.rmdir()
+
+    def _try_to_create(self) -> bool:
+        holder = Holder.me()
+        with naming(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self.path.open("x") as opened:
+                    json.dump(asdict(holder), opened)
+            except FileExistsError:
+                return False
+        self._holder = holder
+        return True
+
+    def _is_dead(self, found: Holder) -> bool:
+        if found.is_here:
+            return not found.is_running
+        # Clocks of machines differ: what counts is whether the file changes while one looks.
+        seen, until = self._touched(), monotonic() + DEAD_SECONDS
+        while monotonic() < until:
+            threading.Event().wait(_LOOK_SECONDS)
+            if self._touched() != seen:
+                return False
+        return True
+
+    def _touched(self) -> int | None:
+        try:
+            return self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _remove(self, dead: Holder) -> None:
+        """Remove the lock of a dead process, and no other: somebody may have been faster."""
+        aside = self.path.with_name(f"{_NAME}.{uuid.uuid4().hex}")
+        with suppress(FileNotFoundError):
+            self.path.rename(aside)
+            if Holder.read(aside) != dead and not self.path.exists():
+                aside.rename(self.path)
+                return
+            aside.unlink()
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT_SECONDS):
+            with suppress(OSError):
+                # Not of a lock that is somebody else's.
+                self._is_lost = Holder.read(self.path) != self._holder and not self._released.is_set()
+                if not self._is_lost:
+                    os.utime(self.path)

@@ -1,0 +1,77 @@
+"""A unit is intact if its objects are, byte for byte, what the ledger says was stored; nothing is decoded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from tilewright.plan import WritePlan
+from tilewright.storage.digest import UnitDigest
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.ledger import Record, Status
+
+PIECE_NBYTES = 2**20
+"""A file is read in pieces that stay in the cache until their digest is made."""
+
+
+class Condition(Enum):
+    """How a unit was found."""
+
+    INTACT = "intact"
+    MISSING = "missing"
+    SHORT = "short"
+    DAMAGED = "damaged"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True)
+class UnitChecker:
+    """Compare the units of one array with the ledger.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        Which unit has which objects.
+    encoder : ObjectEncoder
+        The encoder of the array, which knows the keys of its objects.
+    """
+
+    plan: WritePlan
+    encoder: ObjectEncoder
+
+    def check(self, record: Record | None) -> Condition:
+        """Return how the unit of a record is found; one without a record was never finished.
+
+        An object that cannot be read counts as damaged.
+        """
+        if record is None:
+            return Condition.MISSING
+        if record.status is Status.GIVEN_UP:
+            return Condition.GIVEN_UP
+        digest, nbytes = UnitDigest(), 0
+        for position in self.plan.objects_of_unit(record.unit):
+            try:
+                nbytes += digest.add_object(self._pieces(self.encoder.key(position)))
+            except FileNotFoundError:
+                return Condition.MISSING
+            except OSError:
+                return Condition.DAMAGED
+        if nbytes < record.stored_nbytes:
+            return Condition.SHORT
+        return Condition.INTACT if digest.value == record.digest else Condition.DAMAGED
+
+    def _pieces(self, key: str) -> Iterator[memoryview]:
+        store = self.encoder.array.store
+        if type(store) is not LocalStore:
+            stored = sync(store.get(key, default_buffer_prototype()))
+            if stored is None:
+                raise FileNotFoundError(key)
+            yield memoryview(stored.to_bytes())
+            return
+        memory = memoryview(bytearray(PIECE_NBYTES))
+        with (store.root / key).open("rb", buffering=0) as file:
+            while nbytes := file.readinto(memory):
+                yield memory[:nbytes]

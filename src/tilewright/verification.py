@@ -1,0 +1,192 @@
+"""An output is proven complete by its ledger and its stored bytes alone: neither model nor source are needed."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from tilewright.errors import ResumeError
+from tilewright.execution.checking import check_units
+from tilewright.execution.run import describe_region
+from tilewright.plan import WritePlan
+from tilewright.plan.describe import format_nbytes
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.ledger import Header, LedgerFolder
+from tilewright.storage.lock import WriterLock
+from tilewright.storage.output import FULL_RESOLUTION, LEDGER_SUFFIX, Output
+from tilewright.storage.unit_checker import Condition, UnitChecker
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from zarr.abc.store import Store
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How the stored objects of an output were found, against its ledger.
+
+    Parameters
+    ----------
+    name : str
+        The output.
+    plan : WritePlan
+        The plan by which it was, or is being, written.
+    stored_nbytes : int
+        Bytes of the units that the ledger says are stored.
+    conditions : dict of int to str
+        The units that are not intact, by their number in the plan: ``"missing"``, ``"short"``, ``"damaged"`` or
+        ``"given up"``.
+    writer : str
+        Who is writing the output at the moment; empty where nobody is.
+    """
+
+    name: str
+    plan: WritePlan
+    stored_nbytes: int
+    conditions: dict[int, str]
+    writer: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every object is there, and is what was stored."""
+        return not self.conditions
+
+    def units(self, condition: str) -> list[int]:
+        """Return the units in this condition."""
+        return [unit for unit, found in self.conditions.items() if found == condition]
+
+    def __str__(self) -> str:
+        plan = self.plan
+        intact = plan.unit_count - len(self.conditions)
+        lines = [
+            "Verification",
+            f"  array        {self.name}",
+            f"  units        {plan.unit_count:,} of {plan.object_count:,} objects, {format_nbytes(self.stored_nbytes)}",
+            f"  intact       {intact:,}{': the output is complete' if self.is_complete else ''}",
+        ]
+        counts = Counter(self.conditions.values())
+        for condition in ("missing", "short", "damaged", "given up"):
+            if counts[condition]:
+                lines.append(f"  {condition:<12} {counts[condition]:,}")
+        for unit, condition in list(self.conditions.items())[:_SHOWN]:
+            lines.append(f"    {condition}: {describe_region(plan.axes, plan.unit_region(unit))}")
+        if len(self.conditions) > _SHOWN:
+            lines.append(f"    and {len(self.conditions) - _SHOWN:,} more")
+        if self.writer:
+            lines.append(f"  being written by {self.writer}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class BegunOutput:
+    """An output, its ledger, and what the ledger says that it was begun from."""
+
+    output: Output
+    ledger: LedgerFolder
+    header: Header
+
+
+def verify(
+    destination: "str | os.PathLike[str] | Store",
+    *,
+    ledger: "str | os.PathLike[str] | None" = None,
+    client: "Client | None" = None,
+    progress: bool = True,
+) -> Verification:
+    """Compare every stored object of an output with the ledger of the runs that wrote it.
+
+    Parameters
+    ----------
+    destination : path or zarr store
+        The output: what was passed to `predict_to_zarr`, or the group of one image of `WriteTilesZarr`.
+    ledger : path, optional
+        The folder of the ledger where it is not ``<destination>.ledger``.
+    client : distributed.Client, optional
+        A cluster that reads; threads of this process where not given.
+    progress : bool, default=True
+        Whether to show a progress line on standard error.
+
+    Returns
+    -------
+    Verification
+        What was found; print it.
+
+    Raises
+    ------
+    ResumeError
+        If there is no ledger.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from tilewright import predict_to_zarr
+    >>> image = np.arange(64 * 64, dtype="float32").reshape(64, 64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/prediction.zarr"
+    ...     _ = predict_to_zarr(np.negative, image, path, axes="YX", tile_size=(32, 32), overlap=(8, 8), progress=False)
+    ...     verify(path, progress=False).is_complete
+    True
+    """
+    begun = begun_output(destination, ledger)
+    plan = begun.header.plan
+    records = begun.ledger.records()
+    try:
+        array = begun.output.existing_array()
+    except FileNotFoundError:
+        # All of its objects are missing, wherever they are looked for.
+        conditions = dict.fromkeys(range(plan.unit_count), Condition.MISSING)
+    else:
+        with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
+            conditions = check_units(UnitChecker(plan, ObjectEncoder(array)), records, client, line.update)
+    holder = WriterLock(begun.ledger.path, str(begun.output)).holder()
+    return Verification(
+        f"{begun.output}/{FULL_RESOLUTION}",
+        plan,
+        sum(record.stored_nbytes for record in records.values()),
+        {unit: condition.value for unit, condition in conditions.items()},
+        "" if holder is None else f"process {holder.process} on {holder.host}",
+    )
+
+
+def begun_output(
+    destination: "str | os.PathLike[str] | Store", ledger: "str | os.PathLike[str] | None" = None
+) -> BegunOutput:
+    """Return the output at a place, with its ledger.
+
+    Raises
+    ------
+    ResumeError
+        If there is no ledger.
+    """
+    for output in _candidates(destination, ledger):
+        header = None if output.ledger is None else output.ledger.header()
+        if header is not None and output.ledger is not None:
+            return BegunOutput(output, output.ledger, header)
+    if not isinstance(destination, str | os.PathLike):
+        raise ResumeError(f"the store {destination} has no ledger beside it; pass the ledger that the run was given")
+    path = Path(destination).expanduser().absolute()
+    inner = LedgerFolder(path.with_name(f"{path.name}{LEDGER_SUFFIX}")).inner() if ledger is None else []
+    if inner:
+        raise ResumeError(f"{path} holds several outputs; name one of them: {', '.join(str(path / n) for n in inner)}")
+    where = ledger or f"{path}{LEDGER_SUFFIX}"
+    raise ResumeError(f"the output {path} has no ledger {where}, so that nobody knows what should be stored there")
+
+
+def _candidates(
+    destination: "str | os.PathLike[str] | Store", ledger: "str | os.PathLike[str] | None"
+) -> "list[Output]":
+    """Return the outputs that may be meant: the array of an output is named as well as its group."""
+    if ledger is not None or not isinstance(destination, str | os.PathLike):
+        return [Output.at(destination, ledger=ledger, may_be_read_only=True)]
+    path = Path(destination).expanduser().absolute()
+    groups = [path, path.parent] if path.name == FULL_RESOLUTION else [path]
+    return [
+        Output.at(root, "" if root == group else str(group.relative_to(root)))
+        for group in groups
+        for root in (group, *group.parents[:-1])
+    ]
