@@ -232,6 +232,18 @@ def _read_model(_ctx: click.Context, _param: click.Parameter, text: str) -> Mode
         raise click.BadParameter(str(error)) from None
 
 
+class _Incomplete(click.ClickException):
+    """All was done, and parts of the output are missing or wrong."""
+
+    exit_code = INCOMPLETE
+
+
+class _Stopped(click.ClickException):
+    """A run that was asked to stop did."""
+
+    exit_code = STOPPED
+
+
 class _Commands(click.Group):
     """Commands whose mistakes cost one line, and whose models fail in full."""
 
@@ -248,10 +260,11 @@ class _Commands(click.Group):
             if isinstance(error, TilewrightError) or not _passed_through_model(error):
                 if not isinstance(error, TilewrightError | OSError | ValueError | KeyError):
                     raise
-                failure = click.ClickException(_one_line(error))
-                statuses = {RunStoppedError: STOPPED, UnitGivenUpError: INCOMPLETE}
-                failure.exit_code = statuses.get(type(error), failure.exit_code)
-                raise failure from error
+                failures: dict[type[Exception], type[click.ClickException]] = {
+                    RunStoppedError: _Stopped,
+                    UnitGivenUpError: _Incomplete,
+                }
+                raise failures.get(type(error), click.ClickException)(_one_line(error)) from error
             # Not left to Python: click would take an EOFError for an end of its own input.
             traceback.print_exception(error)
             raise click.ClickException(f"the model raised {type(error).__name__}, see above") from error
