@@ -385,7 +385,7 @@ def test_progress_is_shown_where_it_is_asked_for_or_in_a_terminal(image: np.ndar
     assert "units" in predict(tmp_path, "numpy:negative", *overwrite, "--progress").stderr
 
 
-def test_ctrl_c_ends_with_a_sentence_and_130(image: np.ndarray, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_at_once_with_a_sentence_and_130(image: np.ndarray, tmp_path: Path) -> None:
     write_models(
         tmp_path,
         """
@@ -400,13 +400,16 @@ def test_ctrl_c_ends_with_a_sentence_and_130(image: np.ndarray, tmp_path: Path) 
             if len(calls) == 3:
                 assert threading.current_thread() is not threading.main_thread()
                 os.kill(os.getpid(), signal.SIGINT)
+                while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                    threading.Event().wait(0.01)
+                os.kill(os.getpid(), signal.SIGINT)
             return batch
         """,
     )
     done = run_in_shell("predict", "raw.zarr", "out.zarr", "--model", "models.py:model", *CUT_2D, folder=tmp_path)
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == (
-        "Interrupted. If out.zarr was begun, it is incomplete: start again with --if-exists overwrite."
+        "Interrupted. If out.zarr was begun, it is incomplete: go on with --if-exists resume."
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import zarr
 from google_crc32c import value as crc32c
 from tests.strategies import in_small_units
-from tests.support import Case, PositionModel, objects, run
+from tests.support import Case, PositionModel, Receipts, objects, run
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
@@ -42,7 +42,7 @@ def values_of(dtype: str) -> np.ndarray:
 def written_by_units(plan: WritePlan, array: zarr.Array, values: np.ndarray) -> dict[str, bytes]:
     """Cut values into the valid regions of tiles, hand them over, and return the stored objects."""
     executor = SerialExecutor(Work(plan, UnitWriter(plan, ObjectEncoder(array))))
-    run_of_tiles = Run(Coordinator(plan), executor, lambda receipt: None)
+    run_of_tiles = Run(Coordinator(plan), executor, Receipts())
     for tile in range(plan.tile_count):
         run_of_tiles.hand_over([tile], [values[tuple(slice(*interval) for interval in plan.valid_region(tile))]])
     run_of_tiles.finish()

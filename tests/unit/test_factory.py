@@ -48,7 +48,7 @@ def write_samples(strategy: Any, tiled: bool, folder: Path, name: str = "a.b.tif
 
 
 def read_output(folder: Path, write_type: str) -> np.ndarray:
-    [path] = [one for one in (folder / "out").iterdir() if one.suffix != ".json"]
+    [path] = [one for one in (folder / "out").iterdir() if one.suffix not in (".json", ".ledger")]
     assert path.name == {"tiff": "a.b.tiff", "zarr": "a.b.zarr", "custom": "a.b.npy"}[write_type]
     if write_type == "tiff":
         return tifffile.imread(path)

@@ -63,7 +63,6 @@ BAD_REQUESTS = {
     "a single chunk size": ({"chunks": 8}, GeometryError, "chunks must be a sequence of whole numbers"),
     "unknown chunks": ({"chunks": "large"}, GeometryError, "chunks must be extents or 'auto', got 'large'"),
     "unknown layout": ({"layout": "dense"}, GeometryError, "layout must be 'auto', 'compact' or 'aligned'"),
-    "resume": ({"if_exists": "resume"}, ValueError, "'resume' is not available yet"),
     "unknown if_exists": ({"if_exists": "append"}, ValueError, "if_exists must be one of .*got 'append'"),
     "no batch": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
     "unknown format": ({"zarr_format": 4}, ValueError, "zarr_format must be 2 or 3, got 4"),

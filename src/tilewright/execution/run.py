@@ -110,12 +110,14 @@ class Run:
 
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened; where `wait` is true, wait for something, a second at most."""
+        events = self.executor.events(wait=wait)
         try:
-            for event in self.executor.events(wait=wait):
+            for event in events:
                 self._handle(event)
         finally:
-            # Also of a run that ends here.
-            self._recorder.flush()
+            # Also where one of them ends the run.
+            if events:
+                self._recorder.flush()
 
     def finish(self) -> None:
         """Return when no answer is outstanding."""
@@ -160,12 +162,14 @@ class Run:
     def _check_disk(self, failed: UnitFailed) -> None:
         error = self.executor.error_behind(failed.reason)
         if isinstance(error, OSError) and is_fatal(error):
-            raise DestinationError(
+            full = DestinationError(
                 error.errno,
                 f"the disk takes nothing any more: {error.strerror}; what is written is complete. Make space, then run "
                 "again with if_exists='resume' to go on from there",
                 error.filename,
-            ) from error
+            )
+            full.add_note(f"the unit at {self._region(failed.unit)} was to be written")
+            raise full from error
 
     def _check_hope(self, unit: int, reason: str) -> None:
         """Go on without a unit, unless no other unit fares better: then raise the error behind it."""

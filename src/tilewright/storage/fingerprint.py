@@ -19,7 +19,8 @@ SOURCE_PATH = "source path"
 PREDICTED_BY = "predicted by"
 CLUSTER = "predict_to_zarr"
 """Who predicts where it is no trainer."""
-_PIECE_NBYTES = 2**24
+_PIECE_NBYTES = 2**16
+_MOST_PIECES = 1024
 
 
 def fingerprint_of(
@@ -93,7 +94,7 @@ def array_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
 def identity_of(source: Source) -> str:
     """Return what tells a source from others at its path: the size and time of a file, the layout of a Zarr array.
 
-    Of an array in memory it is a digest of its elements. Of what is computed when it is read, such as an array of
+    Of an array in memory it is a digest of its elements, or of 64 MiB of them. Of what is computed when it is read, such as an array of
     Dask, nothing is known but its type.
     """
     opened = source.opened()
@@ -110,7 +111,7 @@ def identity_of(source: Source) -> str:
 
 
 def array_digest(array: AnyArray) -> str:
-    """Return a digest of the elements of an array, in C order.
+    """Return a digest of an array: of all elements of a small one, of pieces spread evenly over a large one.
 
     Examples
     --------
@@ -119,9 +120,10 @@ def array_digest(array: AnyArray) -> str:
     True
     """
     digest = xxh3_64()
-    rows = array.reshape(1, -1) if array.ndim < 2 else array
-    step = max(1, _PIECE_NBYTES // max(1, rows[:1].nbytes))
-    for start in range(0, len(rows), step):
-        piece = np.ascontiguousarray(rows[start : start + step])
-        digest.update(piece.reshape(-1).view(np.uint8).data)
+    rows = array.reshape(1, -1) if array.ndim < 2 else array.reshape(-1, array.shape[-1])
+    rows_per_piece = max(1, _PIECE_NBYTES // max(1, rows[:1].nbytes))
+    pieces = -(-len(rows) // rows_per_piece)
+    for piece in range(0, pieces, max(1, pieces // _MOST_PIECES)):
+        start = piece * rows_per_piece
+        digest.update(np.ascontiguousarray(rows[start : start + rows_per_piece]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""What it costs to record what is stored, and how fast a finished output is verified.
+
+    python -m benchmarks.ledger [--runs 9] [--folder DIR]
+
+The writing path is that of `benchmarks.writing_path`, 1 GiB of tiles on the embedded cluster, with the ledger and
+without: without lock, records and digests. Verifying is compared with zarr-python reading the same array in slabs of
+whole chunks or shards, with as many threads, and checking nothing.
+"""
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+from unittest.mock import PropertyMock, patch
+
+import numpy as np
+import zarr
+
+import tilewright as tw
+from benchmarks.measure import in_turn, median, save, table
+from benchmarks.writing_path import WORKLOADS, Workload, contestants
+from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.storage import unit_writer
+from tilewright.storage.output import Output
+
+
+class _NoDigest:
+    """Count bytes, and look at none."""
+
+    value = 0
+
+    def add_object(self, parts: Iterable[Any]) -> int:
+        return sum(memoryview(part).nbytes for part in parts)
+
+
+@contextmanager
+def no_ledger() -> Iterator[None]:
+    with (
+        patch.object(Output, "ledger", new_callable=PropertyMock, return_value=None),
+        patch.object(unit_writer, "UnitDigest", _NoDigest),
+    ):
+        yield
+
+
+def writing(workload: Workload, volume: np.ndarray, folder: Path, runs: int) -> dict[str, Any]:
+    """Seconds and processor seconds of the writing path with and without a ledger, in turn."""
+    processor_seconds: dict[str, list[float]] = {"ledger": [], "no ledger": []}
+    with open_embedded_cluster() as client:
+        write = contestants(workload, volume, client, threads=1)["tilewright"]
+
+        def with_ledger(into: Path) -> None:
+            start = process_time()
+            write(into)
+            processor_seconds["ledger"].append(process_time() - start)
+
+        def without(into: Path) -> None:
+            start = process_time()
+            with no_ledger():
+                write(into)
+            processor_seconds["no ledger"].append(process_time() - start)
+
+        write_both: dict[str, Callable[[Path], None]] = {"ledger": with_ledger, "no ledger": without}
+        in_turn(write_both, folder, 1)
+        processor_seconds = {name: [] for name in processor_seconds}
+        seconds = in_turn(write_both, folder, runs)
+        write(folder)
+        (ledger,) = folder.rglob("*.ledger/0/*.ledger")
+        nbytes = ledger.stat().st_size
+    pairs = [a / b for a, b in zip(seconds["ledger"], seconds["no ledger"], strict=True)]
+    processor_pairs = [a / b for a, b in zip(*processor_seconds.values(), strict=True)]
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        "extra_time": median(pairs) - 1,
+        "extra_processor_time": median(processor_pairs) - 1,
+        "ledger_nbytes": nbytes,
+    }
+
+
+def verifying(workload: Workload, volume: np.ndarray, folder: Path, runs: int) -> dict[str, Any]:
+    """Seconds to verify the output that lies in a folder, and to read it with zarr, in turn."""
+    with open_embedded_cluster() as client:
+        threads = sum(client.nthreads().values())
+    group = folder / "prediction.zarr" / "0"
+    seconds: dict[str, list[float]] = {"verify": [], "zarr": []}
+    for _ in range(runs):
+        start = perf_counter()
+        if not tw.verify(group, progress=False).is_complete:
+            raise SystemExit("the output is not complete")
+        seconds["verify"].append(perf_counter() - start)
+        array = zarr.open_array(group / "0", mode="r")
+        depth = (workload.shards or workload.chunks)[0]
+        start = perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            slabs = pool.map(lambda at: array[at : at + depth].shape, range(0, workload.shape[0], depth))  # noqa: B023
+            read = sum(shape[0] for shape in slabs)
+        seconds["zarr"].append(perf_counter() - start)
+        if read != workload.shape[0]:
+            raise SystemExit("zarr has not read the whole array")
+    speed = {name: volume.nbytes / 1e6 / median(values) for name, values in seconds.items()}
+    return {"seconds": seconds, "megabytes_per_second": speed, "ratio": speed["verify"] / speed["zarr"]}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--folder", type=Path, default=Path("benchmark-output"))
+    arguments = parser.parse_args()
+    volume = np.random.default_rng(0).random(WORKLOADS[0].shape, dtype=np.float32)
+    head = ["", "ledger s", "no ledger s", "extra time", "extra processor time", "ledger bytes"]
+    head += ["verify MB/s", "zarr MB/s", "ratio"]
+    results, rows = [], []
+    for workload in WORKLOADS:
+        written = writing(workload, volume, arguments.folder, arguments.runs)
+        verified = verifying(workload, volume, arguments.folder, arguments.runs)
+        results.append({**asdict(workload), "writing": written, "verifying": verified})
+        rows.append(
+            [
+                workload.name,
+                *(f"{median(values):.2f}" for values in written["seconds"].values()),
+                f"{written['extra_time']:+.1%}",
+                f"{written['extra_processor_time']:+.1%}",
+                str(written["ledger_nbytes"]),
+                *(f"{value:.0f}" for value in verified["megabytes_per_second"].values()),
+                f"{verified['ratio']:.2f}",
+            ]
+        )
+        print(table(head, rows[-1:]), flush=True)
+    print(f"\nmedians of {arguments.runs} alternating runs, and of the ratios of each pair")
+    print(table(head, rows))
+    print(save("ledger", results))
+
+
+if __name__ == "__main__":
+    main()
