@@ -147,7 +147,7 @@ def verify(
     return Verification(
         f"{begun.output}/{FULL_RESOLUTION}",
         plan,
-        sum(record.stored_nbytes for record in records.values()),
+        sum(record.stored_nbytes for record in records),
         {unit: condition.value for unit, condition in conditions.items()},
         "" if holder is None else f"process {holder.process} on {holder.host}",
     )

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: each unit is written once in effect, and each tile is released once."""
+"""Whatever happens, in whatever order: each open unit is written once in effect, and each tile is released once."""
 
 from collections import Counter
 
@@ -34,11 +34,18 @@ ATTEMPTS = 3
 class Run(RuleBasedStateMachine):
     """A shell around the coordinator that does everything that a cluster can do to it."""
 
-    @initialize(plan=write_plans(most_spatial_axes=3, largest_extent=14), demand=st.booleans())
-    def start(self, plan: WritePlan, demand: bool) -> None:
+    @initialize(
+        plan=write_plans(most_spatial_axes=3, largest_extent=14),
+        demand=st.booleans(),
+        resumed=st.booleans(),
+        data=st.data(),
+    )
+    def start(self, plan: WritePlan, demand: bool, resumed: bool, data: st.DataObject) -> None:
         self.plan = plan
         self.demand = demand
-        self.coordinator = Coordinator(plan, attempts=ATTEMPTS)
+        # What an earlier run has written.
+        self.kept: set[int] = data.draw(st.sets(st.integers(0, plan.unit_count - 1))) if resumed else set()
+        self.coordinator = Coordinator(plan, written=self.kept, attempts=ATTEMPTS)
         self.handles = 0
         self.asked: list[tuple[int, ...]] = []
         self.attempts: list[WriteUnit | ProduceUnit] = []
@@ -53,13 +60,18 @@ class Run(RuleBasedStateMachine):
     def carry_out(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             match instruction:
-                case DeliverTiles(tiles):
+                case DeliverTiles(tiles, units):
+                    for tile, its_units in zip(tiles, units, strict=True):
+                        assert its_units
+                        assert set(its_units) <= set(self.plan.units_of_tile(tile)) - self.kept - set(self.given_up)
                     assert all(tile not in self.available.values() for tile in tiles)
                     self.asked.append(tiles)
-                case ProduceUnit():
+                case ProduceUnit(unit):
                     assert self.demand
+                    assert unit not in self.kept
                     self.attempts.append(instruction)
                 case WriteUnit(unit, _, tiles, handles):
+                    assert unit not in self.kept
                     assert tiles == self.plan.tiles_of_unit(unit)
                     assert [self.available[handle] for handle in handles] == list(tiles)
                     self.attempts.append(instruction)
@@ -122,9 +134,9 @@ class Run(RuleBasedStateMachine):
         self.carry_out(self.coordinator.handle(TilesPredicted((self.available[handle],), (handle,))))
 
     @precondition(lambda self: self.asked)
-    @rule(data=st.data())
-    def tiles_fail(self, data: st.DataObject) -> None:
-        self.carry_out(self.coordinator.handle(TilesFailed(self.take(data, self.asked), "boom")))
+    @rule(data=st.data(), is_final=st.booleans())
+    def tiles_fail(self, data: st.DataObject, is_final: bool) -> None:
+        self.carry_out(self.coordinator.handle(TilesFailed(self.take(data, self.asked), "boom", is_final)))
 
     @precondition(lambda self: self.available)
     @rule(data=st.data())
@@ -141,10 +153,10 @@ class Run(RuleBasedStateMachine):
             self.carry_out(self.coordinator.handle(UnitWritten(attempt.unit, attempt.unit)))
 
     @precondition(lambda self: self.attempts)
-    @rule(data=st.data())
-    def a_write_fails(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_final=st.booleans())
+    def a_write_fails(self, data: st.DataObject, is_final: bool) -> None:
         attempt = self.take(data, self.attempts)
-        self.carry_out(self.coordinator.handle(UnitFailed(attempt.unit, attempt.attempt, "disk")))
+        self.carry_out(self.coordinator.handle(UnitFailed(attempt.unit, attempt.attempt, "disk", is_final)))
 
     @rule()
     def admitting_pauses(self) -> None:
@@ -179,9 +191,12 @@ class Run(RuleBasedStateMachine):
         assert not self.available
         assert all(count == 1 for count in self.released.values())
         assert all(count == 1 for count in self.receipts.values())
-        assert set(self.receipts) | set(coordinator.given_up) == set(range(self.plan.unit_count))
-        assert not set(self.receipts) & set(coordinator.given_up)
-        assert set(coordinator.given_up) <= set(self.given_up)
+        assert self.kept | set(self.receipts) | set(coordinator.given_up) == set(range(self.plan.unit_count))
+        assert not (self.kept | set(self.receipts)) & set(coordinator.given_up)
+        assert not self.kept & set(self.receipts)
+        assert set(coordinator.given_up) == set(self.given_up)
+        assert all(count == 1 for count in self.given_up.values())
+        assert coordinator.is_finished
         assert coordinator.is_complete == (not coordinator.given_up)
         assert list(coordinator.missing_units()) == sorted(coordinator.given_up)
 

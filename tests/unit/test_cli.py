@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from distributed import LocalCluster
 
 from tilewright import __version__, plan_write
-from tilewright.cli import ModelReference, ModelReferenceError, main
+from tilewright.cli import main
+from tilewright.cli.model_reference import ModelReference, ModelReferenceError
 
 CUT_2D = ("--axes", "YX", "--tile-size", "16,16", "--overlap", "4,4")
 CUT_3D = ("--axes", "ZYX", "--tile-size", "64,256,256", "--overlap", "16,64,64")

@@ -1,7 +1,7 @@
 """Many units are checked at a time, where the cluster is; a unit that was never recorded costs no look at the disk."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -10,7 +10,7 @@ from distributed import CancelledError, Client, as_completed
 
 from tilewright.execution.cluster import shares_memory
 from tilewright.execution.watch import Watch, gone
-from tilewright.storage.ledger import Record
+from tilewright.storage.ledger import Record, Records
 from tilewright.storage.unit_checker import Condition, UnitChecker
 
 GROUP_NBYTES = 128 * 2**20
@@ -24,7 +24,7 @@ Group = list[Record]
 
 def check_units(
     checker: UnitChecker,
-    records: Mapping[int, Record],
+    records: Records,
     client: Client | None = None,
     on_checked: Callable[[int], None] = lambda _units: None,
 ) -> dict[int, Condition]:
@@ -34,7 +34,7 @@ def check_units(
     ----------
     checker : UnitChecker
         What looks at a unit.
-    records : mapping of int to Record
+    records : Records
         What the ledger says of each unit.
     client : distributed.Client, optional
         A cluster whose workers look; threads of this process where there is none, or where it is inside of it.
@@ -46,7 +46,7 @@ def check_units(
     ClusterGoneError
         If the cluster goes away.
     """
-    found = {unit: Condition.MISSING for unit in range(checker.plan.unit_count) if unit not in records}
+    found = dict.fromkeys(records.absent(checker.plan.unit_count), Condition.MISSING)
     on_checked(len(found))
     groups = _groups(records)
     here = client is None or shares_memory(client)
@@ -56,10 +56,10 @@ def check_units(
     return dict(sorted(found.items()))
 
 
-def _groups(records: Mapping[int, Record]) -> Iterator[Group]:
+def _groups(records: Records) -> Iterator[Group]:
     group: Group = []
     nbytes = 0
-    for record in records.values():
+    for record in records:
         group.append(record)
         nbytes += record.stored_nbytes
         if nbytes >= GROUP_NBYTES or len(group) >= GROUP_UNITS:

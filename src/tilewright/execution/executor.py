@@ -34,7 +34,10 @@ class Executor(Protocol):
         """Return the error behind the reason of a failure."""
 
     def close(self) -> None:
-        """Let go of all that is held; a second call does nothing."""
+        """Let go of all that is held, and carry out nothing more; a second call does nothing.
+
+        What has happened until then is among the events that come back.
+        """
 
 
 ERRORS_KEPT = 8

@@ -4,7 +4,7 @@ A unit goes to the ledger when its objects are stored, so that whoever takes the
 ledger says, never less.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 import zarr
@@ -18,7 +18,7 @@ from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import Fingerprint, differences
-from tilewright.storage.ledger import Header, Ledger
+from tilewright.storage.ledger import Header, Ledger, Records
 from tilewright.storage.lock import WriterLock
 from tilewright.storage.output import Output, OutputOptions
 from tilewright.storage.receipts import UnitReceipt
@@ -168,9 +168,13 @@ class OutputRun:
 
     def close(self) -> None:
         """Let go of all that is held, and of the output; a second call does nothing."""
-        was_begun, self._run = self._run is not None, None
+        run, self._run = self._run, None
+        if run is not None and not run.coordinator.is_finished:
+            # What ended in this moment is worth a line in the ledger. What ends the run matters more.
+            with suppress(Exception):
+                run.settle()
         self._opened.close()
-        if was_begun and not shares_memory(self._placement.client):
+        if run is not None and not shares_memory(self._placement.client):
             # A worker that was killed leaves them. They are no part of the output.
             self.output.remove_partial_files()
 
@@ -215,7 +219,7 @@ class OutputRun:
     def _intact_units(self, writer: UnitWriter) -> list[int]:
         """Compare what is stored with what the ledger says, and return the units that are as it says."""
         self.output.remove_partial_files()
-        records = self.output.ledger.records() if self.output.ledger is not None else {}
+        records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
         checker = UnitChecker(writer.plan, writer.encoder)
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
         self._unsound = {unit for unit, how in faulty.items() if how in (Condition.SHORT, Condition.DAMAGED)}

@@ -219,6 +219,9 @@ class RemoteExecutor:
         if self._closed:
             return
         self._closed = True
+        if self._client.status == "running":
+            with suppress(OSError):
+                self._at_once.extend(self.events(wait=False))
         futures, self._running = list(self._running), {}
         self._tiles.clear()
         for waiting in (*self._waiting, self._suspects):
@@ -229,6 +232,8 @@ class RemoteExecutor:
         self._shared.close()
 
     def _submit(self) -> None:
+        if self._closed:
+            return
         while self._alone is None and len(self._running) < self._most_tasks and any(self._waiting):
             self._start((self._waiting[0] or self._waiting[1]).popleft())
         while self._suspects and not self._running:

@@ -85,7 +85,7 @@ class Run:
         self._handle(StartAdmitting())
         while not self.coordinator.is_idle:
             if stop is not None and stop.is_requested:
-                self._drain(stop)
+                self._stop(stop)
                 return
             self.advance(wait=True)
 
@@ -124,13 +124,23 @@ class Run:
         while not self.coordinator.is_idle:
             self.advance(wait=True)
 
-    def _drain(self, stop: StopRequest) -> None:
-        """Finish what is in flight, and say how far the run came."""
+    def drain(self, grace_seconds: float) -> None:
+        """Ask for nothing more, and wait for what is in flight, so long at most."""
         self._handle(StopAdmitting())
         self.executor.stop_predicting()
-        until = monotonic() + stop.grace_seconds
+        until = monotonic() + grace_seconds
         while not self.executor.is_idle and monotonic() < until:
             self.advance(wait=True)
+
+    def settle(self) -> None:
+        """End now: let go of what is in flight, and record what was written."""
+        self._handle(StopAdmitting())
+        self.executor.close()
+        self.advance()
+
+    def _stop(self, stop: StopRequest) -> None:
+        """Finish what is in flight, and say how far the run came."""
+        self.drain(stop.grace_seconds)
         plan = self.coordinator.plan
         raise RunStoppedError(
             f"{stop.name}: the run has stopped; {self.coordinator.written_count} of {plan.unit_count} units are "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 
+from tilewright.errors import RunStoppedError
 from tilewright.strategies import WriteStrategy, create_write_strategy
 
 if TYPE_CHECKING:
@@ -106,7 +107,13 @@ class PredictionWriterCallback(_Writer):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Hand a batch to the strategy."""
+        """Hand a batch to the strategy; where SIGTERM has come, as at the end of a job, stop after it.
+
+        Raises
+        ------
+        RunStoppedError
+            If the trainer has received SIGTERM. What was handed over is written.
+        """
         if self.writing_predictions:
             self.write_strategy.write_batch(
                 trainer=trainer,
@@ -118,6 +125,11 @@ class PredictionWriterCallback(_Writer):
                 dataloader_idx=dataloader_idx,
                 dirpath=self.dirpath,
             )
+            if getattr(trainer, "received_sigterm", False):
+                raise RunStoppedError(
+                    f"SIGTERM: the prediction into {self.dirpath} has stopped after batch {batch_idx}. With "
+                    "WriteTilesZarr, run it again with if_exists='resume' to go on from there"
+                )
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait until all is written, check that it is complete, and say so."""

@@ -94,8 +94,8 @@ def array_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
 def identity_of(source: Source) -> str:
     """Return what tells a source from others at its path: the size and time of a file, the layout of a Zarr array.
 
-    Of an array in memory it is a digest of its elements, or of 64 MiB of them. Of what is computed when it is read, such as an array of
-    Dask, nothing is known but its type.
+    Of an array in memory it is a digest of its elements, or of 64 MiB of them. Of what is computed when it is read, as
+    an array of Dask is, nothing is known but its type.
     """
     opened = source.opened()
     if isinstance(opened, zarr.Array):

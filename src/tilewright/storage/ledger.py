@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
+
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.plan import WritePlan
 from tilewright.storage.objects import naming, write_file
@@ -82,6 +84,48 @@ class Record:
         return cls(unit, Status(status), object_count, stored_nbytes, digest)
 
 
+class Records:
+    """The last record of each unit, in the order of units; there may be millions, so that they stay as they are stored.
+
+    Parameters
+    ----------
+    raw : bytes
+        Whole records one after the other, in the order in which they were made.
+
+    Examples
+    --------
+    >>> made = [Record(3, Status.GIVEN_UP), Record(1, Status.WRITTEN, 1, 8, 2), Record(3, Status.WRITTEN, 1, 8, 4)]
+    >>> records = Records(b"".join(record.to_bytes() for record in made))
+    >>> [record.unit for record in records], records.get(3) == made[2], records.absent(5)
+    ([1, 3], True, [0, 2, 4])
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        rows = np.frombuffer(raw, np.dtype(("V", RECORD_NBYTES)))
+        units = np.frombuffer(raw, np.uint8).reshape(-1, RECORD_NBYTES)[:, :8].copy().view("<u8").reshape(-1)
+        self._units, last = np.unique(units[::-1], return_index=True)
+        self._rows = rows[::-1][last]
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for row in self._rows if (record := Record.from_bytes(row.tobytes())) is not None)
+
+    def get(self, unit: int) -> Record | None:
+        """Return the record of a unit, or None where it has none."""
+        place = int(np.searchsorted(self._units, unit))
+        if place == len(self._units) or self._units[place] != unit:
+            return None
+        return Record.from_bytes(self._rows[place].tobytes())
+
+    def absent(self, unit_count: int) -> list[int]:
+        """Return the units that have no record."""
+        is_absent = np.ones(unit_count, bool)
+        is_absent[self._units[self._units < unit_count]] = False
+        return [int(unit) for unit in np.flatnonzero(is_absent)]
+
+
 @dataclass(frozen=True)
 class Header:
     """What is written, from what.
@@ -148,9 +192,9 @@ class LedgerFolder:
             )
         return None
 
-    def records(self) -> dict[int, Record]:
+    def records(self) -> "Records":
         """Return the last record of each unit."""
-        return {record.unit: record for file in self._files() for record in _records_of(file)}
+        return Records(b"".join(record for file in self._files() for record in _records_of(file)))
 
     def begin(self, header: Header) -> "Ledger":
         """Return a ledger to which this run appends, in a new file."""
@@ -245,12 +289,12 @@ class Ledger:
         self._nbytes = whole
 
 
-def _records_of(file: Path) -> Iterator[Record]:
+def _records_of(file: Path) -> Iterator[bytes]:
+    """Iterate over the records of a file that are whole, as they lie in it."""
     with file.open("rb", buffering=2**16 * RECORD_NBYTES) as opened:
         if Header.from_line(opened.readline()) is None:
             # Nobody knows what these records are about.
             return
         while raw := opened.read(RECORD_NBYTES):
-            record = Record.from_bytes(raw)
-            if record is not None:
-                yield record
+            if Record.from_bytes(raw) is not None:
+                yield raw

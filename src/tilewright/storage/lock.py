@@ -12,7 +12,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, sleep, time
 
 import psutil
 
@@ -96,7 +96,6 @@ class WriterLock:
         self.path = folder / _NAME
         self._output = output
         self._holder: Holder | None = None
-        self._released = threading.Event()
         self._is_lost = False
         self._made: list[Path] = []
 
@@ -119,7 +118,7 @@ class WriterLock:
                     f"end, or end it. Its lock is {self.path}"
                 )
             self._remove(found)
-        threading.Thread(target=self._beat, name="tilewright-lock", daemon=True).start()
+        _beating.add(self)
 
     def holder(self) -> Holder | None:
         """Return who holds the lock, as far as can be told at once; None where nobody does."""
@@ -136,7 +135,7 @@ class WriterLock:
 
     def release(self) -> None:
         """Give the lock back; a second call does nothing."""
-        self._released.set()
+        _beating.discard(self)
         if self._holder is not None and Holder.read(self.path) == self._holder:
             self.path.unlink(missing_ok=True)
         self._holder = None
@@ -163,7 +162,7 @@ class WriterLock:
         # Clocks of machines differ: what counts is whether the file changes while one looks.
         seen, until = self._touched(), monotonic() + DEAD_SECONDS
         while monotonic() < until:
-            threading.Event().wait(_LOOK_SECONDS)
+            sleep(_LOOK_SECONDS)
             if self._touched() != seen:
                 return False
         return True
@@ -184,10 +183,45 @@ class WriterLock:
                 return
             aside.unlink()
 
+    def beat(self) -> None:
+        """Show that the holder lives; a lock that is somebody else's is left alone."""
+        holder = self._holder
+        with suppress(OSError):
+            if holder is not None and Holder.read(self.path) != holder:
+                self._is_lost = self._holder is holder
+            elif holder is not None:
+                os.utime(self.path)
+
+
+class _Beating:
+    """The locks that this process holds; one thread touches them all."""
+
+    def __init__(self) -> None:
+        self._locks: set[WriterLock] = set()
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+
+    def add(self, lock: WriterLock) -> None:
+        with self._guard:
+            self._locks.add(lock)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._beat, name="tilewright-locks", daemon=True)
+                self._thread.start()
+
+    def discard(self, lock: WriterLock) -> None:
+        with self._guard:
+            self._locks.discard(lock)
+
     def _beat(self) -> None:
-        while not self._released.wait(BEAT_SECONDS):
-            with suppress(OSError):
-                # Not of a lock that is somebody else's.
-                self._is_lost = Holder.read(self.path) != self._holder and not self._released.is_set()
-                if not self._is_lost:
-                    os.utime(self.path)
+        while True:
+            sleep(BEAT_SECONDS)
+            with self._guard:
+                if not self._locks:
+                    self._thread = None
+                    return
+                locks = list(self._locks)
+            for lock in locks:
+                lock.beat()
+
+
+_beating = _Beating()

@@ -42,13 +42,8 @@ class UnitChecker:
     plan: WritePlan
     encoder: ObjectEncoder
 
-    def check(self, record: Record | None) -> Condition:
-        """Return how the unit of a record is found; one without a record was never finished.
-
-        An object that cannot be read counts as damaged.
-        """
-        if record is None:
-            return Condition.MISSING
+    def check(self, record: Record) -> Condition:
+        """Return how the unit of a record is found; an object that cannot be read counts as damaged."""
         if record.status is Status.GIVEN_UP:
             return Condition.GIVEN_UP
         digest, nbytes = UnitDigest(), 0

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from tilewright.execution.model_identity import model_identity
 from tilewright.execution.output_run import OutputRun
 from tilewright.execution.report import Report
 from tilewright.execution.run import Run, describe_region
+from tilewright.execution.stopping import GRACE_SECONDS
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.storage.fingerprint import fingerprint_of
 from tilewright.storage.naming import zarr_output_names
@@ -246,8 +247,12 @@ class WriteTilesZarr:
         return self.reports
 
     def abort(self) -> None:
-        """Let go of what is in flight, and close the cluster if it was opened here. What is written stays."""
+        """Let what is in flight be written, and close the cluster if it was opened here. What is written stays."""
         datasets, opened = self._run[0], self._opened
+        for image_run in self._begun_runs():
+            # Whoever calls this has an error of their own.
+            with suppress(Exception):
+                image_run.run.drain(GRACE_SECONDS)
         self._forget()
         for dataset in datasets:
             if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):

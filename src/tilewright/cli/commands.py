@@ -1,0 +1,274 @@
+"""Nothing is imported, created or predicted before the command line makes sense.
+
+What is heavy is imported by the command that needs it.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tilewright import __version__
+from tilewright.cli.failures import INCOMPLETE, Commands
+from tilewright.cli.model_reference import ModelReference
+from tilewright.cli.options import WholeNumbers, cluster_options, model_options, plan_options, run_options
+from tilewright.errors import UnitGivenUpError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+DATA_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+DATA_TYPES += ("float16", "float32", "float64")
+COMPRESSORS = ("auto", "none", "zstd", "blosc", "gzip")
+# Click breaks no lines behind a backspace.
+PLAN_EXAMPLE = """\b
+Example:
+  tilewright plan --shape 1000,2048,2048 --axes ZYX --tile-size 64,256,256 --overlap 16,64,64
+"""
+PREDICT_EXAMPLE = """\b
+Example:
+  tilewright predict raw.zarr prediction.zarr --model networks.py:denoiser \\
+      --axes ZYX --tile-size 64,256,256 --overlap 16,64,64
+"""
+VERIFY_EXAMPLE = """\b
+Example:
+  tilewright verify prediction.zarr
+"""
+REPAIR_EXAMPLE = """\b
+Example:
+  tilewright repair prediction.zarr --model networks.py:denoiser
+"""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tilewright")
+def main() -> None:
+    """Tiled deep-learning predictions of huge image volumes into Zarr, on Dask."""
+
+
+@main.command("demo", short_help="Train, predict and draw: the first run.")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("tilewright-demo"),
+    show_default=True,
+    help="Where the outputs and the picture go.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of noise, volume and training.")
+def demo_command(directory: Path, seed: int) -> None:
+    """Train a small denoiser, predict an image and a volume with it, and draw both.
+
+    It takes some minutes at most, and needs: pip install "tilewright[demo]"
+    """
+    try:
+        from tilewright.demo import run_demo  # noqa: PLC0415
+    except ImportError as error:
+        missing = getattr(error.__cause__ or error, "name", None) or ""
+        if missing.split(".")[0] not in {"matplotlib", "skimage"}:
+            raise
+        raise click.ClickException(
+            'the demo needs scikit-image and matplotlib; install them by: pip install "tilewright[demo]"'
+        ) from error
+    result = run_demo(directory, seed=seed, echo=click.echo)
+    click.echo(f"The picture is {result.picture.absolute()}")
+
+
+@main.command("plan", short_help="Print the plan, and create nothing.", epilog=PLAN_EXAMPLE)
+@click.argument("source", required=False)
+@click.option(
+    "--shape",
+    metavar="N,N,...",
+    callback=WholeNumbers(),
+    help="Extents of the source in its order, instead of SOURCE.",
+)
+@plan_options
+@click.option(
+    "--dtype",
+    type=click.Choice(DATA_TYPES),
+    metavar="NAME",
+    default="float32",
+    show_default=True,
+    help="Data type of the output.",
+)
+@click.option("--channels", type=click.IntRange(min=1), help="Channels of the output; else those of the source.")
+def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, **options: Any) -> None:
+    """Print how SOURCE would be predicted and stored, and create nothing.
+
+    SOURCE is a Zarr array, a Zarr group with an array 0, or a TIFF file.
+    """
+    from tilewright.plan import plan_write  # noqa: PLC0415
+
+    if (source is None) == (shape is None):
+        raise click.UsageError("give either a SOURCE or its --shape")
+    if source is not None:
+        from tilewright.storage.source import open_source  # noqa: PLC0415
+
+        shape = open_source(source, axes).axes.shape
+    click.echo(str(plan_write(shape or (), axes, **options)))
+
+
+@main.command("predict", short_help="Predict a volume into Zarr.", epilog=PREDICT_EXAMPLE)
+@click.argument("source")
+@click.argument("destination")
+@plan_options
+@click.option(
+    "--compressor", type=click.Choice(COMPRESSORS), default="auto", show_default=True, help="What chunks go through."
+)
+@click.option(
+    "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
+)
+@model_options
+@click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3", show_default=True)
+@click.option(
+    "--if-exists",
+    type=click.Choice(["fail", "overwrite", "resume"]),
+    default="fail",
+    show_default=True,
+    help="What to do where DESTINATION exists; resume begins it, or completes it.",
+)
+@run_options
+def predict_command(
+    source: str,
+    destination: str,
+    model: ModelReference,
+    compressor: str,
+    device: str,
+    zarr_format: str,
+    scheduler: str | None,
+    progress: bool | None,
+    **options: Any,
+) -> None:
+    """Predict SOURCE tile by tile, and write the prediction to the Zarr group DESTINATION.
+
+    SOURCE is a Zarr array, a Zarr group with an array 0, or a TIFF file. The prediction is array 0 of DESTINATION.
+    The name in MODEL is that of a model, or of a function without arguments that makes one; it is looked for on
+    the workers, which must see the same files.
+
+    The exit status is 3 if parts were given up, 75 if SIGTERM or Ctrl-C stopped the run; both may be resumed.
+    """
+    with _cluster(scheduler) as client, _reported(destination):
+        from tilewright.prediction import predict_to_zarr  # noqa: PLC0415
+
+        _check_device(device, is_here=client is None)
+        report = predict_to_zarr(
+            model,
+            source,
+            destination,
+            compressors=_compressors(compressor, int(zarr_format)),
+            device=device,
+            zarr_format=int(zarr_format),
+            client=client,
+            on_plan=click.echo,
+            progress=_shows_progress(progress),
+            **options,
+        )
+        click.echo(str(report))
+
+
+@main.command("verify", short_help="Prove that an output is complete.", epilog=VERIFY_EXAMPLE)
+@click.argument("destination")
+@cluster_options
+def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:
+    """Compare every stored object of DESTINATION with the ledger of the runs that wrote it.
+
+    The exit status is 3 if a unit is missing, short, damaged or given up.
+    """
+    with _cluster(scheduler) as client:
+        from tilewright.verification import verify  # noqa: PLC0415
+
+        verification = verify(destination, client=client, progress=_shows_progress(progress), **options)
+    click.echo(str(verification))
+    if not verification.is_complete:
+        sys.exit(INCOMPLETE)
+
+
+@main.command("repair", short_help="Write what is missing or damaged again.", epilog=REPAIR_EXAMPLE)
+@click.argument("destination")
+@click.option("--source", help="The source, where it is not at its place any more.")
+@model_options
+@run_options
+def repair_command(
+    destination: str, model: ModelReference, device: str, scheduler: str | None, progress: bool | None, **options: Any
+) -> None:
+    """Predict and write again what is missing, short, damaged or given up in DESTINATION.
+
+    All but the model is known from the ledger. The exit status is that of predict.
+    """
+    with _cluster(scheduler) as client, _reported(destination):
+        from tilewright.prediction import repair  # noqa: PLC0415
+
+        _check_device(device, is_here=client is None)
+        report = repair(destination, model, client=client, device=device, progress=_shows_progress(progress), **options)
+        click.echo(str(report))
+
+
+@contextmanager
+def _reported(destination: str) -> Iterator[None]:
+    """Say of a run that did not get to its end how to go on."""
+    try:
+        yield
+    except UnitGivenUpError as error:
+        click.echo(str(error.report))
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"If {destination} was begun, it is incomplete: go on with --if-exists resume."
+        ) from None
+
+
+def _shows_progress(progress: bool | None) -> bool:
+    return sys.stderr.isatty() if progress is None else progress
+
+
+@contextmanager
+def _cluster(scheduler: str | None) -> "Iterator[Client | None]":
+    """Connect to the cluster at an address or of a scheduler file."""
+    if scheduler is None:
+        yield None
+        return
+    is_address = re.search(r"://|:\d+$", scheduler) is not None
+    if not is_address and not Path(scheduler).is_file():
+        # Dask would wait for the file.
+        raise click.BadParameter(
+            f"{scheduler!r} is neither an address such as tcp://host:8786, nor a file that exists",
+            param_hint="'--scheduler'",
+        )
+    from distributed import Client  # noqa: PLC0415
+
+    where = {"address": scheduler} if is_address else {"scheduler_file": scheduler}
+    with Client(**where, set_as_default=False) as client:
+        if not client.nthreads():
+            click.echo(f"The cluster {scheduler} has no workers yet; waiting for one.", err=True)
+        yield client
+
+
+def _check_device(device: str, *, is_here: bool) -> None:
+    """Refuse what is no torch device, or not there; what a cluster has is known by its workers only."""
+    if device == "auto":
+        return
+    import torch  # noqa: PLC0415
+
+    try:
+        named = torch.device(device)
+        if is_here:
+            torch.empty(0, device=named)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise click.BadParameter(f"{device!r} cannot be used: {reason}", param_hint="'--device'") from error
+
+
+def _compressors(name: str, zarr_format: int) -> Any:
+    """Return what `zarr.create_array` takes for a compressor."""
+    if name in ("auto", "none"):
+        return None if name == "none" else name
+    if zarr_format == 2:
+        import numcodecs  # noqa: PLC0415
+
+        return {"zstd": numcodecs.Zstd, "blosc": numcodecs.Blosc, "gzip": numcodecs.GZip}[name]()
+    from zarr import codecs  # noqa: PLC0415
+
+    return {"zstd": codecs.ZstdCodec, "blosc": codecs.BloscCodec, "gzip": codecs.GzipCodec}[name]()

@@ -1,0 +1,156 @@
+"""A model on the command line is a place: each worker imports what lies there, and nothing is sent to it."""
+
+import importlib
+import importlib.util
+import re
+import sys
+import warnings
+from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import isclass, signature
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tilewright.errors import TilewrightError
+
+TORCH_SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
+
+
+class ModelReferenceError(TilewrightError, ImportError):
+    """A model that is not where the command line says."""
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a model is found: a factory that any process which sees the same files can call.
+
+    Parameters
+    ----------
+    module : str
+        The name of a module, or the absolute path of a Python or TorchScript file.
+    name : str
+        The name of the model in the module; empty for TorchScript.
+    folder : str
+        An absolute path from where the model may import, as from the folder of a script.
+
+    Examples
+    --------
+    >>> ModelReference.parse("numpy:negative")()([1, 2]).tolist()
+    [-1, -2]
+    """
+
+    module: str
+    name: str
+    folder: str
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelReference":
+        """Return the reference that a text stands for, after a look whether its file is there.
+
+        Raises
+        ------
+        ValueError
+            If it is none, or there is no such file.
+        """
+        module, _, name = text.rpartition(":")
+        if text.endswith(TORCH_SCRIPT_SUFFIXES):
+            module, name = text, ""
+        elif not (module and name):
+            raise ValueError(
+                f"{text!r} is neither package.module:name, nor path/to/file.py:name, nor a TorchScript file model.pt"
+            )
+        if not module.endswith((*TORCH_SCRIPT_SUFFIXES, ".py")):
+            return cls(module, name, str(Path.cwd()))
+        path = Path(module).absolute()
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return cls(str(path), name, str(path.parent))
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}" if self.name else self.module
+
+    def __call__(self) -> Any:
+        """Return the model; where the name is that of a factory, call it.
+
+        Raises
+        ------
+        ModelReferenceError
+            If there is no such module, file or name.
+        """
+        from tilewright.execution.predictor import is_factory  # noqa: PLC0415
+
+        if self.module.endswith(TORCH_SCRIPT_SUFFIXES):
+            return _load_torch_script(self.module)
+        if self.folder not in sys.path:
+            sys.path.insert(0, self.folder)
+        module = _run_file(Path(self.module)) if self.module.endswith(".py") else self._import_module()
+        try:
+            model = attrgetter(self.name)(module)
+        except AttributeError:
+            names = [name for name in vars(module) if not name.startswith("_")]
+            meant = " or ".join(get_close_matches(self.name, names)) or "another name"
+            raise ModelReferenceError(f"{self.module} has no {self.name!r}; did you mean {meant}?") from None
+        if isclass(model) and not _can_be_made(model):
+            raise ModelReferenceError(
+                f"the class {self} cannot be made without arguments; write a function that makes the model, and name it"
+            )
+        made = model() if isclass(model) or is_factory(model) else model
+        if not callable(made) and not hasattr(made, "predict_step"):
+            raise ModelReferenceError(f"{self} is {type(made).__name__}, which is no model: {made!r:.80}")
+        return made
+
+    def _import_module(self) -> ModuleType:
+        try:
+            return importlib.import_module(self.module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                # The module is there, and imports something that is not.
+                raise
+            raise ModelReferenceError(
+                f"there is no module {self.module!r}: {error.name!r} is neither installed nor in {self.folder}"
+            ) from None
+
+
+def _can_be_made(model: type) -> bool:
+    """Tell whether a class needs no arguments."""
+    try:
+        signature(model).bind()
+    except TypeError:
+        return False
+    except ValueError:
+        # A class that is not written in Python keeps what it needs for itself.
+        return True
+    return True
+
+
+def _run_file(path: Path) -> ModuleType:
+    """Import a file anew, since a worker may have seen it before it was changed."""
+    if not path.is_file():
+        raise ModelReferenceError(f"there is no file {path} on this worker; put it where all workers see it")
+    name = f"tilewright_model_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelReferenceError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    # Classes of the file look for their module there, those that are pickled for example.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_torch_script(path: str) -> Any:
+    import torch  # noqa: PLC0415
+
+    try:
+        with warnings.catch_warnings():
+            # Newer torch prefers torch.export; whoever has a TorchScript file knows that.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ModelReferenceError(
+            f"{path} cannot be loaded as TorchScript ({reason}); weights alone need a function that builds the model: "
+            "path/to/file.py:name"
+        ) from error

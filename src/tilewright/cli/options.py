@@ -1,0 +1,143 @@
+"""Options that several commands have are written once, and what they take is checked before anything is imported."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from tilewright.cli.model_reference import ModelReference
+
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any] | click.Command)
+
+
+class WholeNumbers:
+    """Read whole numbers with commas between them, or one of some words, for which `words` has the values."""
+
+    def __init__(self, **words: str | None) -> None:
+        self.words = words
+
+    def __call__(self, _ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, ...] | str | None:
+        """Return the numbers, or the value of the word."""
+        if text is None or text in self.words:
+            return self.words[text] if text else None
+        try:
+            return tuple(int(number) for number in text.split(","))
+        except ValueError:
+            words = "".join(f", or {word}" for word in self.words)
+            raise click.BadParameter(f"{text!r} is not whole numbers such as 64,256,256{words}") from None
+
+
+def _read_nbytes(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    if text is None or text.isdecimal():
+        return int(text) if text else None
+    from dask.utils import parse_bytes  # noqa: PLC0415
+
+    try:
+        return int(parse_bytes(text))
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{text!r} is no size such as 8GiB, 500MB or 1e9") from None
+
+
+def _read_model(_ctx: click.Context, _param: click.Parameter, text: str) -> ModelReference:
+    try:
+        return ModelReference.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _Options(Protocol):
+    """Options that several commands have."""
+
+    def __call__(self, command: AnyCommand) -> AnyCommand:
+        """Give a command these options, in their order."""
+
+
+def _with_options(*options: Any) -> _Options:
+    def give(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
+
+
+plan_options = _with_options(
+    click.option("--axes", required=True, help="Axes of the source in its order, letters of STCZYX: ZYX."),
+    click.option(
+        "--tile-size",
+        required=True,
+        metavar="N,N,...",
+        callback=WholeNumbers(),
+        help="Elements of a tile along (Z,)Y,X.",
+    ),
+    click.option(
+        "--overlap",
+        required=True,
+        metavar="N,N,...",
+        callback=WholeNumbers(),
+        help="What neighbouring tiles share.",
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(["auto", "compact", "aligned"]),
+        default="auto",
+        show_default=True,
+        help="Fewest tiles (compact), or no tile shared by write units (aligned).",
+    ),
+    click.option(
+        "--chunks",
+        metavar="auto|N,N,...",
+        callback=WholeNumbers(auto="auto"),
+        default="auto",
+        show_default=True,
+        help="Elements of a chunk, per axis of the output or per spatial axis.",
+    ),
+    click.option(
+        "--shards",
+        metavar="none|auto|N,N,...",
+        callback=WholeNumbers(none=None, auto="auto"),
+        default="none",
+        show_default=True,
+        help="Elements of a shard, multiples of those of a chunk.",
+    ),
+    click.option(
+        "--memory",
+        "memory_nbytes",
+        metavar="SIZE",
+        callback=_read_nbytes,
+        help="What predicted tiles may take: 8GiB, 500MB, 1e9.",
+    ),
+)
+cluster_options = _with_options(
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS|FILE",
+        help="A Dask cluster, tcp://host:port or its scheduler file; else one in this process.",
+    ),
+    click.option("--ledger", metavar="FOLDER", help="The ledger, where it is not beside DESTINATION."),
+    click.option("--progress/--no-progress", default=None, help="Show progress; else in a terminal only."),
+)
+run_options = _with_options(
+    cluster_options,
+    click.option(
+        "--grace",
+        "grace_seconds",
+        type=click.FloatRange(min=0),
+        default=20.0,
+        show_default=True,
+        help="Seconds in which what is in flight may finish after SIGTERM or Ctrl-C.",
+    ),
+)
+model_options = _with_options(
+    click.option(
+        "--model",
+        callback=_read_model,
+        metavar="MODEL",
+        required=True,
+        help="package.module:name, path/to/file.py:name, or a TorchScript file model.pt.",
+    ),
+    click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
+    click.option(
+        "--device", default="auto", show_default=True, help="A torch device; auto is a GPU where there is one."
+    ),
+)
