@@ -57,6 +57,8 @@ def test_every_python_block_runs_in_order(
     np.testing.assert_allclose(prediction[:], written[:], rtol=0, atol=1e-5)
     assert blocks("text")[0].rstrip() in capsys.readouterr().out
     planes, planes_in_zarr = names["planes"], names["planes_in_zarr"]
+    assert names["verification"].is_complete
+    assert names["report"].kept_unit_count == names["report"].plan.unit_count
     assert planes.shape == planes_in_zarr.shape == (2, 1, 200, 220)
     np.testing.assert_allclose(planes, planes_in_zarr[:], rtol=0, atol=1e-5)
     assert np.loadtxt(tmp_path / "planes" / "second.txt").shape == (200, 220)
@@ -70,7 +72,7 @@ def test_every_tilewright_command_runs(tmp_path: Path) -> None:
     source[:] = 1
     (tmp_path / "networks.py").write_text(NETWORKS)
     commands = [line for text in blocks("console") for line in text.splitlines() if line.startswith("tilewright ")]
-    assert len(commands) == 2
+    assert len(commands) == 4
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "tilewright"

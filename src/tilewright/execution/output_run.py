@@ -5,12 +5,13 @@ ledger says, never less.
 """
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any, Self
 
 import zarr
 
 from tilewright.coordinator import Coordinator
-from tilewright.errors import ResumeError, UnitGivenUpError
+from tilewright.errors import DestinationError, ResumeError, UnitGivenUpError
 from tilewright.execution.checking import check_units
 from tilewright.execution.cluster import Placement, shares_memory
 from tilewright.execution.report import Report, Tally
@@ -87,7 +88,12 @@ class OutputRun:
         """
         if self.output.ledger is not None:
             self._lock = WriterLock(self.output.ledger.path, str(self.output))
-            self._lock.acquire()
+            try:
+                self._lock.acquire()
+            except PermissionError as error:
+                raise DestinationError(
+                    f"the ledger {self.output.ledger} cannot be written: {error}; pass ledger='another/folder'"
+                ) from error
             self._opened.callback(self._lock.release)
 
     def header(self) -> Header | None:
@@ -117,6 +123,8 @@ class OutputRun:
                 f"the output {self.output} was begun from something else, so that it cannot be completed: "
                 f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
             )
+        if found is not None and replace(found.plan, window_nbytes=plan.window_nbytes) != plan:
+            raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
         kept: list[int] = []
         if found is None:
             self.output.check_space(self._options, plan.output_nbytes)

@@ -139,8 +139,10 @@ class Run:
         self.advance()
 
     def _stop(self, stop: StopRequest) -> None:
-        """Finish what is in flight, and say how far the run came."""
+        """Finish what is in flight, and say how far the run came, if not to its end."""
         self.drain(stop.grace_seconds)
+        if self.coordinator.is_finished:
+            return
         plan = self.coordinator.plan
         raise RunStoppedError(
             f"{stop.name}: the run has stopped; {self.coordinator.written_count} of {plan.unit_count} units are "

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -334,10 +334,12 @@ class WriteTilesZarr:
 
     def _begin(self, image_run: _ImageRun, channels: int, dtype: str, begun: WritePlan | None = None) -> None:
         source = image_run.image.source
-        plan = self._plan(image_run.image, channels, self.dtype or dtype, begun)
-        template = Output.template(plan, self.options)
-        fingerprint = fingerprint_of(source, self._model, self._predicted_by, plan, template)
+        asked_for = self._plan(image_run.image, channels, self.dtype or dtype, begun)
+        template = Output.template(asked_for, self.options)
+        predicted_by = f"{self._predicted_by}, borders {image_run.image.borders}"
+        fingerprint = fingerprint_of(source, self._model, predicted_by, asked_for, template)
         source.close()
+        plan = asked_for if begun is None else replace(begun, window_nbytes=asked_for.window_nbytes)
         image_run.output_run.begin(plan, fingerprint)
         image_run.plan = plan
 
