@@ -3,7 +3,7 @@
     python -m benchmarks.ledger [--runs 9] [--folder DIR]
 
 The writing path is that of `benchmarks.writing_path`, 1 GiB of tiles on the embedded cluster, with the ledger and
-without: without lock, records and digests. Verifying is compared with zarr-python reading the same array in slabs of
+without: without lock, records and digests; uncompressed, and with the default codec. Verifying is compared with zarr-python reading the same array in slabs of
 whole chunks or shards, with as many threads, and checking nothing.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -46,11 +47,11 @@ def no_ledger() -> Iterator[None]:
         yield
 
 
-def writing(workload: Workload, volume: np.ndarray, folder: Path, runs: int) -> dict[str, Any]:
+def writing(workload: Workload, compressors: str | None, volume: np.ndarray, folder: Path, runs: int) -> dict[str, Any]:
     """Seconds and processor seconds of the writing path with and without a ledger, in turn."""
     processor_seconds: dict[str, list[float]] = {"ledger": [], "no ledger": []}
     with open_embedded_cluster() as client:
-        write = contestants(workload, volume, client, threads=1)["tilewright"]
+        write = contestants(workload, volume, client, 1, compressors)["tilewright"]
 
         def with_ledger(into: Path) -> None:
             start = process_time()
@@ -111,16 +112,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("benchmark-output"))
     arguments = parser.parse_args()
     volume = np.random.default_rng(0).random(WORKLOADS[0].shape, dtype=np.float32)
-    head = ["", "ledger s", "no ledger s", "extra time", "extra processor time", "ledger bytes"]
+    head = ["", "codec", "ledger s", "no ledger s", "extra time", "extra processor time", "ledger bytes"]
     head += ["verify MB/s", "zarr MB/s", "ratio"]
     results, rows = [], []
-    for workload in WORKLOADS:
-        written = writing(workload, volume, arguments.folder, arguments.runs)
+    for workload, compressors in product(WORKLOADS, (None, "auto")):
+        written = writing(workload, compressors, volume, arguments.folder, arguments.runs)
         verified = verifying(workload, volume, arguments.folder, arguments.runs)
-        results.append({**asdict(workload), "writing": written, "verifying": verified})
+        results.append({**asdict(workload), "compressors": compressors, "writing": written, "verifying": verified})
         rows.append(
             [
                 workload.name,
+                str(compressors).lower(),
                 *(f"{median(values):.2f}" for values in written["seconds"].values()),
                 f"{written['extra_time']:+.1%}",
                 f"{written['extra_processor_time']:+.1%}",

@@ -47,7 +47,7 @@ WORKLOADS = (
 
 
 def contestants(
-    workload: Workload, volume: np.ndarray, client: Client, threads: int
+    workload: Workload, volume: np.ndarray, client: Client, threads: int, compressors: str | None = None
 ) -> dict[str, Callable[[Path], None]]:
     dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap, borders=workload.borders)
     image = dataset.images[0]
@@ -62,7 +62,9 @@ def contestants(
     trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
 
     def tilewright(folder: Path) -> None:
-        writer = tw.WriteTilesZarr(client=client, chunks=workload.chunks, shards=workload.shards, compressors=None)
+        writer = tw.WriteTilesZarr(
+            client=client, chunks=workload.chunks, shards=workload.shards, compressors=compressors
+        )
         for number, (tile, information) in enumerate(tiles):
             writer.write_batch(trainer, None, (tile, [information]), None, None, number, 0, folder)
         writer.finalize()
