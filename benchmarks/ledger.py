@@ -3,8 +3,8 @@
     python -m benchmarks.ledger [--runs 9] [--folder DIR]
 
 The writing path is that of `benchmarks.writing_path`, 1 GiB of tiles on the embedded cluster, with the ledger and
-without: without lock, records and digests; uncompressed, and with the default codec. Verifying is compared with zarr-python reading the same array in slabs of
-whole chunks or shards, with as many threads, and checking nothing.
+without: without lock, records and digests; uncompressed, and with the default codec. Verifying is compared with zarr-
+python reading the same array in slabs of whole chunks or shards, with as many threads, and checking nothing.
 """
 
 from argparse import ArgumentParser
