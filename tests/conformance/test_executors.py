@@ -11,7 +11,7 @@ from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.strategies import in_small_units
-from tests.support import Case, PositionModel, Receipts, cases, read_by_tensorstore, run, tree
+from tests.support import Case, PositionModel, Receipts, SeesItsCompany, cases, read_by_tensorstore, run, tree
 from zarr.storage import MemoryStore
 
 from tilewright.assemble import crop
@@ -186,3 +186,37 @@ def test_tiles_in_any_order_and_twice_give_the_same_bytes_on_a_cluster(
     stored = hand_over(case, tmp_path / "shuffled", order, request.getfixturevalue(executor), at_once=8)
     run(case, tmp_path / "reference")
     assert stored == tree(tmp_path / "reference")
+
+
+# --- A run that is resumed writes what is missing, in the bytes of one that was never ended.
+
+
+def check_resumed(case: Case, kept: set[int], folder: Path, client: Client | None = None) -> None:
+    """Write the units that are not kept, by themselves, and compare them with those of a whole run."""
+    case = replace(case, model=SeesItsCompany(case.model))
+    run(case, folder / "whole")
+    run(case, folder / "resumed", client, kept)
+    encoder = ObjectEncoder(zarr.open_group(folder / "whole", mode="r")["0"])
+    expected = tree(folder / "whole")
+    for unit in kept:
+        for position in case.plan.objects_of_unit(unit):
+            del expected[encoder.key(position)]
+    assert tree(folder / "resumed") == expected
+
+
+@settings(max_examples=60)
+@given(cases(), st.data())
+def test_what_is_missing_gets_the_bytes_of_a_whole_run(case: Case, data: st.DataObject) -> None:
+    kept = data.draw(st.sets(st.integers(0, case.plan.unit_count - 1)), label="kept")
+    with tempfile.TemporaryDirectory() as folder:
+        check_resumed(case, kept, Path(folder))
+
+
+@pytest.mark.parametrize("name", ["compact", "compact in shards", "aligned", "aligned in Zarr 2"])
+@pytest.mark.parametrize("executor", ["embedded", "two_processes"])
+def test_what_is_missing_gets_the_bytes_of_a_whole_run_on_a_cluster(
+    name: str, executor: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    case = FIXED[name]
+    kept = {unit for unit in range(case.plan.unit_count) if unit % 3 != 1}
+    check_resumed(case, kept, tmp_path, request.getfixturevalue(executor))
