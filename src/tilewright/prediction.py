@@ -294,13 +294,13 @@ class _Progress(Callbacks):
             self._line = tqdm(total=self._plan.unit_count, desc="checking", unit="units", disable=not self._shown)
         self._line.update(unit_count)
 
-    def kept(self, units: list[int]) -> None:
+    def kept(self, unit_count: int, nbytes: int) -> None:
         """Show what need not be written again."""
         self._close()
-        self._done = len(units)
+        self._done = unit_count
         self._line = tqdm(
             total=self._plan.output_nbytes,
-            initial=sum(map(self._plan.unit_nbytes, units)),
+            initial=nbytes,
             desc="tilewright",
             unit="B",
             unit_scale=True,

@@ -44,6 +44,7 @@ def test_tiles_know_their_units_and_units_their_tiles(plan: WritePlan) -> None:
         region = plan.valid_region(tile)
         units = np.unique(owner[slices(region)]).tolist()
         assert list(plan.units_of_tile(tile)) == units
+        assert units[-1] - units[0] <= plan.largest_unit_distance
         assert plan.tile_at(tuple(start for start, _ in region)) == tile
         assert plan.tile_at(tuple(stop - 1 for _, stop in region)) == tile
         for unit in units:

@@ -104,6 +104,7 @@ class Coordinator:
         self._written_count = 0
         self._admitting = False
         self._next_unit = 0
+        self._first_open = 0
         self._under_way = 0
         self._expected = 0
         for unit in written:
@@ -282,8 +283,11 @@ class Coordinator:
         The plan's figure leaves room for all tiles of a unit beside all that wait, so the oldest open unit always
         finishes, whatever the order in which tiles come.
         """
-        while self._admitting and self._next_unit < self.plan.unit_count:
+        while self._admitting:
+            self._skip_written()
             unit = self._next_unit
+            if unit == self.plan.unit_count:
+                return
             if self.plan.units_are_independent:
                 if self.is_written(unit) or unit in self.given_up:
                     self._next_unit += 1
@@ -311,6 +315,15 @@ class Coordinator:
                         self._move_tile(record, Cause.ADMITTED)
                 if tiles:
                     instructions.append(self._delivery_of(tiles))
+
+    def _skip_written(self) -> None:
+        """Go on to the next unit in which a tile may begin that is needed: of 10**6 that are written, at once."""
+        self._first_open = max(self._first_open, self._next_unit)
+        while self._first_open < self.plan.unit_count and self.is_written(self._first_open):
+            is_whole_byte = self._first_open & 7 == 0 and self._written[self._first_open >> 3] == 0xFF
+            self._first_open += 8 if is_whole_byte else 1
+        self._first_open = min(self._first_open, self.plan.unit_count)
+        self._next_unit = max(self._next_unit, self._first_open - self.plan.largest_unit_distance)
 
     # What the events have in common.
 

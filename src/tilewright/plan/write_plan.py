@@ -154,6 +154,15 @@ class WritePlan:
         """Whether every tile lies in one unit, so that one task predicts and writes the unit."""
         return not any(straddling_extent(tiling, units) for tiling, units in zip(self.tilings, self.units, strict=True))
 
+    @cached_property
+    def largest_unit_distance(self) -> int:
+        """Upper bound of the distance, in ranks, from the unit in which a tile begins to another one that it feeds."""
+        distance = 0
+        for tiling, units in zip(self.tilings, self.units, strict=True):
+            reach = 0 if not straddling_extent(tiling, units) else tiling.largest_valid_extent // units.step + 2
+            distance = distance * units.count + min(reach, units.count - 1)
+        return distance
+
     @property
     def task_count(self) -> int:
         """The number of Dask tasks of `predict_to_zarr`, with one tile in a batch."""
