@@ -15,8 +15,8 @@ from tilewright.execution.stopping import GRACE_SECONDS, StopRequest, listening
 from tilewright.execution.work import TilePrediction
 from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
 from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SOURCE_PATH, fingerprint_of
-from tilewright.storage.output import Output, OutputOptions, output_dtype
-from tilewright.storage.source import open_source
+from tilewright.storage.output import FULL_RESOLUTION, Output, OutputOptions, output_dtype
+from tilewright.storage.source import Source, open_source
 from tilewright.verification import begun_output
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def predict_to_zarr(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if memory_nbytes is not None and memory_nbytes < 1:
         raise ValueError(f"memory_nbytes must be at least 1, got {memory_nbytes}")
-    opened = open_source(source, axes)
+    opened = source if isinstance(source, Source) else open_source(source, axes)
     output = Output.at(destination, ledger=ledger)
     output.check(options, opened)
     output.check_shards(shards, options)
@@ -148,7 +148,12 @@ def predict_to_zarr(
         request["dtype"] = output_dtype(dtype)
     _check_request(opened.axes, request)
     prediction = TilePrediction(opened, predictor, batch_size)
-    with cluster_client(client) as used, Placement(used, prediction) as placement, _Progress(progress) as line:
+    with (
+        listening(StopRequest(grace_seconds)) as stop,
+        cluster_client(client) as used,
+        Placement(used, prediction) as placement,
+        _Progress(progress) as line,
+    ):
         if not shares_memory(used) and (opened.is_only_here or output.is_only_here):
             what = opened.name if opened.is_only_here else str(output)
             raise SourceError(f"{what} lies in the memory of this process, which the workers cannot reach; use a file")
@@ -165,9 +170,7 @@ def predict_to_zarr(
         template = output.template(plan, options)
         fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
         with output_run:
-            run = output_run.begin(plan, fingerprint)
-            with listening(StopRequest(grace_seconds)) as stop:
-                run.predict_and_write(stop)
+            output_run.begin(plan, fingerprint).predict_and_write(stop)
             return output_run.report()
 
 
@@ -229,10 +232,19 @@ def repair(
         raise ResumeError(f"the output {begun.output} was predicted from an array, not from a file; pass it as source")
     if begun.output.group:
         raise ResumeError(f"the output {begun.output} is a group of a store; pass the whole store")
-    array = begun.output.existing_array()
+    try:
+        array = begun.output.existing_array()
+    except FileNotFoundError:
+        raise ResumeError(
+            f"the array {begun.output}/{FULL_RESOLUTION} is gone, or its metadata are; use predict_to_zarr with "
+            "if_exists='resume', which creates it again"
+        ) from None
+    opened = open_source(fingerprint[SOURCE_PATH] if source is None else source, fingerprint["source axes"])
+    # Whoever says where it is now says that it is the same.
+    opened.recorded_path = fingerprint[SOURCE_PATH]
     return predict_to_zarr(
         model,
-        fingerprint[SOURCE_PATH] if source is None else source,
+        opened,
         destination if begun.output.ledger_path is not None else begun.output.store,
         axes=fingerprint["source axes"],
         tile_size=plan.tile_size,

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tilewright.execution.run import describe_region
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.fingerprint import array_metadata, differences
 from tilewright.storage.ledger import Header, LedgerFolder
 from tilewright.storage.lock import WriterLock
 from tilewright.storage.output import FULL_RESOLUTION, LEDGER_SUFFIX, Output
@@ -43,6 +44,8 @@ class Verification:
         ``"given up"``.
     writer : str
         Who is writing the output at the moment; empty where nobody is.
+    metadata : list of str
+        How the metadata of the array differ from those that it was created with.
     """
 
     name: str
@@ -50,11 +53,12 @@ class Verification:
     stored_nbytes: int
     conditions: dict[int, str]
     writer: str = ""
+    metadata: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every object is there, and is what was stored."""
-        return not self.conditions
+        """Whether every object is there, and is what was stored, and the metadata are those that they need."""
+        return not self.conditions and not self.metadata
 
     def units(self, condition: str) -> list[int]:
         """Return the units in this condition."""
@@ -77,6 +81,7 @@ class Verification:
             lines.append(f"    {condition}: {describe_region(plan.axes, plan.unit_region(unit))}")
         if len(self.conditions) > _SHOWN:
             lines.append(f"    and {len(self.conditions) - _SHOWN:,} more")
+        lines += [f"  metadata     {text}" for text in self.metadata]
         if self.writer:
             lines.append(f"  being written by {self.writer}")
         return "\n".join(lines)
@@ -135,12 +140,15 @@ def verify(
     begun = begun_output(destination, ledger)
     plan = begun.header.plan
     records = begun.ledger.records()
+    metadata: list[str] = []
     try:
         array = begun.output.existing_array()
     except FileNotFoundError:
         # All of its objects are missing, wherever they are looked for.
+        metadata = ["there are none"]
         conditions = dict.fromkeys(range(plan.unit_count), Condition.MISSING)
     else:
+        metadata = differences(begun.header.array, array_metadata(array))
         with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
             conditions = check_units(UnitChecker(plan, ObjectEncoder(array)), records, client, line.update)
     holder = WriterLock(begun.ledger.path, str(begun.output)).holder()
@@ -150,6 +158,7 @@ def verify(
         sum(record.stored_nbytes for record in records),
         {unit: condition.value for unit, condition in conditions.items()},
         "" if holder is None else f"process {holder.process} on {holder.host}",
+        metadata,
     )
 
 

@@ -1,5 +1,8 @@
 """Two models are the same if their weights are; of what has no weights only the name is known."""
 
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from typing import Any
 
 from xxhash import xxh3_64
@@ -23,13 +26,19 @@ def model_identity(model: Any) -> str:
     >>> model_identity(len)
     'builtins.len'
     """
+    if isinstance(model, partial):
+        arguments = [*map(repr, model.args), *(f"{name}={value!r}" for name, value in model.keywords.items())]
+        return f"{model_identity(model.func)}({', '.join(arguments)})"
     named = model if hasattr(model, "__qualname__") else type(model)
+    state_dict = getattr(model, "state_dict", None)
+    if callable(state_dict) and named is not model:
+        # The module of a class may have several names, the same weights have one digest.
+        return f"{named.__qualname__} {_digest_of_weights(state_dict())}"
     name = f"{named.__module__}.{named.__qualname__}"
     if named is not model and isinstance(getattr(model, "__name__", None), str):
         # A ufunc of NumPy, say.
         name += f" {model.__name__}"
-    state_dict = getattr(model, "state_dict", None)
-    return f"{name} {_digest_of_weights(state_dict())}" if callable(state_dict) else name
+    return name
 
 
 def _digest_of_weights(weights: dict[str, Any]) -> str:
@@ -43,11 +52,10 @@ def _digest_of_weights(weights: dict[str, Any]) -> str:
 def _bytes_of(value: Any) -> Any:
     import torch  # noqa: PLC0415
 
-    if not isinstance(value, torch.Tensor):
-        # What a module keeps beside its weights need not be the same text twice.
-        return b""
-    try:
-        return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    except (RuntimeError, TypeError, NotImplementedError):
-        # Quantised or sparse weights have no plain bytes.
-        return str(value).encode()
+    if isinstance(value, torch.Tensor):
+        # Quantised and sparse weights have no plain bytes.
+        with suppress(RuntimeError, TypeError, NotImplementedError):
+            return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

@@ -4,6 +4,7 @@ A unit goes to the ledger when its objects are stored, so that whoever takes the
 ledger says, never less.
 """
 
+import logging
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Self
@@ -11,22 +12,23 @@ from typing import Any, Self
 import zarr
 
 from tilewright.coordinator import Coordinator
-from tilewright.errors import DestinationError, ResumeError, UnitGivenUpError
+from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, UnitGivenUpError
 from tilewright.execution.checking import check_units
 from tilewright.execution.cluster import Placement, shares_memory
 from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.fingerprint import Fingerprint, differences
-from tilewright.storage.ledger import Header, Ledger, Records
-from tilewright.storage.lock import WriterLock
+from tilewright.storage.fingerprint import Fingerprint, array_metadata, differences
+from tilewright.storage.ledger import Header, Ledger, LedgerFolder, Records
+from tilewright.storage.lock import LockGuard, WriterLock
 from tilewright.storage.output import Output, OutputOptions
 from tilewright.storage.receipts import UnitReceipt
-from tilewright.storage.unit_checker import Condition, UnitChecker
+from tilewright.storage.unit_checker import UnitChecker
 from tilewright.storage.unit_writer import UnitWriter
 
 _UNITS_SHOWN = 5
+_log = logging.getLogger(__name__)
 
 
 class Callbacks:
@@ -67,7 +69,6 @@ class OutputRun:
         self._opened = ExitStack()
         self._lock: WriterLock | None = None
         self._ledger: Ledger | None = None
-        self._unsound: set[int] = set()
         self._run: Run | None = None
         self.tally = Tally()
 
@@ -127,12 +128,14 @@ class OutputRun:
             raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
         kept: list[int] = []
         if found is None:
+            # Again, now that nobody else can create it.
+            self.output.check(self._options)
             self.output.check_space(self._options, plan.output_nbytes)
             array = self._create(plan, fingerprint)
-            writer = UnitWriter(plan, ObjectEncoder(array))
+            writer = UnitWriter(plan, ObjectEncoder(array), guard=self._guard())
         else:
             array = self.output.open(plan, self._options)
-            writer = UnitWriter(plan, ObjectEncoder(array))
+            writer = UnitWriter(plan, ObjectEncoder(array), guard=self._guard())
             kept = self._intact_units(writer)
         # Of the others there are fewer, mostly, and each costs some microseconds.
         missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept))) if kept else 0
@@ -140,7 +143,8 @@ class OutputRun:
         self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=kept_nbytes)
         if found is not None:
             self.output.check_space(self._options, plan.output_nbytes - self.tally.kept_nbytes)
-            self._append_to_ledger(Header(fingerprint, plan))
+            if len(kept) < plan.unit_count:
+                self._append_to_ledger(fingerprint, plan)
         self._callbacks.kept(len(kept), kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
@@ -180,11 +184,13 @@ class OutputRun:
     def close(self) -> None:
         """Let go of all that is held, and of the output; a second call does nothing."""
         run, self._run = self._run, None
-        if run is not None and not run.coordinator.is_finished:
-            # What ended in this moment is worth a line in the ledger. What ends the run matters more.
-            with suppress(Exception):
-                run.settle()
-        self._opened.close()
+        try:
+            if run is not None and not run.coordinator.is_finished:
+                # What ended in this moment is worth a line in the ledger. What ends the run matters more.
+                with suppress(Exception):
+                    run.settle()
+        finally:
+            self._opened.close()
         if run is not None and not shares_memory(self._placement.client):
             # A worker that was killed leaves them. They are no part of the output.
             self.output.remove_partial_files()
@@ -200,10 +206,13 @@ class OutputRun:
 
     def given_up(self, unit: int) -> None:
         """Record a unit that is given up; it reads as the fill value from now on."""
-        if unit in self._unsound:
-            self._writer.erase(unit)
         if self._ledger is not None:
             self._ledger.add_given_up(unit)
+            self._ledger.flush()
+        try:
+            self._writer.erase(unit)
+        except Exception:
+            _log.warning("the objects of unit %d of %s could not be removed", unit, self.output, exc_info=True)
 
     def flush(self) -> None:
         """Bring the ledger up to date."""
@@ -218,12 +227,28 @@ class OutputRun:
         """Create the output, and before it the ledger: an array without one could never be completed."""
         self.output.template(plan, self._options)
         if self.output.ledger is not None:
+            self._check_ledger(self.output.ledger)
             self.output.ledger.clear()
-        self._append_to_ledger(Header(fingerprint, plan))
+        self._append_to_ledger(fingerprint, plan)
         return self.output.create(plan, self._options)
 
-    def _append_to_ledger(self, header: Header) -> None:
+    def _guard(self) -> LockGuard | None:
+        """Return what keeps a task from writing when this run has ended, where workers see the lock."""
+        return self._lock.guard() if self._lock is not None and self.output.ledger_path is None else None
+
+    def _check_ledger(self, ledger: LedgerFolder) -> None:
+        """Refuse to remove the ledger of another output, which a user may have named by mistake."""
+        header = ledger.header() if self.output.ledger_path is not None else None
+        if header is not None and header.output != str(self.output):
+            raise DestinationExistsError(
+                f"the ledger {ledger} is that of the output {header.output}; choose another folder for that of "
+                f"{self.output}"
+            )
+
+    def _append_to_ledger(self, fingerprint: Fingerprint, plan: WritePlan) -> None:
         if self.output.ledger is not None:
+            template = array_metadata(self.output.template(plan, self._options))
+            header = Header(fingerprint, plan, str(self.output), template)
             self._ledger = self.output.ledger.begin(header)
             self._opened.callback(self._ledger.close)
 
@@ -233,7 +258,6 @@ class OutputRun:
         records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
         checker = UnitChecker(writer.plan, writer.encoder)
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
-        self._unsound = {unit for unit, how in faulty.items() if how in (Condition.SHORT, Condition.DAMAGED)}
         return [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
 
 

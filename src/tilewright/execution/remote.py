@@ -178,6 +178,8 @@ class RemoteExecutor:
                     self._watch.look()
                     self._count_threads()
                 break
+        # Others were cancelled, when this was closed.
+        ended = [future for future in ended if future in self._running]
         results = self._receipts_of(ended)
         for future in ended:
             happened.extend(self._outcome(future, self._running.pop(future), results.get(future)))

@@ -29,7 +29,9 @@ from tilewright.storage.objects import is_fatal
 from tilewright.storage.receipts import UnitReceipt
 
 HOPELESS = 3
-"""Where that many units are given up before any is written, it is not for a bad tile."""
+"""Where that many units are given up before any is written, it is not for a bad tile,"""
+HOPELESS_IN_A_ROW = 100
+"""nor where that many are with none written in between."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Run:
         self.coordinator = coordinator
         self.executor = executor
         self._recorder = recorder
+        self._given_up_in_a_row = 0
 
     def predict_and_write(self, stop: StopRequest | None = None) -> None:
         """Ask for all tiles, and return when every unit is written or given up.
@@ -82,6 +85,8 @@ class Run:
         DestinationError
             If the disk is full.
         """
+        if stop is not None:
+            stop.is_heeded = True
         self._handle(StartAdmitting())
         while not self.coordinator.is_idle:
             if stop is not None and stop.is_requested:
@@ -111,13 +116,17 @@ class Run:
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened; where `wait` is true, wait for something, a second at most."""
         events = self.executor.events(wait=wait)
-        try:
-            for event in events:
+        errors: list[BaseException] = []
+        for event in events:
+            # What one of them means must not keep the others, units that are stored, from the ledger.
+            try:
                 self._handle(event)
-        finally:
-            # Also where one of them ends the run.
-            if events:
-                self._recorder.flush()
+            except Exception as error:
+                errors.append(error)
+        if events:
+            self._recorder.flush()
+        if errors:
+            raise errors[0]
 
     def finish(self) -> None:
         """Return when no answer is outstanding."""
@@ -163,6 +172,7 @@ class Run:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case RecordReceipt(_, receipt) if isinstance(receipt, UnitReceipt):
+                self._given_up_in_a_row = 0
                 self._recorder.written(receipt)
             case GiveUpUnit(unit, reason):
                 self._recorder.given_up(unit)
@@ -185,10 +195,14 @@ class Run:
 
     def _check_hope(self, unit: int, reason: str) -> None:
         """Go on without a unit, unless no other unit fares better: then raise the error behind it."""
+        self._given_up_in_a_row += 1
         error = self.executor.error_behind(reason)
         message = f"{self._region(unit)} was given up after {self.coordinator.attempts} attempts: {reason}"
         others = self.coordinator.plan.unit_count - len(self.coordinator.given_up)
-        if self.coordinator.written_count > 0 or (len(self.coordinator.given_up) < HOPELESS and others > 0):
+        is_hopeless = self._given_up_in_a_row >= HOPELESS_IN_A_ROW
+        if self.coordinator.written_count == 0:
+            is_hopeless = others == 0 or self._given_up_in_a_row >= HOPELESS
+        if not is_hopeless:
             _log.warning("the unit at %s", message, exc_info=error)
             return
         message = f"the unit at {message}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from tilewright.errors import RunStoppedError
+
 GRACE_SECONDS = 20.0
 """How long what is in flight may take where nobody says."""
 
@@ -25,10 +27,13 @@ class StopRequest:
         How long what is in flight may take then.
     name : str
         What asked for it; empty while nothing has.
+    is_heeded : bool
+        Whether somebody looks at it, and ends in order. Until then there is nothing to finish.
     """
 
     grace_seconds: float = GRACE_SECONDS
     name: str = ""
+    is_heeded: bool = False
 
     @property
     def is_requested(self) -> bool:
@@ -48,6 +53,10 @@ def listening(stop: StopRequest) -> Iterator[StopRequest]:
         stop.name = signal.Signals(number).name
         for taken, handler in before.items():
             signal.signal(taken, handler)
+        if not stop.is_heeded:
+            raise RunStoppedError(
+                f"{stop.name}: the run has stopped before it wrote anything; run it again with if_exists='resume'"
+            )
 
     # Python lets only the main thread choose.
     if threading.current_thread() is threading.main_thread():

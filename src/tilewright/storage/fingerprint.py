@@ -1,6 +1,7 @@
 """What an output is made of has a name for each part, by which a run knows whether it may complete what is there."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ SOURCE_PATH = "source path"
 PREDICTED_BY = "predicted by"
 CLUSTER = "predict_to_zarr"
 """Who predicts where it is no trainer."""
-_PIECE_NBYTES = 2**16
-_MOST_PIECES = 1024
+_DIGESTED_NBYTES = 2**26
+_PIECE_NBYTES = 2**20
+_MOST_PARTS = 16
 
 
 def fingerprint_of(
@@ -43,7 +45,7 @@ def fingerprint_of(
     """
     metadata = array_metadata(array)
     fingerprint = {
-        SOURCE_PATH: str(source.path.resolve()) if source.path is not None else None,
+        SOURCE_PATH: source.recorded_path,
         "source": identity_of(source),
         "source axes": source.axes.names,
         "source shape": source.axes.shape,
@@ -97,17 +99,17 @@ def identity_of(source: Source) -> str:
     Of an array in memory it is a digest of its elements, or of 64 MiB of them. Of what is computed when it is read, as
     an array of Dask is, nothing is known but its type.
     """
+    if source.path is not None and source.path.is_file():
+        status = source.path.stat()
+        return f"file of {status.st_size} bytes, written at {status.st_mtime_ns / 1e9:.6f}{source.view}"
     opened = source.opened()
     if isinstance(opened, zarr.Array):
         text = json.dumps(array_metadata(opened), sort_keys=True)
         where = "" if source.path is not None else f" in {opened.store_path}"
-        return f"Zarr array {xxh3_64(text.encode()).hexdigest()}{where}"
-    if source.path is not None and source.path.is_file():
-        status = source.path.stat()
-        return f"file of {status.st_size} bytes, written at {status.st_mtime_ns / 1e9:.6f}"
+        return f"Zarr array {xxh3_64(text.encode()).hexdigest()}{where}{source.view}"
     if isinstance(opened, np.ndarray):
         return f"array {array_digest(opened)}"
-    return f"{type(opened).__module__}.{type(opened).__qualname__}"
+    return f"{type(opened).__module__}.{type(opened).__qualname__}{source.view}"
 
 
 def array_digest(array: AnyArray) -> str:
@@ -119,11 +121,22 @@ def array_digest(array: AnyArray) -> str:
     >>> array_digest(array) == array_digest(np.asfortranarray(array)) != array_digest(array[::-1])
     True
     """
-    digest = xxh3_64()
-    rows = array.reshape(1, -1) if array.ndim < 2 else array.reshape(-1, array.shape[-1])
-    rows_per_piece = max(1, _PIECE_NBYTES // max(1, rows[:1].nbytes))
-    pieces = -(-len(rows) // rows_per_piece)
-    for piece in range(0, pieces, max(1, pieces // _MOST_PIECES)):
-        start = piece * rows_per_piece
-        digest.update(np.ascontiguousarray(rows[start : start + rows_per_piece]).reshape(-1).view(np.uint8).data)
+    digest = xxh3_64(repr(array.shape).encode())
+    for piece in _pieces(array, _DIGESTED_NBYTES):
+        digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _pieces(array: AnyArray, most_nbytes: int) -> Iterator[AnyArray]:
+    """Iterate over parts of an array, of so many bytes together, at most, that are spread evenly over it."""
+    if array.nbytes <= max(most_nbytes, array.itemsize) and array.nbytes <= _PIECE_NBYTES:
+        yield array
+    elif array.ndim == 1:
+        length = max(1, min(most_nbytes, _PIECE_NBYTES) // array.itemsize)
+        count = max(1, min(most_nbytes // (length * array.itemsize), len(array) // length))
+        for start in np.linspace(0, len(array) - length, count).astype(int):
+            yield array[start : start + length]
+    else:
+        count = len(array) if array.nbytes <= most_nbytes else min(len(array), _MOST_PARTS)
+        for index in np.linspace(0, len(array) - 1, count).astype(int):
+            yield from _pieces(array[index], most_nbytes // count)

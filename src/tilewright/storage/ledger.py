@@ -8,7 +8,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class Status(IntEnum):
 
     WRITTEN = 1
     GIVEN_UP = 2
+
+
+_STATUSES = frozenset(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Record:
             return None
         unit, stored_nbytes, digest, object_count, status = _FIELDS.unpack_from(raw)
         (checksum,) = _CHECKSUM.unpack_from(raw, _FIELDS.size)
-        if checksum != crc32(raw[: _FIELDS.size]) or status not in tuple(Status):
+        if checksum != crc32(raw[: _FIELDS.size]) or status not in _STATUSES:
             return None
         return cls(unit, Status(status), object_count, stored_nbytes, digest)
 
@@ -136,14 +139,20 @@ class Header:
         All that the stored bytes follow from, as far as it can be named; values as JSON has them.
     plan : WritePlan
         The plan, by which units are counted.
+    output : str
+        Where the output was when the run began.
+    array : dict
+        The metadata of the array, as they are stored.
     """
 
     fingerprint: dict[str, Any]
     plan: WritePlan
+    output: str = ""
+    array: dict[str, Any] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
         """Return the first line of a file."""
-        text = json.dumps({"fingerprint": self.fingerprint, "plan": self.plan.to_dict()}, sort_keys=True)
+        text = json.dumps({**vars(self), "plan": self.plan.to_dict()}, sort_keys=True)
         return f"{_MAGIC} {crc32(text.encode()):08x} {text}\n".encode()
 
     @classmethod
@@ -154,7 +163,7 @@ class Header:
         if magic != _MAGIC.encode() or checksum != b"%08x" % crc32(text):
             return None
         fields = json.loads(text)
-        return cls(fields["fingerprint"], WritePlan.from_dict(fields["plan"]))
+        return cls(**fields | {"plan": WritePlan.from_dict(fields["plan"])})
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import threading
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from time import monotonic, sleep, time
+from typing import Any
 
 import psutil
 
@@ -25,6 +27,19 @@ DEAD_SECONDS = 30.0
 """How long the file of a holder on another machine must stay untouched until it counts as dead."""
 _LOOK_SECONDS = 1.0
 _NAME = "lock"
+_dead: set[tuple[str, int, float]] = set()
+"""Holders on other machines that were found dead."""
+
+
+@cache
+def _this_machine() -> str:
+    """Return what tells this machine, since it was started, and this container, from all others."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        # Processes of another one cannot be seen from here.
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -33,8 +48,8 @@ class Holder:
 
     Parameters
     ----------
-    host : str
-        The machine.
+    host, machine : str
+        The name of the machine, and what tells it, and a container on it, from all others.
     process : int
         The process on it.
     process_started, since : float
@@ -44,6 +59,7 @@ class Holder:
     """
 
     host: str
+    machine: str
     process: int
     process_started: float
     since: float
@@ -53,7 +69,7 @@ class Holder:
     def me(cls) -> "Holder":
         """Return this process as the holder of a new lock."""
         started = psutil.Process().create_time()
-        return cls(socket.gethostname(), os.getpid(), started, time(), uuid.uuid4().hex)
+        return cls(socket.gethostname(), _this_machine(), os.getpid(), started, time(), uuid.uuid4().hex)
 
     @classmethod
     def read(cls, path: Path) -> "Holder | None":
@@ -64,21 +80,57 @@ class Holder:
             return None
         except (ValueError, TypeError):
             # It is being written at this moment, or the disk was full then.
-            return cls("an unknown machine", 0, 0.0, 0.0, "")
+            return cls("an unknown machine", "", 0, 0.0, 0.0, "")
 
     @property
     def is_here(self) -> bool:
         """Whether it is a process of this machine."""
-        return self.host == socket.gethostname()
+        return self.machine == _this_machine()
 
     @property
     def is_running(self) -> bool:
         """Whether it is a process that runs on this machine."""
         try:
+            process = psutil.Process(self.process)
             # Numbers of processes are used again; times of their start differ by rounding.
-            return bool(abs(psutil.Process(self.process).create_time() - self.process_started) < 1.0)
+            is_same = bool(abs(process.create_time() - self.process_started) < 1.0)
+            return is_same and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:
+            return True
+
+
+@dataclass
+class LockGuard:
+    """What tells a task, in whatever process, whether the run that it belongs to still holds the lock.
+
+    A task outlives its client where that is killed, and would write over what the next run has written.
+
+    Parameters
+    ----------
+    path : Path
+        The lock.
+    token : str
+        That of the run.
+    """
+
+    path: Path
+    token: str
+    _seen: float = float("-inf")
+
+    def check(self) -> None:
+        """Raise InterruptedError where the run has ended; looks once a second."""
+        if monotonic() - self._seen < _LOOK_SECONDS:
+            return
+        holder = Holder.read(self.path)
+        if holder is None or holder.token != self.token:
+            raise InterruptedError(f"nothing more is written: the run that held {self.path} has ended")
+        self._seen = monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The clocks of processes differ.
+        return {"path": self.path, "token": self.token}
 
 
 class WriterLock:
@@ -125,6 +177,10 @@ class WriterLock:
         found = Holder.read(self.path)
         return None if found is None or (found.is_here and not found.is_running) else found
 
+    def guard(self) -> LockGuard | None:
+        """Return what tells tasks whether the lock is still held; None where it is not."""
+        return None if self._holder is None else LockGuard(self.path, self._holder.token)
+
     def check(self) -> None:
         """Raise OutputInUseError where the lock is gone: another process believed that this one was dead."""
         if self._is_lost:
@@ -159,12 +215,16 @@ class WriterLock:
     def _is_dead(self, found: Holder) -> bool:
         if found.is_here:
             return not found.is_running
+        if (found.machine, found.process, found.process_started) in _dead:
+            return True
         # Clocks of machines differ: what counts is whether the file changes while one looks.
         seen, until = self._touched(), monotonic() + DEAD_SECONDS
         while monotonic() < until:
             sleep(_LOOK_SECONDS)
             if self._touched() != seen:
                 return False
+        # It may have held many locks.
+        _dead.add((found.machine, found.process, found.process_started))
         return True
 
     def _touched(self) -> int | None:
@@ -178,9 +238,10 @@ class WriterLock:
         aside = self.path.with_name(f"{_NAME}.{uuid.uuid4().hex}")
         with suppress(FileNotFoundError):
             self.path.rename(aside)
-            if Holder.read(aside) != dead and not self.path.exists():
-                aside.rename(self.path)
-                return
+            if Holder.read(aside) != dead:
+                with suppress(OSError):
+                    # Unlike a rename, this leaves a lock alone that was made meanwhile.
+                    os.link(aside, self.path)
             aside.unlink()
 
     def beat(self) -> None:

@@ -4,18 +4,21 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
+from typing import Any, TypeVar
 
 from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from tilewright.storage.encoding import Encoded, buffer_of
 
+Answer = TypeVar("Answer")
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of a disk that no later attempt, and no other object, would escape."""
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
@@ -38,6 +41,17 @@ class Patience:
     attempts: int = 3
     pause_seconds: float = 0.25
     answer_seconds: float = 120.0
+
+    def bear(self, attempt: Callable[[], Answer]) -> Answer:
+        """Return what an attempt returns; try again, after a pause, where it raises."""
+        for pause in range(self.attempts - 1):
+            try:
+                return attempt()
+            except Exception as error:
+                if is_fatal(error):
+                    raise
+                sleep(self.pause_seconds * 4**pause)
+        return attempt()
 
 
 def put_object(store: Store, key: str, parts: Sequence[Encoded], patience: Patience | None = None) -> None:
@@ -63,15 +77,29 @@ def put_object(store: Store, key: str, parts: Sequence[Encoded], patience: Patie
         If the object cannot be stored; it names the file.
     """
     patience = patience or Patience()
-    for attempt in range(1, patience.attempts + 1):
-        try:
-            _put_once(store, key, parts, patience.answer_seconds)
-        except Exception as error:
-            if attempt == patience.attempts or is_fatal(error):
-                raise
-            sleep(patience.pause_seconds * 4 ** (attempt - 1))
-        else:
-            return
+    patience.bear(lambda: _put_once(store, key, parts, patience.answer_seconds))
+
+
+def get_object(store: Store, key: str, patience: Patience | None = None) -> memoryview:
+    """Return the bytes of one object.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    """
+    patience = patience or Patience()
+    prototype = default_buffer_prototype()
+    stored = patience.bear(lambda: _answer_of(store, key, store.get(key, prototype), patience.answer_seconds))
+    if stored is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{store}/{key}")
+    return memoryview(stored.to_bytes())
+
+
+def delete_object(store: Store, key: str, patience: Patience | None = None) -> None:
+    """Remove one object, if it is there."""
+    patience = patience or Patience()
+    patience.bear(lambda: _answer_of(store, key, store.delete(key), patience.answer_seconds))
 
 
 def is_fatal(error: BaseException | None) -> bool:
@@ -83,8 +111,12 @@ def _put_once(store: Store, key: str, parts: Sequence[Encoded], answer_seconds: 
     if type(store) is LocalStore:
         write_file(store.root / key, parts)
         return
+    _answer_of(store, key, store.set(key, buffer_of(parts)), answer_seconds)
+
+
+def _answer_of(store: Store, key: str, request: Coroutine[Any, Any, Answer], answer_seconds: float) -> Answer:
     try:
-        sync(store.set(key, buffer_of(parts)), timeout=answer_seconds)
+        return sync(request, timeout=answer_seconds)
     except TimeoutError as error:
         raise TimeoutError(errno.ETIMEDOUT, f"no answer for {answer_seconds:.0f} seconds", f"{store}/{key}") from error
     except OSError as error:

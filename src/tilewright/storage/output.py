@@ -171,8 +171,10 @@ class Output:
         ResumeError
             If it exists, and nobody knows what it was begun from.
         """
+        if not self._exists():
+            return None
         header = None if self.ledger is None else self.ledger.header()
-        if header is None and self._exists():
+        if header is None:
             raise ResumeError(
                 f"the output {self} exists, but its ledger {self.ledger} does not, so that nobody knows what of it is "
                 "complete; use if_exists='overwrite' to write it anew"
@@ -235,9 +237,25 @@ class Output:
         return array
 
     def existing_array(self) -> zarr.Array[Any]:
-        """Return the array as it is, or raise FileNotFoundError."""
+        """Return the array as it is.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there.
+        ResumeError
+            If its metadata cannot be read.
+        """
         path = f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
-        return zarr.open_array(self.store, path=path, mode="r" if self.store.read_only else "r+")
+        try:
+            return zarr.open_array(self.store, path=path, mode="r" if self.store.read_only else "r+")
+        except FileNotFoundError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResumeError(
+                f"the metadata of the array {self}/{FULL_RESOLUTION} cannot be read: {error!r}; remove them "
+                "(zarr.json or .zarray), then a run with if_exists='resume' writes them again"
+            ) from error
 
     def remove_partial_files(self) -> None:
         """Remove what killed processes have left half-written."""

@@ -126,6 +126,10 @@ class _FunctionReader(_FileReader):
     def read(self, slices: _Slices) -> AnyArray:
         return _ArrayReader(self.open()).read(slices)
 
+    @property
+    def view(self) -> str:
+        return f", read by {getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+
     def _open(self) -> Any:
         if self.function is None:
             raise TypeError("there is no function that reads the file")
@@ -145,6 +149,10 @@ class _MemmapReader(_FileReader):
     offset: int = 0
     order: Any = "C"
 
+    @property
+    def view(self) -> str:
+        return f", from byte {self.offset} in {self.order} order"
+
     def _open(self) -> Any:
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
 
@@ -163,6 +171,8 @@ class Source:
         How to name it in messages.
     path : Path or None
         Where it lies, if it is a file or folder.
+    recorded_path : str or None
+        Where it was when an output was begun from it.
     """
 
     axes: ImageAxes
@@ -170,6 +180,16 @@ class Source:
     name: str
     path: Path | None
     _reader: _Reader
+    recorded_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.recorded_path is None and self.path is not None:
+            self.recorded_path = str(self.path.resolve())
+
+    @property
+    def view(self) -> str:
+        """What is read of a file where that is not all of it: a part of a memory map, or what a function says."""
+        return getattr(self._reader, "view", "")
 
     @property
     def stored_at(self) -> tuple[Store, str] | None:

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import UnitDigest
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.ledger import Record, Status
+from tilewright.storage.objects import get_object
 
 PIECE_NBYTES = 2**20
 """A file is read in pieces that stay in the cache until their digest is made."""
@@ -52,7 +51,8 @@ class UnitChecker:
                 nbytes += digest.add_object(self._pieces(self.encoder.key(position)))
             except FileNotFoundError:
                 return Condition.MISSING
-            except OSError:
+            except Exception:
+                # Whatever a store raises where it cannot read.
                 return Condition.DAMAGED
         if nbytes < record.stored_nbytes:
             return Condition.SHORT
@@ -61,10 +61,7 @@ class UnitChecker:
     def _pieces(self, key: str) -> Iterator[memoryview]:
         store = self.encoder.array.store
         if type(store) is not LocalStore:
-            stored = sync(store.get(key, default_buffer_prototype()))
-            if stored is None:
-                raise FileNotFoundError(key)
-            yield memoryview(stored.to_bytes())
+            yield get_object(store, key)
             return
         memory = memoryview(bytearray(PIECE_NBYTES))
         with (store.root / key).open("rb", buffering=0) as file:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.core.sync import sync
 
 from tilewright.assemble import AnyArray, UnitBuffer
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import UnitDigest
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.objects import Patience, put_object
+from tilewright.storage.lock import LockGuard
+from tilewright.storage.objects import Patience, delete_object, put_object
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 
 KEPT_NBYTES = 256 * 2**20
@@ -56,11 +56,14 @@ class UnitWriter:
         The encoder of the array.
     patience : Patience
         How a store that fails is borne.
+    guard : LockGuard, optional
+        What tells whether the run still has the right to write.
     """
 
     plan: WritePlan
     encoder: ObjectEncoder
     patience: Patience = field(default_factory=Patience)
+    guard: LockGuard | None = None
     _memory: _Memory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +108,8 @@ class UnitWriter:
         Raises
         ------
         OSError
-            If an object cannot be stored. The unit may then be written again: each object is replaced as a whole.
+            If an object cannot be stored, or the run has ended meanwhile. The unit may then be written again: each
+            object is replaced as a whole.
         """
         seconds = StageSeconds()
         digest = UnitDigest()
@@ -119,6 +123,8 @@ class UnitWriter:
             joined = self.encoder.join(encoded)
             stored_nbytes += digest.add_object(joined)
             middle = perf_counter()
+            if self.guard is not None:
+                self.guard.check()
             put_object(self.array.store, self.encoder.key(position), joined, self.patience)
             seconds.encode += middle - start
             seconds.put += perf_counter() - middle
@@ -128,7 +134,7 @@ class UnitWriter:
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""
         for position in self.plan.objects_of_unit(unit):
-            sync(self.array.store.delete(self.encoder.key(position)))
+            delete_object(self.array.store, self.encoder.key(position), self.patience)
 
     def _is_inside(self, part: tuple[int, ...]) -> bool:
         """Tell whether a part holds an element of the image: the last shards reach beyond its end."""

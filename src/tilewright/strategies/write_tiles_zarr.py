@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class _ImageRun:
     image: TiledImage
     output_run: OutputRun
     plan: WritePlan | None = None
+    is_resumed: bool = False
 
     @property
     def run(self) -> Run:
@@ -206,10 +208,7 @@ class WriteTilesZarr:
             for key, output in zip(keys, outputs, strict=True):
                 output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
                 self._runs[key] = _ImageRun(self._images[key[0]][key[1]], output_run)
-            for image_run in self._runs.values():
-                self._take_up(image_run)
-            self._skip_tiles(trainer)
-            self._close_complete()
+            self._skip_tiles(trainer, [self._take_up(key) for key in keys])
         except BaseException:
             self.abort()
             raise
@@ -248,37 +247,51 @@ class WriteTilesZarr:
 
     def abort(self) -> None:
         """Let what is in flight be written, and close the cluster if it was opened here. What is written stays."""
-        datasets, opened = self._run[0], self._opened
-        for image_run in self._begun_runs():
-            # Whoever calls this has an error of their own.
-            with suppress(Exception):
-                image_run.run.drain(GRACE_SECONDS)
+        datasets, begun, opened = self._run[0], self._begun_runs(), self._opened
+        until = monotonic() + GRACE_SECONDS
         self._forget()
-        for dataset in datasets:
-            if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):
-                dataset.open_tiles.keep_all()
-        if opened is not None:
-            opened.close()
+        try:
+            for image_run in begun:
+                # Whoever calls this has an error of their own.
+                with suppress(Exception):
+                    image_run.run.drain(until - monotonic())
+        finally:
+            for dataset in datasets:
+                if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):
+                    dataset.open_tiles.keep_all()
+            if opened is not None:
+                opened.close()
 
-    def _take_up(self, image_run: _ImageRun) -> None:
-        """Begin at once where an earlier run has: what is missing is known before anything is predicted."""
+    def _take_up(self, key: tuple[int, int]) -> AnyArray | None:
+        """Begin at once where an earlier run has: what is missing is known before anything is predicted.
+
+        Returns
+        -------
+        array of bool or None
+            For each tile whether it is still needed; None where all are.
+        """
+        image_run = self._runs[key]
         begun = image_run.output_run.header()
-        if begun is not None:
-            self._begin(image_run, begun.plan.channels, begun.plan.dtype, begun.plan)
+        if begun is None:
+            return None
+        self._begin(image_run, begun.plan.channels, begun.plan.dtype, begun.plan)
+        is_open = _open_tiles(image_run.run)
+        # An image that is complete is closed before the next one is opened.
+        self._close_complete()
+        return is_open
 
-    def _skip_tiles(self, trainer: Any) -> None:
+    def _skip_tiles(self, trainer: Any, needed: list[AnyArray | None]) -> None:
         """Let the datasets yield only the tiles of which a unit is not written."""
-        for loader, (images, dataset) in enumerate(zip(self._images, self._run[0], strict=True)):
-            runs = [self._runs[loader, index] for index in range(len(images))]
-            if all(image_run.plan is None for image_run in runs) or not hasattr(dataset, "open_tiles"):
+        waiting = iter(needed)
+        for loader, images, dataset in zip(loaders_of(trainer), self._images, self._run[0], strict=True):
+            of_images = [next(waiting) for _ in images]
+            if all(is_open is None for is_open in of_images) or not hasattr(dataset, "open_tiles"):
                 continue
-            open_tiles = [
-                np.ones(image_run.image.tile_count, bool) if image_run.plan is None else _open_tiles(image_run.run)
-                for image_run in runs
+            is_open = [
+                np.ones(image.tile_count, bool) if of_image is None else of_image
+                for image, of_image in zip(images, of_images, strict=True)
             ]
-            dataset.open_tiles.keep(
-                np.concatenate(open_tiles), getattr(loaders_of(trainer)[loader], "batch_size", None)
-            )
+            dataset.open_tiles.keep(np.concatenate(is_open), getattr(loader, "batch_size", None))
 
     def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]]) -> None:
         image_run = self._runs.get(key)
@@ -302,7 +315,7 @@ class WriteTilesZarr:
                 )
         dtype = self.dtype or np.dtype(first.dtype).name
         plan = image_run.plan or self._plan(image, channels, dtype)
-        if image_run.output_run.tally.kept_unit_count and plan.dtype != dtype:
+        if image_run.is_resumed and plan.dtype != dtype:
             raise ResumeError(
                 f"the output {image_run.output_run.output} was begun with {plan.dtype} and its prediction is {dtype} "
                 "now; predict as then, or use if_exists='overwrite'"
@@ -342,6 +355,7 @@ class WriteTilesZarr:
         plan = asked_for if begun is None else replace(begun, window_nbytes=asked_for.window_nbytes)
         image_run.output_run.begin(plan, fingerprint)
         image_run.plan = plan
+        image_run.is_resumed = begun is not None
 
     def _wait_for_room(self, current: _ImageRun, nbytes: int) -> None:
         """Wait for images that came before this one, so that all together hold no more than one may."""
