@@ -163,7 +163,9 @@ def predict_to_zarr(
         request["channels"] = probe.channels
         output_run = OutputRun(output, options, placement, line)
         begun = output_run.header()
-        plan, asked_for = _plans(opened.axes, request, begun.plan if begun else None, placement.memory_nbytes)
+        plan, asked_for = _plans(
+            opened.axes, request, begun.plan if begun else None, memory_nbytes or placement.memory_nbytes
+        )
         if on_plan is not None:
             on_plan(plan)
         line.expect(plan)
@@ -277,9 +279,17 @@ def _plans(
             plan = plan_write(axes.shape, axes.names, **request | {"memory_nbytes": memory_nbytes})
         return plan, plan
     # What was chosen then, perhaps for a cluster with another memory, stays.
+    request = request | {"memory_nbytes": None}
     chosen = {name: getattr(begun, name) for name in ("layout", "chunks", "shards") if request[name] == "auto"}
-    asked_for = plan_write(axes.shape, axes.names, **request | chosen | {"memory_nbytes": None})
-    return with_memory(begun, request["memory_nbytes"] or memory_nbytes), asked_for
+    if chosen.get("shards", ()) is None:
+        # There were none, and now there would be.
+        del chosen["shards"]
+    try:
+        asked_for = plan_write(axes.shape, axes.names, **request | chosen)
+    except GeometryError:
+        # Of another image; what differs is said when all of it is known.
+        asked_for = plan_write(axes.shape, axes.names, **request)
+    return with_memory(begun, memory_nbytes), asked_for
 
 
 class _Progress(Callbacks):

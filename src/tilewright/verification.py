@@ -142,13 +142,17 @@ def verify(
     records = begun.ledger.records()
     metadata: list[str] = []
     try:
+        begun.output.existing_group()
+    except FileNotFoundError:
+        metadata = ["those of the group around the array are gone"]
+    try:
         array = begun.output.existing_array()
     except FileNotFoundError:
         # All of its objects are missing, wherever they are looked for.
-        metadata = ["there are none"]
+        metadata.append("those of the array are gone")
         conditions = dict.fromkeys(range(plan.unit_count), Condition.MISSING)
     else:
-        metadata = differences(begun.header.array, array_metadata(array))
+        metadata += differences(begun.header.array, array_metadata(array))
         with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
             conditions = check_units(UnitChecker(plan, ObjectEncoder(array)), records, client, line.update)
     holder = WriterLock(begun.ledger.path, str(begun.output)).holder()
@@ -178,7 +182,7 @@ def begun_output(
             return BegunOutput(output, output.ledger, header)
     if not isinstance(destination, str | os.PathLike):
         raise ResumeError(f"the store {destination} has no ledger beside it; pass the ledger that the run was given")
-    path = Path(destination).expanduser().absolute()
+    path = Path(destination).expanduser().resolve()
     inner = LedgerFolder(path.with_name(f"{path.name}{LEDGER_SUFFIX}")).inner() if ledger is None else []
     if inner:
         raise ResumeError(f"{path} holds several outputs; name one of them: {', '.join(str(path / n) for n in inner)}")
@@ -192,7 +196,7 @@ def _candidates(
     """Return the outputs that may be meant: the array of an output is named as well as its group."""
     if ledger is not None or not isinstance(destination, str | os.PathLike):
         return [Output.at(destination, ledger=ledger, may_be_read_only=True)]
-    path = Path(destination).expanduser().absolute()
+    path = Path(destination).expanduser().resolve()
     groups = [path, path.parent] if path.name == FULL_RESOLUTION else [path]
     return [
         Output.at(root, "" if root == group else str(group.relative_to(root)))

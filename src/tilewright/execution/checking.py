@@ -87,7 +87,8 @@ def _checked_on(client: Any, checker: UnitChecker, groups: Iterator[Group]) -> I
         return client.submit(_check, checker, group, pure=False)
 
     most = GROUPS_PER_THREAD * max(1, sum(client.nthreads().values()))
-    running = as_completed([submit(group) for group in islice(groups, most)], with_results=True)
+    first = [submit(group) for group in islice(groups, most)]
+    running = as_completed(first, with_results=True, loop=client.loop)
     try:
         for _, checked in running:
             running.update([submit(group) for group in islice(groups, 1)])

@@ -74,7 +74,16 @@ def open_embedded_cluster(threads: int | None = None) -> Iterator[Client]:
                 )
             )
             client = opened.enter_context(Client(cluster, set_as_default=False))
-        yield client
+        try:
+            yield client
+        finally:
+            # Not by the cluster itself, which would wait for a model that does not return.
+            cluster.sync(_close_workers, cluster)
+
+
+async def _close_workers(cluster: Any) -> None:
+    for worker in cluster.workers.values():
+        await worker.close(executor_wait=False)
 
 
 def shares_memory(client: Client) -> bool:

@@ -26,6 +26,9 @@ from tilewright.execution.work import Work
 LANE_SECONDS = 2.0
 """How long a lane runs before it makes room."""
 
+CLOSE_SECONDS = 5.0
+"""How long to wait at the end for what lanes are about; what takes longer is left to itself, and writes nothing."""
+
 _executors: dict[str, "InProcessExecutor"] = {}
 
 
@@ -107,7 +110,7 @@ class InProcessExecutor:
         return self._local.errors.behind(reason)
 
     def close(self) -> None:
-        """Drop what is queued, and wait for what is being written or seen by the model."""
+        """Drop what is queued, and wait a little for what is being written or seen by the model."""
         if self._closed:
             return
         self._closed = True
@@ -116,9 +119,10 @@ class InProcessExecutor:
         self._taken_back()
         with self._lock:
             lanes = list(self._lanes.values())
+        until = monotonic() + CLOSE_SECONDS
         with suppress(OSError, CancelledError):
             for lane in lanes:
-                lane.exception()
+                lane.exception(timeout=max(0.0, until - monotonic()))
         self._local = LocalWork(self._local.work)
 
     def _taken_back(self) -> list[tuple[int, int, Step]]:

@@ -91,10 +91,12 @@ class OutputRun:
             self._lock = WriterLock(self.output.ledger.path, str(self.output))
             try:
                 self._lock.acquire()
-            except PermissionError as error:
-                raise DestinationError(
-                    f"the ledger {self.output.ledger} cannot be written: {error}; pass ledger='another/folder'"
-                ) from error
+            except DestinationError:
+                raise
+            except OSError as error:
+                reason = f"the ledger {self.output.ledger} cannot be written: {error.strerror}; mend that, or choose "
+                reason += "another folder for it, or for the output"
+                raise DestinationError(error.errno, reason, error.filename) from error
             self._opened.callback(self._lock.release)
 
     def header(self) -> Header | None:

@@ -94,11 +94,18 @@ class Predictor:
         return prediction
 
     def release(self) -> None:
-        """Let go of the model, and leave a torch module in the mode and on the device in which it came."""
-        with self._lock:
+        """Let go of the model, and leave a torch module in the mode and on the device in which it came.
+
+        Not where it is still about a batch, of a run that did not wait for it.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._give_back is not None:
                 self._give_back()
             self._loaded = self._give_back = None
+        finally:
+            self._lock.release()
 
     def _load(self) -> Callable[[AnyArray], AnyArray]:
         model = _made_by(self.model)

@@ -291,7 +291,8 @@ class Ledger:
             os.close(self._descriptor)
 
     def _drop_torn_record(self) -> None:
-        header_nbytes = len(self.file.open("rb").readline())
+        with self.file.open("rb") as opened:
+            header_nbytes = len(opened.readline())
         whole = header_nbytes + (self._nbytes - header_nbytes) // RECORD_NBYTES * RECORD_NBYTES
         self._waiting.clear()
         os.ftruncate(self._descriptor, whole)

@@ -160,6 +160,14 @@ class WriterLock:
             If a process that lives holds it. Of one on another machine this is known after at most `DEAD_SECONDS`.
         """
         self._made = [folder for folder in self.path.parents if not folder.exists()]
+        try:
+            self._take()
+        except BaseException:
+            self.release()
+            raise
+        _beating.add(self)
+
+    def _take(self) -> None:
         while not self._try_to_create():
             found = Holder.read(self.path)
             if found is None:
@@ -170,7 +178,6 @@ class WriterLock:
                     f"end, or end it. Its lock is {self.path}"
                 )
             self._remove(found)
-        _beating.add(self)
 
     def holder(self) -> Holder | None:
         """Return who holds the lock, as far as can be told at once; None where nobody does."""
@@ -205,10 +212,16 @@ class WriterLock:
         with naming(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with self.path.open("x") as opened:
-                    json.dump(asdict(holder), opened)
+                opened = self.path.open("x")
             except FileExistsError:
                 return False
+            try:
+                with opened:
+                    json.dump(asdict(holder), opened)
+            except BaseException:
+                # A disk that is full has room for a name.
+                self.path.unlink(missing_ok=True)
+                raise
         self._holder = holder
         return True
 

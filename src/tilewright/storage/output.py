@@ -87,17 +87,20 @@ class Output:
         may_be_read_only: bool = False,
     ) -> "Output":
         """Return the output at a path or in a store."""
-        ledger_path = None if ledger is None else Path(ledger).expanduser().absolute()
+        ledger_path = None if ledger is None else Path(ledger).expanduser().resolve()
         if isinstance(destination, Store):
             if destination.read_only and not may_be_read_only:
                 raise DestinationError(f"the store {destination} is read-only; open it for writing")
+            if type(destination) is LocalStore:
+                # Workers may have another working folder, and one output has one name.
+                destination = LocalStore(destination.root.resolve(), read_only=destination.read_only)
             return cls(destination, group, ledger_path)
         if "://" in os.fspath(destination):
             raise DestinationError(
                 f"the destination {os.fspath(destination)!r} is a URL; pass a local path, or a zarr store that is "
                 "opened for it, such as zarr.storage.FsspecStore.from_url(...)"
             )
-        return cls(LocalStore(Path(destination).expanduser().absolute()), group, ledger_path)
+        return cls(LocalStore(Path(destination).expanduser().resolve()), group, ledger_path)
 
     def __str__(self) -> str:
         return f"{self._folder or self.store}"
@@ -136,6 +139,16 @@ class Output:
             self._check_store(*source.stored_at)
         if self._folder is not None:
             self._check_folder(self._folder, source.path if source is not None else None)
+        if (
+            self._folder is not None
+            and self.ledger_path is not None
+            and self._folder
+            in (
+                self.ledger_path,
+                *self.ledger_path.parents,
+            )
+        ):
+            raise DestinationError(f"the ledger {self.ledger_path} lies in the output {self}; choose another folder")
         if options.if_exists == "resume" and self.ledger is None:
             raise ResumeError(
                 f"the output {self} is in no local folder, so that there is no place beside it for the ledger, which "
@@ -224,6 +237,7 @@ class Output:
         ResumeError
             If it is another array than that run would have created.
         """
+        self.existing_group(options)
         try:
             array = self.existing_array()
         except FileNotFoundError:
@@ -252,10 +266,33 @@ class Output:
         except FileNotFoundError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise ResumeError(
-                f"the metadata of the array {self}/{FULL_RESOLUTION} cannot be read: {error!r}; remove them "
-                "(zarr.json or .zarray), then a run with if_exists='resume' writes them again"
-            ) from error
+            raise self._unreadable(f"{self}/{FULL_RESOLUTION}", error) from error
+
+    def existing_group(self, options: OutputOptions | None = None) -> None:
+        """Open the group around the array; with options it is created where it is not there.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not there.
+        ResumeError
+            If its metadata cannot be read.
+        """
+        try:
+            if options is None:
+                zarr.open_group(self.store, path=self.group, mode="r")
+            else:
+                zarr.open_group(self.store, path=self.group, mode="a", zarr_format=_version(options))
+        except FileNotFoundError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(str(self), error) from error
+
+    def _unreadable(self, node: str, error: Exception) -> ResumeError:
+        return ResumeError(
+            f"the metadata of {node} cannot be read: {error!r}; remove them (zarr.json, or .zgroup and .zarray), then "
+            "a run with if_exists='resume' writes them again"
+        )
 
     def remove_partial_files(self) -> None:
         """Remove what killed processes have left half-written."""
