@@ -137,6 +137,11 @@ class Placement:
         return RemoteExecutor(self._client, work, self._shared)
 
     @property
+    def is_here(self) -> bool:
+        """Whether the workers are threads of this process."""
+        return self._is_here
+
+    @property
     def client(self) -> Client:
         """A client of the cluster."""
         return self._client

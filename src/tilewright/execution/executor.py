@@ -54,8 +54,8 @@ class Errors:
         reason = f"{type(error).__name__}: {error}"
         self._errors[reason] = error
         if len(self._errors) > ERRORS_KEPT:
-            # Each holds on to the arrays of the frames that it passed through.
-            del self._errors[next(iter(self._errors))]
+            # Each holds on to the arrays of the frames that it passed through. The first tells most.
+            del self._errors[list(self._errors)[1]]
         return reason
 
     def behind(self, reason: str) -> BaseException | None:

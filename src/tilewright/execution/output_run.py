@@ -14,7 +14,7 @@ import zarr
 from tilewright.coordinator import Coordinator
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, UnitGivenUpError
 from tilewright.execution.checking import check_units
-from tilewright.execution.cluster import Placement, shares_memory
+from tilewright.execution.cluster import Placement
 from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan
@@ -98,6 +98,9 @@ class OutputRun:
                 reason += "another folder for it, or for the output"
                 raise DestinationError(error.errno, reason, error.filename) from error
             self._opened.callback(self._lock.release)
+        if not self._placement.is_here:
+            # Workers that are killed leave them, and nobody else may while the lock is held.
+            self._opened.callback(self.output.remove_partial_files)
 
     def header(self) -> Header | None:
         """Return what the output was begun from, where it is to be completed and was begun."""
@@ -193,9 +196,6 @@ class OutputRun:
                     run.settle()
         finally:
             self._opened.close()
-        if run is not None and not shares_memory(self._placement.client):
-            # A worker that was killed leaves them. They are no part of the output.
-            self.output.remove_partial_files()
 
     # What the loop records.
 

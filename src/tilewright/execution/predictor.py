@@ -6,6 +6,7 @@ read, encode and store meanwhile.
 
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -166,10 +167,9 @@ def _can_be_called_without_arguments(signature: inspect.Signature) -> bool:
 
 
 def _is_torch_module(model: Any) -> bool:
-    # Whoever has a torch module has imported torch.
-    import torch  # noqa: PLC0415
-
-    return isinstance(model, torch.nn.Module)
+    # Whoever has a torch module has imported torch; whoever has none need not wait for it.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]:

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from time import sleep
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin
+from distributed import CancelledError, Client, Future, KilledWorker, Worker, WorkerPlugin
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
@@ -35,15 +36,18 @@ from tilewright.coordinator import (
     UnitWritten,
     WriteUnit,
 )
+from tilewright.errors import ClusterGoneError, UnitGivenUpError
 from tilewright.execution.executor import Errors
 from tilewright.execution.scatter import scatter
-from tilewright.execution.watch import LOOK_SECONDS, Watch
+from tilewright.execution.watch import LOOK_SECONDS, RECONNECT_SECONDS, Watch, gone
 from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
 from tilewright.storage.receipts import UnitReceipt
 
 GROUP_NBYTES = 16 * 2**20
 """Tiles that are predicted by one task, batch by batch, give about as many bytes: a task costs some milliseconds."""
+REGISTRATIONS = 20
+"""How often a value is sent to the workers where some of them die meanwhile."""
 TASKS_PER_THREAD = 3
 """Tasks that are submitted at a time: enough that no thread waits for the client, few enough to lose little."""
 
@@ -54,7 +58,8 @@ _shared: dict[str, Any] = {}
 class _SharePlugin(WorkerPlugin):
     """Bring a value to every worker, once, also to those that join later."""
 
-    idempotent = True
+    # Workers that a registration did not reach, since another one died meanwhile, are reached by the next one.
+    idempotent = False
 
     def __init__(self, value: Any) -> None:
         self.name = f"tilewright-{uuid.uuid4().hex}"
@@ -82,8 +87,21 @@ class Shared:
         self._client = client
         plugin = _SharePlugin(value)
         self.name = plugin.name
-        with Watch(client).talking():
-            client.register_plugin(plugin)
+        self._register(plugin, Watch(client))
+
+    def _register(self, plugin: WorkerPlugin, watch: Watch) -> None:
+        """Bring the value to all workers; where one of them dies meanwhile, to the others."""
+        for attempt in range(1, REGISTRATIONS + 1):
+            watch.wait_until_connected()
+            try:
+                with watch.talking():
+                    self._client.register_plugin(plugin)
+            except OSError as error:
+                if attempt == REGISTRATIONS or isinstance(error, ClusterGoneError):
+                    raise
+                sleep(RECONNECT_SECONDS)
+            else:
+                return
 
     def close(self) -> None:
         """Let the workers forget the value."""
@@ -98,7 +116,14 @@ class SharedPrediction(Shared):
 
     def probe(self, plan: WritePlan) -> Probe:
         """Predict the first tile on a worker, and return what it says of the model."""
-        result: Probe = self._client.submit(_probe, self.name, plan, pure=False).result()
+        try:
+            result: Probe = self._client.submit(_probe, self.name, plan, pure=False).result()
+        except CancelledError:
+            raise gone() from None
+        except KilledWorker as error:
+            raise UnitGivenUpError(
+                f"each worker died on which the model was to be loaded and to predict the first tile: {error}"
+            ) from error
         return result
 
 

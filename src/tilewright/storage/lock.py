@@ -25,6 +25,8 @@ BEAT_SECONDS = 5.0
 """How often a holder touches its file."""
 DEAD_SECONDS = 30.0
 """How long the file of a holder on another machine must stay untouched until it counts as dead."""
+GUARD_SECONDS = 0.1
+"""How long a task relies on its last look at the lock."""
 _LOOK_SECONDS = 1.0
 _NAME = "lock"
 _dead: set[tuple[str, int, float]] = set()
@@ -120,8 +122,8 @@ class LockGuard:
     _seen: float = float("-inf")
 
     def check(self) -> None:
-        """Raise InterruptedError where the run has ended; looks once a second."""
-        if monotonic() - self._seen < _LOOK_SECONDS:
+        """Raise InterruptedError where the run has ended; looks ten times a second at most."""
+        if monotonic() - self._seen < GUARD_SECONDS:
             return
         holder = Holder.read(self.path)
         if holder is None or holder.token != self.token:

@@ -149,7 +149,11 @@ def write_file(path: Path, parts: Sequence[Encoded]) -> int:
             Path(partial).unlink(missing_ok=True)
             raise
         os.close(descriptor)
-        Path(partial).replace(path)
+        try:
+            Path(partial).replace(path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise _named(error, str(path)) from error
     return nbytes
