@@ -27,25 +27,34 @@ def model_identity(model: Any) -> str:
     'builtins.len'
     """
     if isinstance(model, partial):
-        arguments = [*map(repr, model.args), *(f"{name}={value!r}" for name, value in model.keywords.items())]
+        arguments = [*map(_text_of, model.args)]
+        arguments += [f"{name}={_text_of(value)}" for name, value in model.keywords.items()]
         return f"{model_identity(model.func)}({', '.join(arguments)})"
     named = model if hasattr(model, "__qualname__") else type(model)
     state_dict = getattr(model, "state_dict", None)
     if callable(state_dict) and named is not model:
         # The module of a class may have several names, the same weights have one digest.
         return f"{named.__qualname__} {_digest_of_weights(state_dict())}"
-    name = f"{named.__module__}.{named.__qualname__}"
+    name = f"{getattr(named, '__module__', None)}.{named.__qualname__}"
     if named is not model and isinstance(getattr(model, "__name__", None), str):
         # A ufunc of NumPy, say.
         name += f" {model.__name__}"
     return name
 
 
+def _text_of(argument: Any) -> str:
+    """Return an argument as text, in which no address of memory is."""
+    return repr(argument) if isinstance(argument, str | bytes | int | float | tuple) else model_identity(argument)
+
+
 def _digest_of_weights(weights: dict[str, Any]) -> str:
     digest = xxh3_64()
     for name, value in weights.items():
-        digest.update(f"{name} {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}".encode())
-        digest.update(_bytes_of(value))
+        digest.update(name.encode())
+        # Weights of a lazy module have no shape yet.
+        with suppress(RuntimeError):
+            digest.update(f" {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}".encode())
+            digest.update(_bytes_of(value))
     return digest.hexdigest()
 
 

@@ -133,7 +133,7 @@ def _pieces(array: AnyArray, most_nbytes: int) -> Iterator[AnyArray]:
         yield array
     elif array.ndim == 1:
         length = max(1, min(most_nbytes, _PIECE_NBYTES) // array.itemsize)
-        count = max(1, min(most_nbytes // (length * array.itemsize), len(array) // length))
+        count = max(1, min(most_nbytes // (length * array.itemsize), -(-len(array) // length)))
         for start in np.linspace(0, len(array) - length, count).astype(int):
             yield array[start : start + length]
     else:

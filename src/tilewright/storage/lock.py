@@ -4,6 +4,7 @@ The lock is a file that says who holds it. On the same machine the process itsel
 machine shows that it lives by touching the file again and again.
 """
 
+import errno
 import json
 import os
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 
 from tilewright.errors import OutputInUseError
-from tilewright.storage.objects import naming
+from tilewright.storage.objects import naming, write_file
 
 BEAT_SECONDS = 5.0
 """How often a holder touches its file."""
@@ -29,8 +30,9 @@ GUARD_SECONDS = 0.1
 """How long a task relies on its last look at the lock."""
 _LOOK_SECONDS = 1.0
 _NAME = "lock"
-_dead: set[tuple[str, int, float]] = set()
-"""Holders on other machines that were found dead."""
+_ATTEMPTS = 20
+_dead: dict[tuple[str, int, float], int] = {}
+"""Holders on other machines that were found dead, and when they had touched their lock last."""
 
 
 @cache
@@ -77,12 +79,14 @@ class Holder:
     def read(cls, path: Path) -> "Holder | None":
         """Return who holds the lock, or None where nobody does."""
         try:
-            return cls(**json.loads(path.read_bytes()))
+            holder = cls(**json.loads(path.read_bytes()))
+            is_whole = type(holder.process) is int and holder.process > 0 and str(holder.token).isalnum()
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            # It is being written at this moment, or the disk was full then.
-            return cls("an unknown machine", "", 0, 0.0, 0.0, "")
+            is_whole = False
+        # Else it is being written at this moment, on a file system without links.
+        return holder if is_whole else cls("an unknown machine", "", 0, 0.0, 0.0, "unknown")
 
     @property
     def is_here(self) -> bool:
@@ -162,24 +166,20 @@ class WriterLock:
             If a process that lives holds it. Of one on another machine this is known after at most `DEAD_SECONDS`.
         """
         self._made = [folder for folder in self.path.parents if not folder.exists()]
+        holder = Holder.me()
         try:
-            self._take()
+            with naming(self.path):
+                found = _take(self.path, holder)
         except BaseException:
             self.release()
             raise
+        if found is not None:
+            raise OutputInUseError(
+                f"the output {self._output} is being written by process {found.process} on {found.host}; let it end, "
+                f"or end it. Its lock is {self.path}"
+            )
+        self._holder = holder
         _beating.add(self)
-
-    def _take(self) -> None:
-        while not self._try_to_create():
-            found = Holder.read(self.path)
-            if found is None:
-                continue
-            if not self._is_dead(found):
-                raise OutputInUseError(
-                    f"the output {self._output} is being written by process {found.process} on {found.host}; let it "
-                    f"end, or end it. Its lock is {self.path}"
-                )
-            self._remove(found)
 
     def holder(self) -> Holder | None:
         """Return who holds the lock, as far as can be told at once; None where nobody does."""
@@ -209,56 +209,6 @@ class WriterLock:
                 # Empty where nothing was begun.
                 folder.rmdir()
 
-    def _try_to_create(self) -> bool:
-        holder = Holder.me()
-        with naming(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                opened = self.path.open("x")
-            except FileExistsError:
-                return False
-            try:
-                with opened:
-                    json.dump(asdict(holder), opened)
-            except BaseException:
-                # A disk that is full has room for a name.
-                self.path.unlink(missing_ok=True)
-                raise
-        self._holder = holder
-        return True
-
-    def _is_dead(self, found: Holder) -> bool:
-        if found.is_here:
-            return not found.is_running
-        if (found.machine, found.process, found.process_started) in _dead:
-            return True
-        # Clocks of machines differ: what counts is whether the file changes while one looks.
-        seen, until = self._touched(), monotonic() + DEAD_SECONDS
-        while monotonic() < until:
-            sleep(_LOOK_SECONDS)
-            if self._touched() != seen:
-                return False
-        # It may have held many locks.
-        _dead.add((found.machine, found.process, found.process_started))
-        return True
-
-    def _touched(self) -> int | None:
-        try:
-            return self.path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return None
-
-    def _remove(self, dead: Holder) -> None:
-        """Remove the lock of a dead process, and no other: somebody may have been faster."""
-        aside = self.path.with_name(f"{_NAME}.{uuid.uuid4().hex}")
-        with suppress(FileNotFoundError):
-            self.path.rename(aside)
-            if Holder.read(aside) != dead:
-                with suppress(OSError):
-                    # Unlike a rename, this leaves a lock alone that was made meanwhile.
-                    os.link(aside, self.path)
-            aside.unlink()
-
     def beat(self) -> None:
         """Show that the holder lives; a lock that is somebody else's is left alone."""
         holder = self._holder
@@ -267,6 +217,90 @@ class WriterLock:
                 self._is_lost = self._holder is holder
             elif holder is not None:
                 os.utime(self.path)
+
+
+def _take(path: Path, holder: Holder) -> Holder | None:
+    """Make a file that says who holds it, or return who does.
+
+    The file of the dead may be replaced by one process alone: the one that holds another file, of that name and the
+    dead one's. So nobody takes away what somebody else has just taken.
+    """
+    while not _create_whole(path, holder):
+        found = Holder.read(path)
+        if found is None:
+            continue
+        if not _is_dead(path, found):
+            return found
+        right = path.with_name(f"{path.name}.{found.token}")
+        faster = _take(right, holder)
+        if faster is not None:
+            return faster
+        try:
+            if Holder.read(path) == found:
+                right.replace(path)
+                return None
+        finally:
+            right.unlink(missing_ok=True)
+    return None
+
+
+def _is_dead(path: Path, found: Holder) -> bool:
+    if found.is_here:
+        return not found.is_running
+    who = (found.machine, found.process, found.process_started)
+    # Clocks of machines differ: what counts is whether the file changes while one looks.
+    seen, until = _touched(path), monotonic() + DEAD_SECONDS
+    if found.machine and (seen or 0) <= _dead.get(who, -1) + BEAT_SECONDS * 1e9:
+        return True
+    while monotonic() < until:
+        sleep(_LOOK_SECONDS)
+        if _touched(path) != seen:
+            return False
+    # It may have held many locks, and has touched none of them since.
+    _dead[who] = seen or 0
+    return True
+
+
+def _create_whole(path: Path, holder: Holder) -> bool:
+    """Make a file with all that is in it at once, or return False where it is there."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    content = json.dumps(asdict(holder)).encode()
+    _write_where_folders_go(aside, content)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # A file system without links: there it may be seen half-written.
+        try:
+            with path.open("xb") as opened:
+                opened.write(content)
+        except FileExistsError:
+            return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
+def _write_where_folders_go(path: Path, content: bytes) -> None:
+    """Write a file, also where whoever has just given a lock back takes its folders away in the same moment."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            write_file(path, [content])
+        except (FileExistsError, FileNotFoundError):
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _touched(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 class _Beating:

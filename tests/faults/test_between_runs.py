@@ -1,0 +1,378 @@
+"""What once went wrong between runs of one output does not any more."""
+
+# Fixtures come from other modules of this folder.
+# ruff: noqa: F811
+
+import errno
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+from tests.faults.test_resume import (
+    CLIENTS,
+    IMAGE,
+    LAST,
+    Company,
+    flip,
+    ledger_of,
+    object_files,
+    predict,
+    records_in,
+    wait_for,
+)
+from tests.faults.test_stopping import (  # noqa: F401
+    Disk,
+    Gated,
+    ask_to_stop,
+    assert_goes_on,
+    disk,
+    folder,
+    outcome_of,
+    start_client,
+)
+from tests.support import tree
+from zarr.storage import LocalStore
+
+import tilewright as tw
+from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
+from tilewright.storage.ledger import RECORD_NBYTES
+
+
+class WaitsAtTheEnd:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        if (tiles == LAST).any():
+            (self.folder / "running").touch()
+            wait_for((self.folder / "go").exists, "the test")
+            (self.folder / "gone").touch()
+        return tiles
+
+
+def run_straggler(folder: Path, address: str) -> None:
+    with Client(address, set_as_default=False) as client:
+        predict(folder / "out.zarr", WaitsAtTheEnd(folder), client=client, grace_seconds=0.5, **ALIGNED)
+
+
+ALIGNED = {"layout": "aligned", "memory_nbytes": 2**17}
+
+
+def threads_that_predict() -> int:
+    return sum("_produce" in str(frame) for frame in map(stack_of, sys._current_frames().values()))
+
+
+def stack_of(frame: Any) -> list[str]:
+    names = []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
+@pytest.fixture
+def output(embedded: Client, tmp_path: Path) -> Path:
+    predict(tmp_path / "out.zarr", Company(), client=embedded)
+    return tmp_path / "out.zarr"
+
+
+def test_a_client_that_is_not_the_current_one_checks(two_processes: Client, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    predict(output, Company(), client=two_processes)
+    flip(object_files(output)[0])
+    assert len(tw.verify(output, client=two_processes, progress=False).conditions) == 1
+    assert predict(output, Company(), client=two_processes, if_exists="resume").unit_count == 1
+
+
+@dataclass
+class Fills:
+    """Fill a disk at one call."""
+
+    disk: Disk
+    at: int
+    calls: int = 0
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        if self.calls == self.at:
+            self.disk.fill()
+        return -tiles
+
+
+def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_records(
+    disk: Disk,
+    embedded: Client,
+    tmp_path: Path,
+) -> None:
+    image = np.tile(IMAGE, (2, 2))
+    output, ledger = tmp_path / "out.zarr", disk.path / "ledger"
+    with pytest.raises(DestinationError, match="could not write the ledger: No space left") as caught:
+        predict(output, Fills(disk, at=20), image, client=embedded, ledger=ledger)
+    (file,) = ledger.glob("*.ledger")
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(file)
+    raw = file.read_bytes()
+    assert (len(raw) - raw.index(b"\n") - 1) % RECORD_NBYTES == 0
+    recorded = {record.unit for record in records_in(file)}
+    (disk.path / "filler").unlink()
+    conditions = tw.verify(output, ledger=ledger, progress=False).conditions
+    assert set(conditions.values()) == {"missing"}
+    assert recorded.isdisjoint(conditions)
+    report = predict(output, Fills(disk, at=0), image, client=embedded, ledger=ledger, if_exists="resume")
+    assert report.kept_unit_count == len(recorded) > 0
+    np.testing.assert_array_equal(report.array[...], -image)
+    assert tw.verify(output, ledger=ledger, progress=False).is_complete
+
+
+@pytest.mark.timeout(60)
+def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(
+    disk: Disk,
+    embedded: Client,
+) -> None:
+    filler = disk.fill()
+    output = disk.path / "out.zarr"
+    with pytest.raises(DestinationError, match="No space left") as caught:
+        predict(output, Company(), client=embedded)
+    assert caught.value.errno == errno.ENOSPC
+    assert not ledger_of(output).exists()
+    filler.unlink()
+    disk.enlarge(2**22)
+    since = monotonic()
+    predict(output, Company(), client=embedded, if_exists="resume")
+    assert monotonic() - since < 10
+
+
+def test_an_output_that_appeared_meanwhile_is_left_as_it_is(embedded: Client, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+
+    def somebody_is_faster(_plan: Any) -> None:
+        predict(output, Company(), client=embedded)
+
+    with pytest.raises(DestinationExistsError, match="exists and is left as it is"):
+        predict(output, Company(), client=embedded, on_plan=somebody_is_faster)
+    assert tw.verify(output, progress=False).is_complete
+
+
+def test_an_output_that_was_begun_meanwhile_is_not_spoilt(embedded: Client, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+
+    def somebody_is_faster(_plan: Any) -> None:
+        predict(output, Company(), client=embedded, memory_nbytes=2**20)
+
+    try:
+        predict(output, Company(), client=embedded, if_exists="resume", on_plan=somebody_is_faster)
+    except ResumeError as error:
+        assert "run this one again" in str(error)  # noqa: PT017
+    assert tw.verify(output, progress=False).is_complete
+
+
+def test_a_client_that_was_killed_and_not_yet_waited_for_is_dead(
+    folder: Path,
+    start_client: Any,
+    embedded: Client,
+) -> None:
+    process = start_client({})
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "it to die")
+    assert tw.verify(folder / "out.zarr", progress=False).writer == ""
+    assert_goes_on(folder, {}, embedded)
+
+
+@pytest.mark.parametrize("second", [None, signal.SIGINT])
+def test_grace_is_kept_in_the_embedded_cluster(
+    second: int | None,
+    folder: Path,
+    start_client: Any,
+) -> None:
+    process = start_client({"grace_seconds": 1.0 if second is None else 60.0})
+    ask_to_stop(process.pid, signal.SIGINT, folder)
+    if second is not None:
+        os.kill(process.pid, second)
+    process.join(15)
+    assert not process.is_alive()
+    assert outcome_of(folder)["error"] == ("RunStoppedError" if second is None else "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL])
+def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(number: int, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        process = CLIENTS.Process(target=run_straggler, args=(tmp_path, cluster.scheduler_address))
+        process.start()
+        wait_for((tmp_path / "running").exists, "the last tile")
+        os.kill(process.pid, number)
+        process.join()
+        predict(output, np.negative, client=client, if_exists="overwrite", **ALIGNED)
+        whole = tree(output)
+        (tmp_path / "go").touch()
+        wait_for((tmp_path / "gone").exists, "the last tile to be predicted")
+        # Until its task has ended.
+        wait_for(lambda: not any(client.run(threads_that_predict).values()), "the task to end")
+        assert tree(output) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"zarr_format": 3, "node_type": "group"}'])
+def test_metadata_that_are_damaged_are_said_to_be(content: bytes, output: Path, embedded: Client) -> None:
+    (output / "0" / "zarr.json").write_bytes(content)
+    before = tree(output.parent)
+    for call in (
+        lambda: predict(output, Company(), client=embedded, if_exists="resume"),
+        lambda: tw.repair(output, Company(), IMAGE, client=embedded, progress=False),
+        lambda: tw.verify(output, progress=False),
+    ):
+        with pytest.raises(ResumeError, match=r"zarr\.json|0"):
+            call()
+    assert tree(output.parent) == before
+
+
+@pytest.mark.parametrize("name", ["chunk_grid", "data_type", "shape", "codecs", "fill_value"])
+def test_another_array_is_not_proven_complete(name: str, output: Path) -> None:
+    file = output / "0" / "zarr.json"
+    metadata = json.loads(file.read_bytes())
+    metadata[name] = {
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [12, 48]}},
+        "data_type": "int32",
+        "shape": [240, 287],
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "fill_value": 5,
+    }[name]
+    if name == "data_type":
+        metadata["fill_value"] = 0
+    file.write_text(json.dumps(metadata))
+    try:
+        assert not tw.verify(output, progress=False).is_complete
+    except ResumeError as error:
+        assert name in str(error)  # noqa: PT017
+
+
+def test_a_group_that_is_gone_is_found_and_mended(output: Path, embedded: Client) -> None:
+    whole = tree(output)
+    (output / "zarr.json").unlink()
+    assert not tw.verify(output, progress=False).is_complete
+    predict(output, Company(), client=embedded, if_exists="resume")
+    assert tree(output) == whole
+
+
+@pytest.mark.parametrize("lost", [".", "0/zarr.json"])
+def test_an_output_that_is_gone_is_written_anew_or_said_to_be(lost: str, output: Path, embedded: Client) -> None:
+    whole = tree(output)
+    path = output / lost
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    try:
+        tw.repair(output, Company(), IMAGE, client=embedded, progress=False)
+    except ResumeError as error:
+        assert "if_exists='resume'" in str(error)  # noqa: PT017
+    else:
+        assert tree(output) == whole
+
+
+def test_a_source_that_moved_may_be_named(embedded: Client, tmp_path: Path) -> None:
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "raw.tif", IMAGE, photometric="minisblack")
+    output = tmp_path / "out.zarr"
+    predict(output, Company(), tmp_path / "raw.tif", client=embedded)
+    whole = tree(output)
+    flip(object_files(output)[0])
+    moved = (tmp_path / "raw.tif").rename(tmp_path / "moved.tif")
+    assert tw.repair(output, Company(), moved, client=embedded, progress=False).unit_count == 1
+    assert tree(output) == whole
+
+
+@pytest.mark.parametrize("how", ["offset", "order"])
+def test_another_part_of_a_raw_file_is_another_source(how: str, embedded: Client, tmp_path: Path) -> None:
+    np.stack([IMAGE, IMAGE[::-1]]).tofile(tmp_path / "raw")
+    first = np.memmap(tmp_path / "raw", "float32", "r", 0, IMAGE.shape)
+    options = {"offset": IMAGE.nbytes} if how == "offset" else {"order": "F"}
+    second = np.memmap(tmp_path / "raw", "float32", "r", shape=IMAGE.shape, **options)
+    predict(tmp_path / "out.zarr", Company(), first, client=embedded)
+    with pytest.raises(ResumeError, match="source: "):
+        predict(tmp_path / "out.zarr", Company(), second, client=embedded, if_exists="resume")
+
+
+def test_a_source_of_other_dimensions_is_refused_as_something_else(embedded: Client, tmp_path: Path) -> None:
+    auto: dict[str, Any] = {"chunks": "auto", "client": embedded}
+    predict(tmp_path / "out.zarr", Company(), **auto)
+    volume: dict[str, Any] = {"axes": "ZYX", "tile_size": (1, 48, 48), "overlap": (0, 12, 12)}
+    with pytest.raises(ResumeError, match="source axes: YX then, ZYX now"):
+        predict(tmp_path / "out.zarr", Company(), IMAGE[np.newaxis], if_exists="resume", **auto | volume)
+
+
+def test_shards_that_were_not_asked_for_then_are_something_else(output: Path, embedded: Client) -> None:
+    with pytest.raises(ResumeError, match="shards: None then"):
+        predict(output, Company(), client=embedded, if_exists="resume", shards="auto")
+
+
+def test_a_ledger_inside_its_output_is_refused_or_survives(embedded: Client, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    ledger = output / "ledger"
+    try:
+        predict(output, Company(), client=embedded, ledger=ledger)
+    except DestinationError:
+        return
+    predict(output, Company(), client=embedded, ledger=ledger, if_exists="overwrite")
+    assert tw.verify(output, ledger=ledger, progress=False).is_complete
+
+
+def test_a_ledger_of_another_output_is_not_cleared(embedded: Client, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    predict(tmp_path / "a.zarr", Company(), client=embedded, ledger=ledger)
+    with pytest.raises(DestinationError):
+        predict(tmp_path / "b.zarr", np.negative, client=embedded, ledger=ledger)
+    assert tw.verify(tmp_path / "a.zarr", ledger=ledger, progress=False).is_complete
+
+
+def test_a_roundabout_path_is_the_path_that_it_stands_for(output: Path) -> None:
+    assert tw.verify(output / "0" / "..", progress=False).is_complete
+
+
+def scaled(tiles: np.ndarray, by: float) -> np.ndarray:
+    return by * tiles
+
+
+def test_another_partial_function_is_another_model(embedded: Client, tmp_path: Path) -> None:
+    predict(tmp_path / "out.zarr", functools.partial(scaled, by=2), client=embedded)
+    again = functools.partial(scaled, by=2)
+    assert predict(tmp_path / "out.zarr", again, client=embedded, if_exists="resume").unit_count == 0
+    with pytest.raises(ResumeError, match="model: "):
+        predict(tmp_path / "out.zarr", functools.partial(np.add, 2), client=embedded, if_exists="resume")
+    with pytest.raises(ResumeError, match="model: "):
+        predict(tmp_path / "out.zarr", functools.partial(scaled, by=3), client=embedded, if_exists="resume")
+
+
+def test_a_link_to_an_output_is_that_output(output: Path, embedded: Client) -> None:
+    link = output.with_name("link.zarr")
+    link.symlink_to(output)
+    assert tw.verify(link, progress=False).is_complete
+    assert predict(link, Company(), client=embedded, if_exists="resume").unit_count == 0
+
+
+def test_a_relative_store_is_where_the_client_means_it(
+    two_processes: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    before = two_processes.run(os.getcwd)
+    two_processes.run(os.chdir, str(elsewhere))
+    try:
+        report = predict(LocalStore("out.zarr"), np.negative, client=two_processes)
+    finally:
+        for worker, folder in before.items():
+            two_processes.run(os.chdir, folder, workers=[worker])
+    assert not list(elsewhere.iterdir())
+    np.testing.assert_array_equal(report.array[...], -IMAGE)

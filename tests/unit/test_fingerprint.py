@@ -1,0 +1,594 @@
+"""An output is completed from what it was begun from alone: what is another thing is told apart, what is not is not."""
+
+import functools
+import json
+import os
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from zarr.storage import MemoryStore
+
+from tilewright.execution.model_identity import model_identity
+from tilewright.plan import plan_write
+from tilewright.storage.fingerprint import (
+    array_digest,
+    array_metadata,
+    differences,
+    fingerprint_of,
+    identity_of,
+)
+from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.source import open_source
+
+IMAGE = np.random.default_rng(11).integers(0, 60_000, (40, 50)).astype("uint16")
+
+
+def identity(source: Any, axes: str = "YX") -> str:
+    return identity_of(open_source(source, axes))
+
+
+# --- How two fingerprints differ.
+
+
+def test_fingerprints_that_are_equal_differ_in_nothing() -> None:
+    fingerprint = {"model": "a", "chunks": [32, 32], "shards": None}
+    assert differences(fingerprint, deepcopy(fingerprint)) == []
+    assert differences({}, {}) == []
+    # What nobody had said is the same as nothing.
+    assert differences({"shards": None}, {}) == []
+
+
+def test_each_difference_is_named_with_what_was_and_what_is() -> None:
+    before = {"model": "a", "chunks": [32, 32], "dtype": "uint8", "gone": 1}
+    now = {"chunks": [64, 64], "dtype": "uint8", "model": "b", "new": 2}
+    assert differences(before, now) == [
+        "model: a then, b now",
+        "chunks: [32, 32] then, [64, 64] now",
+        "gone: 1 then, None now",
+        "new: None then, 2 now",
+    ]
+
+
+VALUES = st.none() | st.integers(-3, 3) | st.text(max_size=3) | st.lists(st.integers(0, 2), max_size=2)
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), VALUES), st.dictionaries(st.sampled_from("abcdef"), VALUES))
+def test_what_differs_does_so_from_either_side(before: dict[str, Any], now: dict[str, Any]) -> None:
+    differing = [name for name in "abcdef" if before.get(name) != now.get(name)]
+    for first, second in ((before, now), (now, before)):
+        found = differences(first, second)
+        assert sorted(line.partition(":")[0] for line in found) == differing
+
+
+# --- The fingerprint of an output.
+
+
+def fingerprint(source: Any = IMAGE, model: str = "a model", axes: str = "YX", **asked_for: Any) -> dict[str, Any]:
+    options = OutputOptions(
+        compressors=asked_for.pop("compressors", "auto"),
+        fill_value=asked_for.pop("fill_value", 0),
+        zarr_format=asked_for.pop("zarr_format", 3),
+    )
+    opened = open_source(source, axes)
+    request: dict[str, Any] = {"tile_size": (16, 16), "overlap": (4, 4), "dtype": "float32", "layout": "compact"}
+    plan = plan_write(opened.axes.shape, axes, **request | asked_for)
+    return fingerprint_of(opened, model, "predict_to_zarr", plan, Output.template(plan, options))
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({}, set()),
+        ({"model": "another"}, {"model"}),
+        ({"tile_size": (16, 20)}, {"tile size", "chunks"}),
+        ({"overlap": (4, 2)}, {"overlap", "chunks"}),
+        ({"chunks": (8, 8)}, {"chunks"}),
+        ({"chunks": (8, 8), "shards": (16, 16)}, {"chunks", "shards", "codecs"}),
+        ({"dtype": "float16"}, {"dtype"}),
+        ({"layout": "aligned"}, {"layout", "chunks"}),
+        ({"compressors": None}, {"codecs"}),
+        ({"compressors": zarr.codecs.GzipCodec(level=1)}, {"codecs"}),
+        ({"fill_value": 7}, {"fill value"}),
+        ({"fill_value": float("nan")}, {"fill value"}),
+        ({"zarr_format": 2}, {"zarr format", "codecs"}),
+        ({"source": IMAGE + 1}, {"source"}),
+        ({"source": IMAGE.astype("float32")}, {"source", "source dtype"}),
+        ({"source": IMAGE.reshape(50, 40)}, {"source", "source shape", "shape", "chunks"}),
+        ({"axes": "XY"}, {"source axes", "shape", "chunks"}),
+        ({"source": dask.array.from_array(IMAGE)}, {"source"}),
+        # Neither what is stored nor its bytes follow from the memory.
+        ({"memory_nbytes": 2**20}, set()),
+    ],
+    ids=lambda values: "+".join(sorted(values)) or "nothing",
+)
+def test_what_is_changed_and_nothing_else_is_named(changed: dict[str, Any], names: set[str]) -> None:
+    found = {line.partition(":")[0] for line in differences(fingerprint(), fingerprint(**changed))}
+    # Chunks are chosen with the tiles, so that they may differ too, or happen not to.
+    assert found | {"chunks"} == names | {"chunks"}
+    assert names - {"chunks"} <= found
+
+
+def test_a_fingerprint_is_the_same_after_a_file() -> None:
+    made = fingerprint(fill_value=float("nan"), chunks=(8, 8), shards=(16, 16))
+    assert differences(made, json.loads(json.dumps(made))) == []
+    assert made == json.loads(json.dumps(made))
+
+
+def test_a_source_that_was_moved_is_not_at_its_path(tmp_path: Path) -> None:
+    names = ["a.tif", "b.tif"]
+    for name in names:
+        tifffile.imwrite(tmp_path / name, IMAGE)
+        os.utime(tmp_path / name, (1000, 1000))
+    first, second = (fingerprint(tmp_path / name) for name in names)
+    assert differences(first, second) == [f"source path: {tmp_path / 'a.tif'} then, {tmp_path / 'b.tif'} now"]
+
+
+# --- Sources.
+
+
+def test_an_array_in_memory_is_told_by_its_elements() -> None:
+    assert identity(IMAGE) == identity(IMAGE.copy())
+    assert identity(IMAGE) == identity(np.asfortranarray(IMAGE))
+    assert identity(IMAGE) == identity(np.repeat(IMAGE, 2, axis=1)[:, ::2])
+    for place in ((0, 0), (17, 23), (39, 49)):
+        changed = IMAGE.copy()
+        changed[place] ^= 1
+        assert identity(changed) != identity(IMAGE)
+    assert identity(IMAGE[::-1]) != identity(IMAGE)
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from(["uint8", "bool", "int16", "float32", "float64"]),
+        arrays.array_shapes(min_dims=1, max_dims=4, max_side=6),
+        elements={"allow_nan": False},
+    ),
+    st.data(),
+)
+def test_the_digest_of_an_array_follows_from_each_element_and_not_from_its_memory(
+    array: np.ndarray, data: st.DataObject
+) -> None:
+    digest = array_digest(array)
+    assert array_digest(np.asfortranarray(array)) == digest
+    spread = np.zeros([2 * extent for extent in array.shape], array.dtype)[(slice(None, None, 2),) * array.ndim]
+    spread[...] = array
+    assert array_digest(spread) == digest
+    changed = array.copy()
+    place = tuple(data.draw(st.integers(0, extent - 1)) for extent in array.shape)
+    changed[place] = not changed[place]
+    if changed.tobytes() != array.tobytes():
+        assert array_digest(changed) != digest
+
+
+def test_the_digest_of_an_array_is_made_without_another_one_of_its_size() -> None:
+    import tracemalloc
+
+    array = np.zeros((64, 2**17), np.float32)[:, ::2]
+    array_digest(array)
+    tracemalloc.start()
+    try:
+        array_digest(array)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < array.nbytes / 4
+
+
+def test_a_file_is_told_by_its_size_and_time_and_not_by_its_elements(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE)
+    os.utime(path, ns=(10**18, 10**18))
+    before = identity(path)
+    assert identity(str(path)) == before
+    # As after a copy that keeps times.
+    content = path.read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(10**18, 10**18))
+    assert identity(path) == before
+    os.utime(path, ns=(10**18, 10**18 + 10_000))
+    assert identity(path) != before
+    path.write_bytes(content + b"\x00\x00")
+    os.utime(path, ns=(10**18, 10**18))
+    assert identity(path) != before
+
+
+def test_a_file_that_is_mapped_is_told_as_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    IMAGE.tofile(path)
+    before = identity(np.memmap(path, "uint16", "r", shape=IMAGE.shape))
+    assert identity(np.memmap(path, "uint16", "r", shape=IMAGE.shape)) == before
+    (IMAGE + 1).tofile(path)
+    os.utime(path, (1000, 1000))
+    assert identity(np.memmap(path, "uint16", "r", shape=IMAGE.shape)) != before
+
+
+def test_what_was_changed_in_a_copy_on_write_map_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    IMAGE.tofile(path)
+    mapped = np.memmap(path, "uint16", "c", shape=IMAGE.shape)
+    before = identity(mapped)
+    assert before == identity(IMAGE)
+    mapped[3, 4] += 1
+    assert identity(mapped) != before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_zarr_array_is_told_by_its_layout_and_not_by_its_attributes(zarr_format: int, tmp_path: Path) -> None:
+    def create(name: str, **options: Any) -> Path:
+        array = zarr.create_array(
+            tmp_path / name,
+            **{"shape": IMAGE.shape, "dtype": "uint16", "chunks": (10, 10)} | options,
+            zarr_format=zarr_format,
+        )
+        array[...] = IMAGE
+        return tmp_path / name
+
+    path = create("a.zarr")
+    before = identity(path)
+    assert identity(zarr.open_array(path, mode="r")) == before
+    zarr.open_array(path).attrs["stain"] = {"channel": [1, 2]}
+    assert identity(path) == before
+    zarr.open_array(path).update_attributes({"stain": None})
+    assert identity(path) == before
+    # Where it lies is another part of the fingerprint.
+    assert identity(create("same.zarr")) == before
+    others = [{"chunks": (10, 25)}, {"fill_value": 1}, {"compressors": None}, {"dtype": "uint32"}]
+    if zarr_format == 3:
+        others.append({"shards": (20, 20)})
+    found = [identity(create(f"{number}.zarr", **options)) for number, options in enumerate(others)]
+    assert len({before, *found}) == len(others) + 1
+
+
+def test_a_group_is_told_by_its_full_resolution(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path / "a.zarr")
+    for name, chunks in (("0", (10, 10)), ("1", (20, 20))):
+        group.create_array(name, shape=IMAGE.shape, dtype="uint16", chunks=chunks)
+    assert identity(tmp_path / "a.zarr") == identity(tmp_path / "a.zarr" / "0") != identity(tmp_path / "a.zarr" / "1")
+    group.attrs["ome"] = {"version": "0.5"}
+    assert identity(tmp_path / "a.zarr") == identity(tmp_path / "a.zarr" / "0")
+
+
+def test_zarr_arrays_in_different_stores_are_different_ones() -> None:
+    stores = [MemoryStore(), MemoryStore()]
+    for store in stores:
+        zarr.create_array(store, name="raw", shape=(8, 8), dtype="uint8")
+    first, second = (zarr.open_array(store, path="raw") for store in stores)
+    assert identity(first) == identity(zarr.open_array(stores[0], path="raw"))
+    assert identity(first) != identity(second)
+
+
+def test_what_is_computed_when_it_is_read_is_told_by_its_type_and_not_read() -> None:
+    def fail(block: np.ndarray) -> np.ndarray:
+        raise AssertionError("it was read")
+
+    lazy = dask.array.from_array(IMAGE, chunks=10).map_blocks(fail, dtype="uint16", meta=np.empty((0, 0), "uint16"))
+    assert identity(lazy) == identity(dask.array.zeros(IMAGE.shape)) == "dask.array.core.Array"
+
+
+def test_what_a_function_reads_from_a_file_is_told_by_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "raw.npy"
+    np.save(path, IMAGE)
+
+    def identity_as_read() -> str:
+        return identity_of(open_source(path, "YX", lambda path, axes: np.load(path)))
+
+    os.utime(path, (1000, 1000))
+    before = identity_as_read()
+    assert identity_as_read() == before
+    os.utime(path, (1001, 1001))
+    assert identity_as_read() != before
+
+
+def test_the_metadata_of_an_array_are_all_but_its_attributes() -> None:
+    array = zarr.create_array(MemoryStore(), shape=(8, 8), dtype="uint8", dimension_names=["y", "x"])
+    before = array_metadata(array)
+    array.attrs["a"] = 1
+    assert array_metadata(zarr.open_array(array.store)) == before
+    assert "attributes" not in before
+    assert before["dimension_names"] == ["y", "x"]
+    assert json.loads(json.dumps(before)) == before
+
+
+# --- Models.
+
+
+class Network(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.BatchNorm2d(2))
+        self.last = torch.nn.Conv2d(2, 1, 1)
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, tiles: torch.Tensor) -> Any:
+        return self.last(self.inner(tiles)) * self.scale[0]
+
+
+class SameNetwork(Network):
+    """Another class, the same weights."""
+
+
+def network(kind: type[Network] = Network, dtype: torch.dtype = torch.float32) -> Network:
+    torch.manual_seed(3)
+    return kind().to(dtype)
+
+
+def test_the_same_weights_are_the_same_model() -> None:
+    before = model_identity(network())
+    assert before.startswith("Network ")
+    assert model_identity(network()) == before
+    assert model_identity(network().eval()) == before
+    assert model_identity(deepcopy(network())) == before
+    assert model_identity(pickle.loads(pickle.dumps(network()))) == before
+    assert model_identity(network().requires_grad_(False)) == before
+    loaded = Network()
+    assert model_identity(loaded) != before
+    loaded.load_state_dict(network().state_dict())
+    assert model_identity(loaded) == before
+
+
+def test_a_model_is_told_by_its_class_too() -> None:
+    first, second = model_identity(network()), model_identity(network(SameNetwork))
+    assert first.split()[1] == second.split()[1]
+    assert first != second
+
+
+def test_asking_changes_no_model() -> None:
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model_identity(model)
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_one_changed_weight_or_buffer_is_another_model(dtype: torch.dtype) -> None:
+    before = model_identity(network(dtype=dtype))
+    found = {before}
+    names = list(network().state_dict())
+    assert {"scale", "inner.1.running_mean", "inner.1.num_batches_tracked", "last.weight"} <= set(names)
+    for name in names:
+        model = network(dtype=dtype)
+        changed = model.state_dict()[name].reshape(-1)[-1:]
+        changed += 1
+        found.add(model_identity(model))
+    assert len(found) == len(names) + 1
+
+
+def test_weights_of_another_type_shape_or_name_are_another_model() -> None:
+    def of(**weights: torch.Tensor) -> str:
+        model = torch.nn.Module()
+        for name, value in weights.items():
+            model.register_buffer(name, value)
+        return model_identity(model)
+
+    zeros = torch.zeros(4)
+    found = [
+        of(a=zeros),
+        of(b=zeros),
+        of(a=zeros.reshape(2, 2)),
+        of(a=zeros.reshape(4, 1)),
+        # The same bytes.
+        of(a=zeros.to(torch.int32)),
+        of(a=torch.zeros(2, dtype=torch.float64)),
+        of(a=torch.zeros(8, dtype=torch.float16)),
+        of(a=torch.zeros(8, dtype=torch.bfloat16)),
+        of(a=zeros, b=zeros),
+        of(a=zeros, b=zeros[:0]),
+        of(a=torch.zeros(())),
+        of(a=-zeros),
+        of(),
+    ]
+    assert len(set(found)) == len(found)
+
+
+EVERY_TYPE = [
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.complex64,
+    torch.float8_e4m3fn,
+]
+
+
+@pytest.mark.parametrize("dtype", EVERY_TYPE, ids=str)
+@pytest.mark.parametrize("change", [lambda t: t, torch.t, lambda t: t[::2], lambda t: t[:, 1:7:2]])
+def test_weights_are_told_by_value_however_they_lie_in_memory(
+    dtype: torch.dtype, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    def of(values: torch.Tensor) -> str:
+        model = torch.nn.Module()
+        model.register_buffer("a", values)
+        return model_identity(model)
+
+    # More elements than torch prints.
+    whole = (torch.arange(60 * 50).reshape(60, 50) % 7 == 0).to(dtype)
+    view = change(whole)
+    before = of(view)
+    assert of(view.clone(memory_format=torch.contiguous_format)) == before
+    other = view.clone()
+    other[25, 2] = not bool(other[25, 2])
+    assert of(other) != before
+
+
+def test_tied_weights_are_one_model() -> None:
+    def tied(value: float) -> torch.nn.Module:
+        torch.manual_seed(3)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+        model[1].weight = model[0].weight
+        with torch.no_grad():
+            model[0].weight[1, 2] = value
+        return model
+
+    assert model_identity(tied(1.0)) == model_identity(tied(1.0)) != model_identity(tied(2.0))
+
+
+def test_a_model_without_weights_is_told_by_its_class() -> None:
+    assert model_identity(torch.nn.ReLU()) == model_identity(torch.nn.ReLU()) != model_identity(torch.nn.Sigmoid())
+
+
+def test_a_model_of_which_nothing_is_on_a_device_has_a_name() -> None:
+    first, second = (torch.nn.Linear(2, extent, device="meta") for extent in (2, 3))
+    assert model_identity(first) != model_identity(second)
+
+
+class WithState(torch.nn.Module):
+    """A module that keeps something beside its weights."""
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.state = state
+
+    def get_extra_state(self) -> Any:
+        return self.state
+
+
+def test_what_a_module_keeps_beside_its_weights_counts_too() -> None:
+    states = [0, 1, "1", {"scale": 2.0}, {"scale": 3.0}, {"scale": torch.ones(2)}, {"scale": torch.zeros(2)}, None]
+    found = [model_identity(WithState(state)) for state in states]
+    assert [model_identity(WithState(deepcopy(state))) for state in states] == found
+    assert len(set(found)) == len(found)
+
+
+def negate(tiles: np.ndarray) -> np.ndarray:
+    return -tiles
+
+
+def network_factory() -> Network:
+    return network()
+
+
+class Callable_:
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        return tiles
+
+    def method(self, tiles: np.ndarray) -> np.ndarray:
+        return tiles
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (negate, f"{__name__}.negate"),
+        (network_factory, f"{__name__}.network_factory"),
+        (lambda tiles: tiles, f"{__name__}.<lambda>"),
+        (functools.partial(np.multiply, 2), "numpy.multiply(2)"),
+        (functools.partial(negate, tiles=3), f"{__name__}.negate(tiles=3)"),
+        (Callable_(), f"{__name__}.Callable_"),
+        (Callable_().method, f"{__name__}.Callable_.method"),
+        (Callable_, f"{__name__}.Callable_"),
+        (np.negative, "numpy.negative"),
+        (np.vectorize(abs), "numpy.vectorize abs"),
+        (len, "builtins.len"),
+        (torch.relu, "torch._VariableFunctionsClass.relu"),
+        (None, "builtins.NoneType"),
+    ],
+    ids=str,
+)
+def test_what_has_no_weights_is_told_by_its_name(model: Any, name: str) -> None:
+    assert model_identity(model) == name
+
+
+def test_the_weights_behind_a_partial_function_count() -> None:
+    def of(value: float) -> str:
+        model = network()
+        with torch.no_grad():
+            model.last.bias += value
+        return model_identity(functools.partial(model, 3))
+
+    assert of(0) == of(0) != of(1)
+
+
+def test_functions_of_numpy_are_told_apart() -> None:
+    assert len({model_identity(model) for model in (np.negative, np.positive, np.square)}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace.* is deprecated")
+def test_a_traced_model_is_told_by_its_weights() -> None:
+    def traced() -> Any:
+        return torch.jit.trace(network().eval(), torch.ones(1, 1, 4, 4))
+
+    changed = traced()
+    with torch.no_grad():
+        changed.last.bias += 1
+    assert model_identity(traced()) == model_identity(traced()) != model_identity(changed)
+
+
+def test_a_compressed_tiff_is_told_by_its_size_and_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE, compression="zlib")
+    os.utime(path, (1000, 1000))
+    before = identity(path)
+    assert identity(path) == before
+    tifffile.imwrite(path, IMAGE + 1, compression="zlib")
+    os.utime(path, (1001, 1001))
+    assert identity(path) != before
+
+
+def test_parts_of_a_file_that_are_mapped_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    np.concatenate([IMAGE, IMAGE + 1]).tofile(path)
+    first = np.memmap(path, "uint16", "r", shape=IMAGE.shape)
+    second = np.memmap(path, "uint16", "r", offset=IMAGE.nbytes, shape=IMAGE.shape)
+    other_order = np.memmap(path, "uint16", "r", shape=IMAGE.shape, order="F")
+    assert len({identity(mapped) for mapped in (first, second, other_order)}) == 3
+
+
+@pytest.mark.parametrize(
+    "model",
+    [np.float32(2).__mul__, np.ones(3).__mul__, str.upper, Network, torch.nn.Identity, torch.nn.LazyConv2d(1, 3)],
+    ids=str,
+)
+def test_any_model_has_a_name(model: Any) -> None:
+    assert model_identity(model) == model_identity(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "store",
+    [
+        torch.Tensor.to_sparse,
+        lambda values: torch.quantize_per_tensor(values, 0.1, 0, torch.qint8),
+        lambda values: values.to(torch.complex64).conj(),
+        torch._neg_view,
+        lambda values: values.to_sparse_csr(),
+    ],
+    ids=["sparse", "quantised", "conjugate", "negative", "sparse rows"],
+)
+def test_one_changed_weight_is_another_model_however_weights_are_kept(store: Any) -> None:
+    def of(value: float) -> str:
+        # More elements than torch prints.
+        values = torch.ones(50, 60)
+        values[25, 30] = value
+        model = torch.nn.Module()
+        model.register_buffer("a", store(values))
+        return model_identity(model)
+
+    assert of(1.0) == of(1.0) != of(3.0)
+
+
+@pytest.mark.parametrize("shape", [(300_000,), (400_000,), (2, 300_000), (3, 1, 400_000), (2, 3, 270_000)])
+def test_every_element_of_an_array_of_a_few_megabytes_counts(shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, np.float32)
+    before = array_digest(array)
+    for place in np.linspace(0, array.size - 1, 37).astype(int):
+        array.reshape(-1)[place] = 1
+        assert array_digest(array) != before, place
+        array.reshape(-1)[place] = 0

@@ -1,0 +1,475 @@
+"""A ledger says nothing that no run has said, whatever becomes of its files, and forgets only what was torn off."""
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.strategies import write_plans
+
+from tilewright.errors import DestinationError, ResumeError
+from tilewright.plan import WritePlan, plan_write
+from tilewright.storage.ledger import RECORD_NBYTES, Header, Ledger, LedgerFolder, Record, Status
+from tilewright.storage.receipts import UnitReceipt
+
+PLAN = plan_write((300, 300), "YX", (64, 64), (16, 16))
+HEADER = Header({"model": "a", "chunks": [64, 64]}, PLAN)
+HEADER_NBYTES = len(HEADER.to_line())
+
+FULL_MESSAGE = "could not write the ledger"
+
+
+def in_64_bits() -> st.SearchStrategy[int]:
+    return st.integers(0, 2**64 - 1)
+
+
+def records_of(units: st.SearchStrategy[int]) -> st.SearchStrategy[Record]:
+    """What a run may say of a unit; nothing is known of the objects of one that was given up."""
+    written = st.builds(Record, units, st.just(Status.WRITTEN), st.integers(0, 2**32 - 1), in_64_bits(), in_64_bits())
+    return st.one_of(written, st.builds(Record, units, st.just(Status.GIVEN_UP)))
+
+
+FEW_UNITS = st.integers(0, 5)
+"""So that most units are recorded more than once."""
+
+
+def add(ledger: Ledger, record: Record) -> None:
+    if record.status is Status.GIVEN_UP:
+        ledger.add_given_up(record.unit)
+    else:
+        ledger.add_written(UnitReceipt(record.unit, record.object_count, record.stored_nbytes, record.digest))
+
+
+def some_records(count: int, first: int = 0) -> list[Record]:
+    """Records of which every byte matters to somebody."""
+    return [
+        Record(unit, Status.GIVEN_UP)
+        if unit % 4 == 3
+        else Record(unit, Status.WRITTEN, unit + 1, 1000 + unit, 2**63 + 12345 * unit)
+        for unit in range(first, first + count)
+    ]
+
+
+def record_run(folder: Path, records: Sequence[Record], header: Header = HEADER) -> Path:
+    """Let one run record, and return its file."""
+    ledger = LedgerFolder(folder).begin(header)
+    for record in records:
+        add(ledger, record)
+    ledger.close()
+    return ledger.file
+
+
+def by_unit(*runs: Sequence[Record]) -> dict[int, Record]:
+    """What a ledger of these runs must say."""
+    return {record.unit: record for run in runs for record in run}
+
+
+def said_in(folder: Path) -> dict[int, Record]:
+    """What the ledger in a folder says, however one asks for it."""
+    records = LedgerFolder(folder).records()
+    said = {record.unit: record for record in records}
+    assert list(said) == sorted(said)
+    assert len(records) == len(said)
+    assert {unit: records.get(unit) for unit in said} == said
+    few = range(8)
+    assert records.absent(len(few)) == [unit for unit in few if unit not in said]
+    assert [records.get(unit) for unit in few] == [said.get(unit) for unit in few]
+    return said
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of one example of Hypothesis."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+# --- What is read back.
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.lists(st.one_of(records_of(FEW_UNITS), records_of(in_64_bits()), st.just("flush")), max_size=12), max_size=4
+    )
+)
+def test_the_last_record_of_each_unit_counts_over_all_runs(runs: list[list[Any]]) -> None:
+    with temporary_folder() as folder:
+        for run in runs:
+            ledger = LedgerFolder(folder).begin(HEADER)
+            for step in run:
+                if step == "flush":
+                    ledger.flush()
+                else:
+                    add(ledger, step)
+            ledger.close()
+        said = [[step for step in run if step != "flush"] for run in runs]
+        assert said_in(folder) == by_unit(*said)
+
+
+NAMES = st.text(max_size=12)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(NAMES, VALUES, max_size=5), write_plans(), st.text(max_size=20))
+def test_the_header_comes_back_as_it_was_given(fingerprint: dict[str, Any], plan: WritePlan, output: str) -> None:
+    header = Header(fingerprint, plan, output, array={"zarr_format": 3, "attributes": fingerprint})
+    line = header.to_line()
+    assert line.count(b"\n") == 1
+    assert Header.from_line(line) == header
+    with temporary_folder() as folder:
+        record_run(folder, some_records(2), header)
+        found = LedgerFolder(folder).header()
+        assert found == header
+        assert found is not None
+        # What is worked out from the numbers is the same too, not only the numbers.
+        assert found.plan.unit_count == plan.unit_count
+        assert found.plan.objects_of_unit(plan.unit_count - 1) == plan.objects_of_unit(plan.unit_count - 1)
+        assert found.plan.tiles_of_unit(0) == plan.tiles_of_unit(0)
+        assert said_in(folder) == by_unit(some_records(2))
+
+
+def test_a_folder_that_is_not_there_has_no_ledger(tmp_path: Path) -> None:
+    ledger = LedgerFolder(tmp_path / "none")
+    assert ledger.header() is None
+    assert said_in(ledger.path) == {}
+    assert ledger.inner() == []
+    ledger.clear()
+    assert not ledger.path.exists()
+
+
+def test_other_files_in_the_folder_are_no_ledger(tmp_path: Path) -> None:
+    file = record_run(tmp_path, some_records(3))
+    for name in ("lock", "notes.txt", "copy.ledger", "000001.ledger.bak", f"000002.ledger.{'0' * 32}.partial"):
+        shutil.copy(file, tmp_path / name)
+    assert record_run(tmp_path, some_records(1, first=50)).name == "000002.ledger"
+    assert said_in(tmp_path) == by_unit(some_records(3), some_records(1, first=50))
+
+
+def test_the_runs_count_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    runs = [[Record(0, Status.WRITTEN, 1, number, number)] for number in range(12)]
+    files = [record_run(tmp_path, run) for run in runs]
+    assert files == sorted(files)
+    assert said_in(tmp_path) == by_unit(runs[-1])
+
+
+# --- When it is written.
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=8))
+def test_records_are_appended_at_a_flush_and_not_before(steps: list[tuple[int, bool]]) -> None:
+    with temporary_folder() as folder:
+        ledger = LedgerFolder(folder).begin(HEADER)
+        expected = ledger.file.read_bytes()
+        assert expected == HEADER.to_line()
+        waiting = b""
+        unit = 0
+        for count, is_flush in steps:
+            for record in some_records(count, first=unit):
+                add(ledger, record)
+                waiting += record.to_bytes()
+            unit += count
+            assert ledger.file.read_bytes() == expected
+            if is_flush:
+                ledger.flush()
+                expected, waiting = expected + waiting, b""
+                # Whoever reads at this moment sees all of it: nothing is left in the memory of this process.
+                assert ledger.file.read_bytes() == expected
+                assert said_in(folder) == by_unit(some_records((len(expected) - HEADER_NBYTES) // RECORD_NBYTES))
+        ledger.close()
+        assert ledger.file.read_bytes() == expected + waiting
+        ledger.close()
+        assert ledger.file.read_bytes() == expected + waiting
+
+
+def test_a_unit_costs_at_most_64_bytes(tmp_path: Path) -> None:
+    ledger = LedgerFolder(tmp_path).begin(HEADER)
+    before = ledger.file.stat().st_size
+    count = 20_000
+    for record in some_records(count):
+        add(ledger, record)
+        if record.unit % 1000 == 0:
+            ledger.flush()
+    ledger.close()
+    assert [file.name for file in tmp_path.iterdir()] == [ledger.file.name]
+    assert ledger.file.stat().st_size - before <= 64 * count
+    assert said_in(tmp_path) == by_unit(some_records(count))
+
+
+def test_a_later_run_does_not_touch_the_file_of_an_earlier_one(tmp_path: Path) -> None:
+    first = record_run(tmp_path, some_records(4))
+    # A run that was killed in the middle of a record.
+    with first.open("ab") as file:
+        file.write(some_records(1, first=4)[0].to_bytes()[:17])
+    content, status = first.read_bytes(), first.stat()
+    later = [Record(1, Status.GIVEN_UP), *some_records(2, first=6)]
+    second = record_run(tmp_path, later)
+    assert second != first
+    assert first.read_bytes() == content
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
+    assert said_in(tmp_path) == by_unit(some_records(4), later)
+
+
+# --- What damage does.
+
+
+@pytest.mark.parametrize("earlier_runs", [0, 1])
+def test_cutting_the_last_file_at_any_byte_loses_whole_records_from_its_end(earlier_runs: int, tmp_path: Path) -> None:
+    # The last run says something else of the same units.
+    earlier = [Record(unit, Status.GIVEN_UP) for unit in range(3)] * earlier_runs
+    if earlier_runs:
+        record_run(tmp_path, earlier)
+    later = some_records(5)
+    file = record_run(tmp_path, later)
+    whole = file.read_bytes()
+    assert len(whole) == HEADER_NBYTES + 5 * RECORD_NBYTES
+    ledger = LedgerFolder(tmp_path)
+    for length in range(len(whole), -1, -1):
+        os.truncate(file, length)
+        kept = max(0, length - HEADER_NBYTES) // RECORD_NBYTES
+        assert said_in(ledger.path) == by_unit(earlier, later[:kept]), length
+        # All that a header says is in front of the end of its line.
+        if earlier_runs or length >= HEADER_NBYTES - 1:
+            assert ledger.header() == HEADER, length
+        else:
+            with pytest.raises(ResumeError, match=str(tmp_path)):
+                ledger.header()
+
+
+def changes_of(byte: int) -> set[int]:
+    """Other values of a byte: one bit, as of a small letter, all bits, and what ends a line."""
+    return {byte ^ 1, byte ^ 0x20, byte ^ 0x80, byte ^ 0xFF, ord("\n")} - {byte}
+
+
+def test_a_changed_byte_costs_its_own_record_or_with_the_header_the_file(tmp_path: Path) -> None:
+    earlier = [Record(unit, Status.GIVEN_UP) for unit in range(3)]
+    record_run(tmp_path, earlier)
+    later = some_records(5)
+    file = record_run(tmp_path, later)
+    whole = file.read_bytes()
+    ledger = LedgerFolder(tmp_path)
+    # In its place: a file that is cut and written anew costs the disk far more.
+    with file.open("r+b", buffering=0) as opened:
+        for place, byte in enumerate(whole):
+            hit = (place - HEADER_NBYTES) // RECORD_NBYTES
+            left = [] if place < HEADER_NBYTES else [record for number, record in enumerate(later) if number != hit]
+            expected = by_unit(earlier, left)
+            for changed in changes_of(byte):
+                os.pwrite(opened.fileno(), bytes([changed]), place)
+                assert {record.unit: record for record in ledger.records()} == expected, (place, changed)
+            os.pwrite(opened.fileno(), bytes([byte]), place)
+    assert file.read_bytes() == whole
+    assert said_in(ledger.path) == by_unit(earlier, later)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_garbage_is_never_taken_for_a_record(data: st.DataObject) -> None:
+    later = data.draw(st.lists(records_of(FEW_UNITS), min_size=1, max_size=8))
+    whole = HEADER.to_line() + b"".join(record.to_bytes() for record in later)
+    start = data.draw(st.integers(0, len(whole)))
+    stop = data.draw(st.integers(start, len(whole)))
+    garbage = data.draw(st.binary(max_size=3 * RECORD_NBYTES))
+    with temporary_folder() as folder:
+        record_run(folder, []).write_bytes(whole[:start] + garbage + whole[stop:])
+        found = said_in(folder)
+        assert set(found.values()) <= set(later)
+        assert all(unit == record.unit for unit, record in found.items())
+        # What lies before the garbage, and what lies behind it where nothing has moved, is still there.
+        safe = later[: max(0, start - HEADER_NBYTES) // RECORD_NBYTES]
+        assert {record.unit for record in safe} <= found.keys()
+
+
+@pytest.mark.parametrize("filler", [b"\x00", b"\xff", b"\n"])
+def test_what_a_file_system_fills_a_torn_file_with_is_no_record(filler: bytes, tmp_path: Path) -> None:
+    file = record_run(tmp_path, some_records(3))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: -RECORD_NBYTES // 2] + filler * 5000)
+    assert said_in(tmp_path) == by_unit(some_records(2))
+    file.write_bytes(filler * 5000)
+    assert said_in(tmp_path) == {}
+    with pytest.raises(ResumeError):
+        LedgerFolder(tmp_path).header()
+
+
+def test_a_status_that_no_run_gives_is_no_record() -> None:
+    record = some_records(1)[0]
+    known = record.to_bytes()
+    assert Record.from_bytes(known) == record
+    for status in (0, 3, 255, 2**32 - 1):
+        # Of a later version, say: with a right checksum.
+        raw = Record(record.unit, status, *(1, 2, 3)).to_bytes()  # type: ignore[arg-type]
+        assert Record.from_bytes(raw) is None
+
+
+def test_the_header_is_that_of_the_first_file_that_can_be_read(tmp_path: Path) -> None:
+    first = record_run(tmp_path, some_records(2))
+    record_run(tmp_path, some_records(2, first=2))
+    first.write_bytes(b"tilewright-ledger-2" + first.read_bytes()[len(b"tilewright-ledger-1") :])
+    assert LedgerFolder(tmp_path).header() == HEADER
+    # Records of a file of which nobody knows what it is about do not count.
+    assert said_in(tmp_path) == by_unit(some_records(2, first=2))
+
+
+# --- A file system that takes nothing any more.
+
+
+@contextmanager
+def files_of_at_most(nbytes: int) -> Iterator[None]:
+    """Let the system refuse what any file of this process would have beyond this length, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_is_cut_short_leaves_whole_records_only(tmp_path: Path) -> None:
+    for room in range(3 * RECORD_NBYTES + 1):
+        folder = tmp_path / str(room)
+        ledger = LedgerFolder(folder).begin(HEADER)
+        for record in some_records(2):
+            add(ledger, record)
+        ledger.flush()
+        for record in some_records(4, first=2):
+            add(ledger, record)
+        with files_of_at_most(HEADER_NBYTES + 2 * RECORD_NBYTES + room):
+            with pytest.raises(DestinationError, match=FULL_MESSAGE) as raised:
+                ledger.flush()
+            kept = 2 + room // RECORD_NBYTES
+            assert ledger.file.stat().st_size == HEADER_NBYTES + kept * RECORD_NBYTES
+            assert said_in(folder) == by_unit(some_records(kept))
+            # What could not be written is not tried again: the run that meant it has ended.
+            ledger.flush()
+        assert raised.value.errno == errno.EFBIG
+        assert raised.value.filename == str(ledger.file)
+        later = some_records(2, first=90)
+        for record in later:
+            add(ledger, record)
+        ledger.close()
+        assert said_in(folder) == by_unit(some_records(kept), later)
+
+
+@dataclass
+class SmallDisk:
+    """A real file system of a few pages."""
+
+    folder: Path
+
+    def fill(self) -> Callable[[], None]:
+        """Take all that is left, and return what gives it back."""
+        filler = self.folder / "filler"
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(512))
+        assert shutil.disk_usage(self.folder).free == 0
+        return filler.unlink
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.name != "posix" or shutil.which("mount") is None:
+        pytest.skip("there is no mount")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"this user may not mount: {mounted.stderr.strip()}")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(small_disk: SmallDisk) -> None:
+    folder = small_disk.folder / "o.zarr.ledger"
+    first = record_run(folder, some_records(3))
+    before = first.read_bytes()
+    ledger = LedgerFolder(folder).begin(HEADER)
+    give_back = small_disk.fill()
+    later = some_records(1000, first=100)
+    for record in later:
+        add(ledger, record)
+    with pytest.raises(DestinationError, match=FULL_MESSAGE) as raised:
+        ledger.flush()
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(ledger.file)
+    # The last page of the file had some room.
+    kept, rest = divmod(ledger.file.stat().st_size - HEADER_NBYTES, RECORD_NBYTES)
+    assert rest == 0
+    assert 0 < kept < len(later)
+    assert said_in(folder) == by_unit(some_records(3), later[:kept])
+    assert LedgerFolder(folder).header() == HEADER
+    assert first.read_bytes() == before
+    # No room for one byte more: neither for this run nor for the next one.
+    names = sorted(file.name for file in folder.iterdir())
+    with pytest.raises(OSError, match="No space left") as raised_by_begin:
+        LedgerFolder(folder).begin(Header({"long": "x" * 5000}, PLAN))
+    assert raised_by_begin.value.errno == errno.ENOSPC
+    assert sorted(file.name for file in folder.iterdir()) == names
+    give_back()
+    after = some_records(2, first=5000)
+    for record in after:
+        add(ledger, record)
+    ledger.close()
+    assert said_in(folder) == by_unit(some_records(3), later[:kept], after)
+
+
+def test_a_ledger_that_cannot_be_begun_names_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="could not write") as raised:
+        LedgerFolder(tmp_path / "file" / "o.ledger").begin(HEADER)
+    assert str(tmp_path / "file") in str(raised.value.filename)
+
+
+# --- Ledgers of several groups in one store.
+
+
+def test_the_ledgers_of_groups_are_named_and_told_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "all.zarr.ledger"
+    for number, group in enumerate(["b", "a", "plates/1/x"]):
+        record_run(folder / group, some_records(2, first=10 * number))
+    (folder / "empty").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "lock").touch()
+    ledger = LedgerFolder(folder)
+    assert ledger.inner() == ["a", "b", "plates/1/x"]
+    assert ledger.header() is None
+    assert said_in(ledger.path) == {}
+    assert LedgerFolder(folder / "plates").inner() == ["1/x"]
+    assert LedgerFolder(folder / "a").inner() == []
+    assert said_in(folder / "a") == by_unit(some_records(2, first=10))
+
+
+def test_clearing_a_ledger_forgets_its_own_runs_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "all.zarr.ledger"
+    record_run(folder, some_records(2))
+    record_run(folder, some_records(2))
+    inner = record_run(folder / "a", some_records(3))
+    (folder / "lock").write_text("{}")
+    content = inner.read_bytes()
+    LedgerFolder(folder).clear()
+    assert sorted(entry.name for entry in folder.iterdir()) == ["a", "lock"]
+    assert inner.read_bytes() == content
+    assert LedgerFolder(folder).header() is None
+    assert record_run(folder, some_records(1, first=7)).name == "000001.ledger"
+    assert said_in(folder) == by_unit(some_records(1, first=7))

@@ -1,0 +1,763 @@
+"""At most one process has the lock of an output, and one that is dead keeps nobody from it."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psutil
+import pytest
+
+from tilewright.errors import DestinationError, OutputInUseError
+from tilewright.storage import lock as lock_module
+from tilewright.storage.lock import Holder, WriterLock
+
+ELSEWHERE = "another-machine"
+DEADLINE_SECONDS = 60.0
+"""After which a condition that should come has not."""
+CHILDREN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(autouse=True)
+def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what takes seconds take milliseconds; what is never to be waited for stays long."""
+    monkeypatch.setattr(lock_module, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lock_module, "_LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 1000.0)
+    # What a process has learned about others is forgotten with it.
+    monkeypatch.setattr(lock_module, "_dead", {})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a ledger, which is there."""
+    path = tmp_path / "o.zarr.ledger"
+    path.mkdir()
+    return path
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Return what a condition says when it says something; fail where it never does."""
+    until = monotonic() + DEADLINE_SECONDS
+    while not (found := condition()):
+        assert monotonic() < until, "this has not happened"
+        threading.Event().wait(0.005)
+    return found
+
+
+def held(folder: Path) -> WriterLock:
+    lock = WriterLock(folder, "o.zarr")
+    lock.acquire()
+    return lock
+
+
+def try_to_hold(folder: Path) -> WriterLock | None:
+    try:
+        return held(folder)
+    except OutputInUseError:
+        return None
+
+
+def write_lock(folder: Path, content: Holder | bytes) -> Path:
+    """Leave a lock as another process would."""
+    path = folder / "lock"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(asdict(content)).encode())
+    return path
+
+
+def on_another_machine() -> Holder:
+    """Who holds a lock there, under the number of a process that is here too."""
+    return replace(Holder.me(), host=ELSEWHERE, machine=f"{ELSEWHERE} since it was started")
+
+
+@contextmanager
+def touching(path: Path) -> Iterator[None]:
+    """Touch a file again and again, as a holder elsewhere does; it may be gone in between."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(0.005):
+            with suppress(FileNotFoundError):
+                os.utime(path)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def hold(folder: str, parent: Connection, host: str | None = None) -> None:
+    """Hold a lock in a process of its own, and do what one is told.
+
+    With `host`, this is a process of another machine, as far as a lock can tell.
+    """
+    if host is not None:
+        socket.gethostname = lambda: host
+    lock_module.BEAT_SECONDS = 0.02
+    lock = held(Path(folder))
+    parent.send(os.getpid())
+    while (command := parent.recv()) != "end":
+        try:
+            getattr(lock, command)()
+        except OutputInUseError as error:
+            parent.send(str(error))
+        else:
+            parent.send("done")
+
+
+class Child:
+    """Another process that holds a lock, and is killed at the end if it still is."""
+
+    def __init__(self, folder: Path, host: str | None = None) -> None:
+        self._connection, theirs = CHILDREN.Pipe()
+        self.process = CHILDREN.Process(target=hold, args=(str(folder), theirs, host), daemon=True)
+        self.process.start()
+        theirs.close()
+        assert self._connection.poll(DEADLINE_SECONDS), "the process does not come up"
+        self.number = self._connection.recv()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.kill()
+
+    def tell(self, command: str) -> str:
+        self._connection.send(command)
+        assert self._connection.poll(DEADLINE_SECONDS), "the process does not answer"
+        return str(self._connection.recv())
+
+    def kill(self) -> None:
+        """Kill it, and wait until the system has forgotten it."""
+        self.process.kill()
+        self.process.join(DEADLINE_SECONDS)
+        assert not self.process.is_alive()
+        assert not psutil.pid_exists(self.number)
+
+
+# --- One at a time.
+
+
+def test_a_lock_that_this_process_holds_is_refused_by_the_name_of_its_holder(folder: Path) -> None:
+    lock = held(folder)
+    content = lock.path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(OutputInUseError) as raised:
+            held(folder)
+        for named in ("o.zarr", f"process {os.getpid()} ", socket.gethostname(), str(lock.path)):
+            assert named in str(raised.value)
+    assert isinstance(raised.value, DestinationError)
+    assert isinstance(raised.value, BlockingIOError)
+    assert lock.path.read_bytes() == content
+    lock.check()
+    lock.release()
+    held(folder).release()
+
+
+def test_a_lock_that_another_process_holds_is_refused_by_the_name_of_its_holder(folder: Path) -> None:
+    with Child(folder) as child:
+        lock = WriterLock(folder, "o.zarr")
+        with pytest.raises(OutputInUseError, match=f"process {child.number} on {socket.gethostname()}"):
+            lock.acquire()
+        holder = lock.holder()
+        assert holder is not None
+        assert holder.process == child.number
+        assert holder.host == socket.gethostname()
+        # Who was refused has nothing to give back.
+        lock.release()
+        assert child.tell("check") == "done"
+        assert child.tell("release") == "done"
+        lock = held(folder)
+        assert child.tell("release") == "done"
+        assert Holder.read(lock.path) == lock.holder()
+        assert lock.path.exists()
+        lock.release()
+
+
+def test_locks_of_different_outputs_have_nothing_to_do_with_each_other(tmp_path: Path) -> None:
+    locks = [held(tmp_path / name) for name in ("a", "b", "a/inner")]
+    for lock in locks:
+        lock.check()
+    locks[0].release()
+    assert [lock.path.exists() for lock in locks] == [False, True, True]
+    for lock in locks[1:]:
+        lock.check()
+        lock.release()
+
+
+def take_turns(folder: str, count: int, start: Any, faults: Any) -> None:
+    """Take the lock again and again, and look whether one is alone then."""
+    lock_module._LOOK_SECONDS = 0.001
+    inside = Path(folder).with_name("inside")
+    taken = 0
+    start.wait(DEADLINE_SECONDS)
+    until = monotonic() + DEADLINE_SECONDS
+    while taken < count and monotonic() < until:
+        lock = WriterLock(Path(folder), "o.zarr")
+        try:
+            lock.acquire()
+        except OutputInUseError:
+            continue
+        try:
+            # The system lets only one process create a file.
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            faults.put(f"process {os.getpid()} was not alone")
+        else:
+            lock.check()
+            inside.unlink()
+        lock.release()
+        taken += 1
+    if taken < count:
+        faults.put(f"process {os.getpid()} came to its turn {taken} times only")
+
+
+def test_of_processes_that_race_for_a_lock_one_has_it_at_any_time(folder: Path) -> None:
+    start, faults = CHILDREN.Barrier(4), CHILDREN.SimpleQueue()
+    racers = [CHILDREN.Process(target=take_turns, args=(str(folder), 50, start, faults)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(3 * DEADLINE_SECONDS)
+    assert faults.empty(), faults.get()
+    assert [racer.exitcode for racer in racers] == [0] * 4
+    assert list(folder.iterdir()) == []
+
+
+def test_of_threads_that_race_for_a_lock_one_gets_it(folder: Path) -> None:
+    for _ in range(20):
+        start = threading.Barrier(4)
+        winners: list[WriterLock] = []
+
+        def take(start: threading.Barrier = start, winners: list[WriterLock] = winners) -> None:
+            start.wait(DEADLINE_SECONDS)
+            with suppress(OutputInUseError):
+                winners.append(held(folder))
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (winner,) = winners
+        winner.release()
+
+
+# --- Who is dead.
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(folder: Path) -> None:
+    with Child(folder) as child:
+        before = Holder.read(folder / "lock")
+        child.kill()
+        assert before is not None
+        assert before.process == child.number
+        watch = WriterLock(folder, "o.zarr")
+        assert watch.holder() is None
+        # Where it waited for the dead to speak, this would not end in time.
+        lock = held(folder)
+        assert lock.holder() not in (None, before)
+        with pytest.raises(OutputInUseError, match=f"process {os.getpid()}"):
+            held(folder)
+        lock.release()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_process_that_ends_without_giving_back_is_dead_too(folder: Path) -> None:
+    script = (
+        "import sys, pathlib, tilewright.storage.lock as lock\nlock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, timeout=DEADLINE_SECONDS)
+    assert (folder / "lock").exists()
+    held(folder).release()
+
+
+def test_a_process_that_has_the_number_of_the_dead_is_another_one(folder: Path) -> None:
+    holder = Holder.me()
+    write_lock(folder, holder)
+    # This process lives, and would hold the lock ...
+    with pytest.raises(OutputInUseError, match=f"process {os.getpid()} "):
+        held(folder)
+    assert WriterLock(folder, "o.zarr").holder() == holder
+    # ... but not where the one that wrote this was started at another time.
+    write_lock(folder, replace(holder, process_started=holder.process_started - 100))
+    assert WriterLock(folder, "o.zarr").holder() is None
+    held(folder).release()
+
+
+def test_a_number_that_no_process_has_is_dead(folder: Path) -> None:
+    unused = next(number for number in range(2**22 - 1, 1, -1) if not psutil.pid_exists(number))
+    write_lock(folder, replace(Holder.me(), process=unused))
+    held(folder).release()
+
+
+# --- Who is on another machine.
+
+
+def test_a_lock_from_another_machine_that_is_touched_is_refused(folder: Path) -> None:
+    path = write_lock(folder, on_another_machine())
+    content = path.read_bytes()
+    with touching(path), pytest.raises(OutputInUseError, match=f"process {os.getpid()} on {ELSEWHERE}"):
+        held(folder)
+    assert path.read_bytes() == content
+
+
+def test_a_lock_from_another_machine_that_nobody_touches_is_taken_over_in_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.3)
+    path = write_lock(folder, on_another_machine())
+    # However long ago it was touched: the clocks of machines differ.
+    os.utime(path, (1, 1))
+    start = monotonic()
+    lock = held(folder)
+    assert monotonic() - start >= 0.3
+    assert Holder.read(path) == lock.holder()
+    lock.release()
+
+
+def test_a_lock_from_another_machine_counts_for_whoever_only_looks(folder: Path) -> None:
+    holder = on_another_machine()
+    os.utime(write_lock(folder, holder), (1, 1))
+    assert WriterLock(folder, "o.zarr").holder() == holder
+
+
+def test_who_was_held_for_dead_and_comes_back_notices_it_and_leaves_the_lock_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Child(folder, ELSEWHERE) as child:
+        with pytest.raises(OutputInUseError, match=f"process {child.number} on {ELSEWHERE}"):
+            held(folder)
+        assert child.tell("check") == "done"
+        other = psutil.Process(child.number)
+        other.suspend()
+        monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.3)
+        # What it was doing when it was stopped may still reach the file.
+        lock = wait_until(lambda: try_to_hold(folder))
+        mine = lock.path.read_bytes()
+        other.resume()
+        told = wait_until(lambda: (answer := child.tell("check")) != "done" and answer)
+        assert "taken away" in told
+        assert str(lock.path) in told
+        assert child.tell("release") == "done"
+        assert lock.path.read_bytes() == mine
+        lock.check()
+        lock.release()
+        assert list(folder.iterdir()) == []
+
+
+# --- What is no lock.
+
+GARBLED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"7",
+    b"\xff\xfe\x00",
+    b"\x00" * 200,
+    b'{"host": "a"}',
+    b'{"host": "a", "machine": "b", "process": 1, "process_started": 1.0, "since": 1.0, "token": "t", "more": 1}',
+    b'{"host": "a", "machine": "b", "process": 1, "process_started": 1.0, "since": 1.0, "tok',
+]
+
+
+@pytest.mark.parametrize("content", GARBLED, ids=range(len(GARBLED)))
+def test_a_lock_that_cannot_be_read_is_refused_while_somebody_touches_it_and_not_for_ever(
+    content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_lock(folder, content)
+    assert WriterLock(folder, "o.zarr").holder() is not None
+    with touching(path), pytest.raises(OutputInUseError, match="an unknown machine"):
+        held(folder)
+    assert path.read_bytes() == content
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
+    lock = held(folder)
+    lock.check()
+    lock.release()
+    assert list(folder.iterdir()) == []
+
+
+# --- While it is held.
+
+
+def test_a_holder_shows_again_and_again_that_it_lives(folder: Path) -> None:
+    lock = held(folder)
+    for _ in range(3):
+        os.utime(lock.path, (1, 1))
+        wait_until(lambda: lock.path.stat().st_mtime > 1)
+    lock.check()
+    lock.release()
+
+
+def test_nobody_touches_a_lock_that_was_given_back(folder: Path) -> None:
+    first = held(folder)
+    first.release()
+    path = write_lock(folder, on_another_machine())
+    os.utime(path, (1, 1))
+    # The next one beats at least three times in this time.
+    second = held(folder.with_name("other"))
+    for _ in range(3):
+        os.utime(second.path, (1, 1))
+        wait_until(lambda: second.path.stat().st_mtime > 1)
+    assert path.stat().st_mtime == 1
+    second.release()
+
+
+@pytest.mark.parametrize("taken_by", ["another", "nobody"])
+def test_a_holder_is_told_that_its_lock_was_taken_away(taken_by: str, folder: Path) -> None:
+    lock = held(folder)
+    lock.check()
+    if taken_by == "another":
+        # As whoever takes over does: the file is another one, at once.
+        other = on_another_machine()
+        write_lock(folder.parent, other).replace(lock.path)
+    else:
+        lock.path.unlink()
+
+    def told() -> str:
+        try:
+            lock.check()
+        except OutputInUseError as error:
+            return str(error)
+        return ""
+
+    assert str(lock.path) in wait_until(told)
+    lock.release()
+    if taken_by == "another":
+        assert Holder.read(lock.path) == other
+        # Nor has it shown that the other one lives.
+        os.utime(lock.path, (1, 1))
+        assert lock.path.stat().st_mtime == 1
+
+
+def test_a_guard_lets_write_while_its_lock_is_held_and_not_after(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "GUARD_SECONDS", 0.0)
+    assert WriterLock(folder, "o.zarr").guard() is None
+    lock = held(folder)
+    guard = lock.guard()
+    assert guard is not None
+    elsewhere = pickle.loads(pickle.dumps(guard))
+    for one in (guard, elsewhere):
+        one.check()
+    lock.release()
+    for one in (guard, elsewhere):
+        with pytest.raises(InterruptedError, match=str(lock.path)):
+            one.check()
+    # Nor does the next run, of the same process, give it the right back.
+    later = held(folder)
+    for one in (guard, elsewhere):
+        with pytest.raises(InterruptedError, match="has ended"):
+            one.check()
+    assert later.guard() not in (None, guard)
+    later.release()
+
+
+def test_a_guard_does_not_look_again_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "GUARD_SECONDS", 1000.0)
+    lock = held(folder)
+    guard = lock.guard()
+    assert guard is not None
+    guard.check()
+    lock.release()
+    guard.check()
+    # It has not looked where it has come to.
+    with pytest.raises(InterruptedError):
+        pickle.loads(pickle.dumps(guard)).check()
+
+
+# --- When it is given back.
+
+
+def test_giving_back_removes_the_lock_and_the_folders_that_were_made_for_it(tmp_path: Path) -> None:
+    existing = tmp_path / "existing"
+    existing.mkdir()
+    lock = held(existing / "a" / "b" / "o.zarr.ledger")
+    assert lock.path.is_file()
+    lock.release()
+    assert list(existing.iterdir()) == []
+    lock.release()
+    assert existing.is_dir()
+
+
+def test_giving_back_keeps_folders_that_hold_something(tmp_path: Path) -> None:
+    lock = held(tmp_path / "a" / "b" / "o.zarr.ledger")
+    (tmp_path / "a" / "o.zarr").mkdir()
+    lock.release()
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["o.zarr"]
+
+
+def test_giving_back_keeps_what_was_there_even_where_it_is_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "o.zarr.ledger"
+    folder.mkdir(parents=True)
+    held(folder).release()
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+def test_who_was_refused_takes_nothing_away(folder: Path) -> None:
+    lock = held(folder)
+    (folder / "000001.ledger").touch()
+    refused = WriterLock(folder, "o.zarr")
+    with pytest.raises(OutputInUseError):
+        refused.acquire()
+    refused.release()
+    assert sorted(entry.name for entry in folder.iterdir()) == ["000001.ledger", "lock"]
+    lock.check()
+    lock.release()
+    assert [entry.name for entry in folder.iterdir()] == ["000001.ledger"]
+
+
+def test_a_lock_that_cannot_be_made_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="could not write") as raised:
+        held(tmp_path / "file" / "o.zarr.ledger")
+    assert raised.value.filename == str(tmp_path / "file" / "o.zarr.ledger" / "lock")
+
+
+def test_a_folder_that_leads_nowhere_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    (tmp_path / "o.zarr.ledger").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="could not write"):
+        held(tmp_path / "o.zarr.ledger")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["o.zarr.ledger"]
+
+
+def dead_holder() -> Holder:
+    unused = next(number for number in range(2**22 - 1, 1, -1) if not psutil.pid_exists(number))
+    return replace(Holder.me(), process=unused, token="dead")
+
+
+def test_a_killed_process_of_which_nobody_took_notice_is_dead(folder: Path) -> None:
+    # The parent of a killed process may be busy, or a program that never asks: then its number stays taken.
+    script = (
+        "import os, pathlib, signal, sys, tilewright.storage.lock as lock\n"
+        "lock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(folder)]) as process:
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        assert WriterLock(folder, "o.zarr").holder() is None
+        held(folder).release()
+        assert process.wait() == -signal.SIGKILL
+
+
+def take_from_the_dead(folders: list[str], start: Any, tried: Any, results: Any) -> None:
+    """In each folder, find a dead holder together with others, and say whether one got the lock."""
+    lock_module._LOOK_SECONDS = 0.001
+    for number, name in enumerate(folders):
+        lock = WriterLock(Path(name), "o.zarr")
+        start.wait(DEADLINE_SECONDS)
+        try:
+            lock.acquire()
+        except OutputInUseError as error:
+            results.put((number, "unknown" if "unknown" in str(error) else "refused"))
+        except BaseException as error:
+            results.put((number, repr(error)))
+        else:
+            results.put((number, "won"))
+        # Until all have tried, nobody gives back.
+        tried.wait(DEADLINE_SECONDS)
+        lock.release()
+
+
+def test_of_processes_that_find_the_same_dead_holder_one_gets_the_lock(tmp_path: Path) -> None:
+    racers_count, rounds = 5, 150
+    folders = [tmp_path / str(number) for number in range(rounds)]
+    for one in folders:
+        one.mkdir()
+        write_lock(one, dead_holder())
+    start, tried = CHILDREN.Barrier(racers_count), CHILDREN.Barrier(racers_count)
+    results = CHILDREN.Queue()
+    racers = [
+        CHILDREN.Process(target=take_from_the_dead, args=(list(map(str, folders)), start, tried, results))
+        for _ in range(racers_count)
+    ]
+    for racer in racers:
+        racer.start()
+    found: dict[int, list[str]] = {}
+    for _ in range(rounds * racers_count):
+        number, result = results.get(timeout=2 * DEADLINE_SECONDS)
+        found.setdefault(number, []).append(result)
+    for racer in racers:
+        racer.join(DEADLINE_SECONDS)
+    # Who is refused is told by whom: the lock is never seen half written.
+    assert {number: sorted(kinds) for number, kinds in found.items()} == {
+        number: ["refused"] * (racers_count - 1) + ["won"] for number in range(rounds)
+    }
+    assert [entry for one in folders for entry in one.iterdir()] == []
+
+
+class Staged:
+    """Let others act at given moments between the steps of one who takes a lock: when it has read a lock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._read = Holder.read
+        self.actions: list[Any] = []
+        self._is_acting = False
+        monkeypatch.setattr(Holder, "read", self)
+
+    def __call__(self, path: Path) -> Holder | None:
+        found = self._read(path)
+        if self.actions and not self._is_acting:
+            self._is_acting = True
+            try:
+                self.actions.pop(0)()
+            finally:
+                self._is_acting = False
+        return found
+
+
+def test_who_comes_late_to_a_dead_holder_lets_no_third_one_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lock(folder, dead_holder())
+    one, two, three = (WriterLock(folder, name) for name in ("one", "two", "three"))
+    winners: list[str] = []
+
+    def take(lock: WriterLock, name: str) -> None:
+        try:
+            lock.acquire()
+        except OutputInUseError:
+            return
+        winners.append(name)
+
+    # The second one has read who is dead when the first one takes over; a third one comes at every later moment.
+    staged = Staged(monkeypatch)
+    staged.actions = [lambda: take(one, "one"), *[lambda: take(three, "three")] * 4]
+    take(two, "two")
+    assert winners == ["one"]
+    one.check()
+    one.release()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_lock_that_is_given_back_in_any_moment_is_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lock(folder, dead_holder())
+    one, two, three = (WriterLock(folder, name) for name in ("one", "two", "three"))
+    staged = Staged(monkeypatch)
+    staged.actions = [one.acquire, one.release]
+    try:
+        two.acquire()
+    except OutputInUseError:
+        pass
+    else:
+        two.release()
+    staged.actions = []
+    three.acquire()
+    three.release()
+    assert list(folder.iterdir()) == []
+
+
+def come_and_go(folder: str, count: int, start: Any, faults: Any) -> None:
+    lock_module._LOOK_SECONDS = 0.001
+    start.wait(DEADLINE_SECONDS)
+    for _ in range(count):
+        lock = WriterLock(Path(folder), "o.zarr")
+        try:
+            lock.acquire()
+        except OutputInUseError as error:
+            if "unknown" in str(error):
+                faults.put(str(error))
+            continue
+        except BaseException as error:
+            faults.put(repr(error))
+            continue
+        lock.release()
+
+
+def test_folders_that_come_and_go_with_the_lock_of_another_are_no_error(tmp_path: Path) -> None:
+    start, faults = CHILDREN.Barrier(4), CHILDREN.SimpleQueue()
+    path = tmp_path / "a" / "b" / "o.zarr.ledger"
+    racers = [CHILDREN.Process(target=come_and_go, args=(str(path), 300, start, faults)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(2 * DEADLINE_SECONDS)
+    found = set()
+    while not faults.empty():
+        found.add(faults.get())
+    assert found == set()
+    assert not (path / "lock").exists()
+
+
+@pytest.mark.parametrize("field", ["process", "process_started", "token"])
+@pytest.mark.parametrize("value", ["/x", None, [], -5, 1e300, 2**80])
+def test_a_lock_with_numbers_that_are_none_is_taken_over(
+    field: str, value: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
+    write_lock(folder, json.dumps(asdict(dead_holder()) | {field: value}).encode())
+    WriterLock(folder, "o.zarr").holder()
+    held(folder).release()
+
+
+def test_a_process_of_another_container_of_this_machine_is_not_held_for_dead(folder: Path) -> None:
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not make a namespace of processes")
+    script = (
+        "import pathlib, sys, tilewright.storage.lock as lock\n"
+        "lock.BEAT_SECONDS = 0.02\n"
+        "held = lock.WriterLock(pathlib.Path(sys.argv[1]), '')\n"
+        "held.acquire()\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "held.check()\n"
+        "held.release()\n"
+    )
+    with subprocess.Popen(
+        [*command, sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(OutputInUseError):
+            held(folder)
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.wait(DEADLINE_SECONDS) == 0
+    held(folder).release()
+
+
+def test_a_lock_that_is_being_written_is_not_that_of_one_that_was_once_found_dead(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
+    # A disk was full once; nobody knows by whom it was written.
+    write_lock(folder, b"")
+    held(folder).release()
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 1000.0)
+    # Now somebody else is just about to write who they are.
+    path = write_lock(folder, b"")
+    with touching(path), pytest.raises(OutputInUseError):
+        held(folder)
+
+
+def test_who_was_once_held_for_dead_and_takes_a_lock_again_is_looked_at_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
+    other = on_another_machine()
+    write_lock(folder, other)
+    held(folder).release()
+    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 1000.0)
+    # The machine was asleep, say, and its process goes on with the next image.
+    path = write_lock(folder, replace(other, token="later", since=other.since + 100))
+    with touching(path), pytest.raises(OutputInUseError, match=ELSEWHERE):
+        held(folder)
+
+
+_ = (os, threading)

@@ -1,0 +1,583 @@
+"""An object appears whole, under its own name, or not at all; a store that fails is asked again as often as allowed."""
+
+import asyncio
+import errno
+import multiprocessing
+import os
+import resource
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support import CountingStore, FullStore, objects, tree
+from zarr.core.buffer import cpu
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
+
+from tilewright.storage.objects import (
+    FATAL,
+    Patience,
+    delete_object,
+    get_object,
+    is_fatal,
+    naming,
+    put_object,
+    remove_partial_files,
+    write_file,
+)
+
+DEADLINE_SECONDS = 30.0
+NEVER_AGAIN = Patience(attempts=2, pause_seconds=1000.0)
+"""Whoever tried again would not come back in time."""
+PARTS = [b"of ", bytearray(b"several "), memoryview(b"parts")]
+WHOLE = b"of several parts"
+AT_ONCE = Patience(attempts=3, pause_seconds=0.0)
+
+
+class FailingStore(CountingStore):
+    """A store that fails so many times with an error, then works, and knows when it was asked."""
+
+    def __init__(self, store: MemoryStore | None = None, failures: int = 0, error: BaseException | None = None) -> None:
+        super().__init__(store)
+        self.failures = failures
+        self.error = error or OSError(errno.EIO, os.strerror(errno.EIO))
+        self.asked_at: list[float] = []
+
+    def _fail(self) -> None:
+        self.asked_at.append(monotonic())
+        if len(self.asked_at) <= self.failures:
+            raise self.error
+
+    async def set(self, key: str, value: Any) -> None:
+        self.sets[key] += 1
+        self._fail()
+        await self._store.set(key, value)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        self.gets[key] += 1
+        self._fail()
+        return await self._store.get(key, prototype, byte_range)
+
+    async def delete(self, key: str) -> None:
+        self.deletes[key] += 1
+        self._fail()
+        await self._store.delete(key)
+
+
+class HangingStore(CountingStore):
+    """A store that does not answer so many times, until it is let go."""
+
+    def __init__(self, store: MemoryStore | None = None, hangs: int = 10**6) -> None:
+        super().__init__(store)
+        self.hangs = hangs
+        self.waiting = 0
+        self.let_go = False
+
+    async def set(self, key: str, value: Any) -> None:
+        if sum(self.sets.values()) < self.hangs:
+            self.sets[key] += 1
+            self.waiting += 1
+            while not self.let_go:
+                await asyncio.sleep(0.005)
+            self.waiting -= 1
+            return
+        await super().set(key, value)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[..., HangingStore]]:
+    """Make stores that hang, and wait at the end until nobody waits for them."""
+    made: list[HangingStore] = []
+
+    def make(*arguments: Any, **options: Any) -> HangingStore:
+        made.append(HangingStore(*arguments, **options))
+        return made[-1]
+
+    yield make
+    until = monotonic() + DEADLINE_SECONDS
+    for store in made:
+        store.let_go = True
+        while store.waiting:
+            assert monotonic() < until
+            threading.Event().wait(0.005)
+
+
+# --- How often a store is asked.
+
+
+@given(st.integers(0, 6), st.integers(1, 5))
+def test_a_store_is_asked_until_it_takes_the_object_and_as_often_as_was_said(failures: int, attempts: int) -> None:
+    store = FailingStore(failures=failures)
+    patience = Patience(attempts=attempts, pause_seconds=0.0)
+    if failures < attempts:
+        put_object(store, "a/c/0", PARTS, patience)
+        assert objects(store._store) == {"a/c/0": WHOLE}
+        assert store.sets == {"a/c/0": failures + 1}
+    else:
+        with pytest.raises(OSError, match="could not write") as raised:
+            put_object(store, "a/c/0", PARTS, patience)
+        assert raised.value.errno == errno.EIO
+        assert raised.value.filename == f"{store}/a/c/0"
+        assert raised.value.__cause__ is store.error
+        assert objects(store._store) == {}
+        assert store.sets == {"a/c/0": attempts}
+
+
+def test_a_store_is_asked_three_times_where_nobody_says() -> None:
+    store = FailingStore(failures=2)
+    put_object(store, "c/0", [b"x"], Patience(pause_seconds=0.0))
+    assert store.sets == {"c/0": 3}
+    assert Patience() == Patience(attempts=3, pause_seconds=0.25, answer_seconds=120.0)
+
+
+def test_each_pause_is_four_times_as_long_as_the_one_before() -> None:
+    store = FailingStore(failures=3)
+    put_object(store, "c/0", [b"x"], Patience(attempts=4, pause_seconds=0.01))
+    pauses = np.diff(store.asked_at)
+    assert len(pauses) == 3
+    assert (pauses >= [0.01, 0.04, 0.16]).all()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no answer"), ValueError("what?"), KeyError("c/0"), ConnectionResetError(), PermissionError(13)],
+)
+def test_any_error_of_a_store_is_borne_and_the_last_one_raised(error: Exception) -> None:
+    store = FailingStore(failures=2, error=error)
+    put_object(store, "c/0", [b"x"], AT_ONCE)
+    assert store.sets == {"c/0": 3}
+    store = FailingStore(failures=3, error=error)
+    with pytest.raises(type(error) if not isinstance(error, OSError) else OSError) as raised:
+        put_object(store, "c/0", [b"x"], AT_ONCE)
+    assert error in (raised.value, raised.value.__cause__)
+    assert store.sets == {"c/0": 3}
+
+
+@pytest.mark.parametrize("number", FATAL)
+def test_a_disk_that_takes_nothing_is_asked_once(number: int) -> None:
+    store = FailingStore(failures=5, error=OSError(number, os.strerror(number)))
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        put_object(store, "c/0", [b"x"], AT_ONCE)
+    assert raised.value.errno == number
+    assert is_fatal(raised.value)
+    assert store.sets == {"c/0": 1}
+
+
+def test_what_a_full_store_had_before_stays() -> None:
+    store = FullStore(room=1)
+    put_object(store, "c/0", [b"x"], AT_ONCE)
+    for key in ("c/0", "c/1"):
+        with pytest.raises(OSError, match="No space left"):
+            put_object(store, key, [b"y"], AT_ONCE)
+    assert objects(store._store) == {"c/0": b"x"}
+
+
+def test_which_errors_end_all_attempts() -> None:
+    assert {errno.errorcode[number] for number in FATAL} == {"ENOSPC", "EDQUOT", "EROFS"}
+    assert is_fatal(OSError(errno.ENOSPC, "full"))
+    for error in (None, OSError(), OSError("ENOSPC"), OSError(errno.EIO, ""), TimeoutError(), ValueError(errno.ENOSPC)):
+        assert not is_fatal(error)
+
+
+@given(st.integers(0, 5), st.integers(1, 4))
+def test_a_store_that_is_read_or_cleared_is_borne_as_well(failures: int, attempts: int) -> None:
+    patience = Patience(attempts=attempts, pause_seconds=0.0)
+    store = FailingStore()
+    put_object(store, "c/0", PARTS)
+    reading, clearing = (FailingStore(store._store, failures) for _ in range(2))
+    if failures < attempts:
+        assert bytes(get_object(reading, "c/0", patience)) == WHOLE
+        delete_object(clearing, "c/0", patience)
+        assert objects(store._store) == {}
+    else:
+        for use, broken in ((get_object, reading), (delete_object, clearing)):
+            with pytest.raises(OSError, match="could not") as raised:
+                use(broken, "c/0", patience)
+            assert raised.value.filename == f"{broken}/c/0"
+        assert objects(store._store) == {"c/0": WHOLE}
+    assert reading.gets == clearing.deletes == {"c/0": min(failures + 1, attempts)}
+
+
+def test_an_object_that_is_not_there_is_asked_for_once() -> None:
+    store = FailingStore()
+    with pytest.raises(FileNotFoundError) as raised:
+        get_object(store, "c/0", NEVER_AGAIN)
+    assert raised.value.filename == f"{store}/c/0"
+    assert store.gets == {"c/0": 1}
+    delete_object(store, "c/0", NEVER_AGAIN)
+    assert store.deletes == {"c/0": 1}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_who_is_interrupted_does_not_try_again(error: BaseException) -> None:
+    attempts: list[int] = []
+
+    def attempt() -> None:
+        attempts.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        NEVER_AGAIN.bear(attempt)
+    assert attempts == [1]
+
+
+# --- A store that does not answer.
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_store_that_does_not_answer_is_an_error_in_time(attempts: int, hanging: Callable[..., HangingStore]) -> None:
+    store = hanging()
+    start = monotonic()
+    with pytest.raises(TimeoutError, match="no answer") as raised:
+        put_object(store, "c/0", [b"x"], Patience(attempts=attempts, pause_seconds=0.0, answer_seconds=0.1))
+    assert attempts * 0.1 <= monotonic() - start < DEADLINE_SECONDS
+    assert isinstance(raised.value, OSError)
+    assert raised.value.errno == errno.ETIMEDOUT
+    assert raised.value.filename == f"{store}/c/0"
+    assert store.sets == {"c/0": attempts}
+
+
+def test_a_store_that_answers_at_last_has_the_object(hanging: Callable[..., HangingStore]) -> None:
+    store = hanging(hangs=1)
+    put_object(store, "c/0", PARTS, Patience(attempts=2, pause_seconds=0.0, answer_seconds=0.2))
+    assert store.sets == {"c/0": 2}
+    assert objects(store._store) == {"c/0": WHOLE}
+
+
+def test_a_store_that_hangs_holds_no_other_thread_up(hanging: Callable[..., HangingStore]) -> None:
+    slow, quick = hanging(), CountingStore()
+    caught: list[Exception] = []
+
+    def put_slowly() -> None:
+        try:
+            put_object(slow, "c/0", [b"x"], Patience(attempts=1, answer_seconds=DEADLINE_SECONDS))
+        except TimeoutError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=put_slowly)
+    thread.start()
+    try:
+        while not slow.waiting:
+            threading.Event().wait(0.005)
+        put_object(quick, "c/0", [b"x"], AT_ONCE)
+        assert objects(quick._store) == {"c/0": b"x"}
+        assert slow.waiting
+    finally:
+        slow.let_go = True
+        thread.join()
+    assert caught == []
+
+
+# --- Files.
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [b""],
+        PARTS,
+        [b"", b"x", b"", memoryview(b"y")],
+        [np.arange(300_000, dtype="<u4").data, np.arange(12, dtype="u1").reshape(3, 4).data],
+    ],
+    ids=["no part", "an empty part", "several", "some empty", "large"],
+)
+def test_a_file_is_the_parts_one_after_the_other_under_its_name_alone(parts: Sequence[Any], tmp_path: Path) -> None:
+    expected = b"".join(parts)
+    store = LocalStore(tmp_path)
+    for _ in range(2):
+        put_object(store, "g/0/c/1/2", parts)
+        assert tree(tmp_path) == {"g/0/c/1/2": expected}
+    assert write_file(tmp_path / "g/0/c/1/2", parts) == len(expected)
+    assert tree(tmp_path) == {"g/0/c/1/2": expected}
+
+
+def test_files_and_what_a_store_is_given_are_the_same(tmp_path: Path) -> None:
+    local, memory = LocalStore(tmp_path), MemoryStore()
+    for store in (local, memory):
+        put_object(store, "0/c/0", PARTS)
+    assert tree(tmp_path) == objects(memory)
+
+
+def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:
+    path = tmp_path / "c" / "0"
+    contents = [bytes([value]) * 200_000 for value in (1, 2)]
+    write_file(path, [contents[0]])
+    stopped = threading.Event()
+
+    def write(content: bytes) -> None:
+        while not stopped.is_set():
+            write_file(path, [content[:70_000], content[70_000:]])
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    try:
+        seen = [path.read_bytes() for _ in range(300)]
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+    assert set(seen) <= set(contents)
+    assert os.listdir(path.parent) == ["0"]  # noqa: PTH208
+
+
+def test_threads_that_make_the_same_folders_do_not_disturb_each_other(tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for step in range(40):
+                start.wait(DEADLINE_SECONDS)
+                write_file(tmp_path / str(step) / "a" / "b" / str(number), [b"x"])
+        except BaseException as error:
+            start.abort()
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert set(tree(tmp_path)) == {f"{step}/a/b/{number}" for step in range(40) for number in range(4)}
+
+
+@contextmanager
+def files_of_at_most(nbytes: int) -> Iterator[None]:
+    """Let the system refuse what any file of this process would have beyond this length, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [0, 1, 10, 99])
+def test_a_write_that_is_cut_short_leaves_what_was_there(room: int, tmp_path: Path) -> None:
+    write_file(tmp_path / "c" / "0", [b"before"])
+    with files_of_at_most(room):
+        for name in ("c/0", "c/1", "new/folder/0"):
+            with pytest.raises(OSError, match="could not write: File too large") as raised:
+                put_object(LocalStore(tmp_path), name, [b"x" * 50, b"y" * 50], AT_ONCE)
+            assert raised.value.errno == errno.EFBIG
+            assert raised.value.filename == str(tmp_path / name)
+    assert tree(tmp_path) == {"c/0": b"before"}
+    with files_of_at_most(100):
+        put_object(LocalStore(tmp_path), "c/0", [b"x" * 50, b"y" * 50], AT_ONCE)
+    assert tree(tmp_path) == {"c/0": b"x" * 50 + b"y" * 50}
+
+
+class StopsHere(Sequence[bytes]):
+    """Parts of which the second one never comes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 0:
+            return b"half of it"
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), ValueError("no part")])
+def test_who_is_interrupted_leaves_nothing_and_does_not_go_on(error: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(type(error)):
+        put_object(LocalStore(tmp_path), "c/0", StopsHere(error), AT_ONCE)
+    assert tree(tmp_path) == {}
+
+
+def test_a_file_that_stands_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("no folder")
+    with pytest.raises(NotADirectoryError, match="could not write") as raised:
+        put_object(LocalStore(tmp_path), "c/0", [b"x"], AT_ONCE)
+    assert raised.value.filename == str(tmp_path / "c" / "0")
+    assert tree(tmp_path) == {"c": b"no folder"}
+
+
+def test_errors_of_the_system_name_what_the_user_knows() -> None:
+    path = Path("a.zarr") / "0"
+    with pytest.raises(FileNotFoundError, match="could not write") as raised, naming(path):
+        raise FileNotFoundError(errno.ENOENT, "gone", "a temporary name")
+    assert raised.value.filename == str(path)
+    with pytest.raises(OSError, match="could not write: what a store says") as raised, naming(path):
+        raise OSError("what a store says")
+    assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(path))
+    with pytest.raises(ValueError, match=r"^else$"), naming(path):
+        raise ValueError("else")
+
+
+# --- A real disk that takes nothing any more.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few pages."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"this user may not mount: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_asked_once_and_keeps_what_it_had(small_disk: Path) -> None:
+    store = LocalStore(small_disk)
+    put_object(store, "c/0", [b"x" * 10_000], NEVER_AGAIN)
+    before = tree(small_disk)
+    for key in ("c/0", "c/1"):
+        with pytest.raises(OSError, match="could not write: No space left") as raised:
+            put_object(store, key, [b"y" * 30_000, b"z" * 30_000], NEVER_AGAIN)
+        assert is_fatal(raised.value)
+        assert raised.value.filename == str(small_disk / key)
+        assert tree(small_disk) == before
+    put_object(store, "c/1", [b"y" * 30_000], NEVER_AGAIN)
+
+
+def test_a_disk_that_became_read_only_is_asked_once(small_disk: Path) -> None:
+    store = LocalStore(small_disk)
+    put_object(store, "c/0", [b"x"], NEVER_AGAIN)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for key in ("c/0", "new/0"):
+        with pytest.raises(OSError, match="Read-only") as raised:
+            put_object(store, key, [b"y"], NEVER_AGAIN)
+        assert is_fatal(raised.value)
+    assert tree(small_disk) == {"c/0": b"x"}
+
+
+# --- What killed processes leave.
+
+
+class WaitsForEver(Sequence[bytes]):
+    """Parts of which the second one never comes, in a process that is to be killed."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 0:
+            return b"half of it"
+        while True:
+            threading.Event().wait(60)
+
+
+def write_half(path: str) -> None:
+    write_file(Path(path), WaitsForEver())
+
+
+def write_half_as_zarr_does(path: str) -> None:
+    from zarr.storage import _local
+
+    with _local._atomic_write(Path(path), "wb") as file:
+        file.write(b"half of it")
+        file.flush()
+        threading.Event().wait()
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_half, "0"), (write_half_as_zarr_does, "zarr.json")])
+def test_what_a_killed_process_has_left_half_written_is_removed(
+    write: Callable[[str], None], name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "0" / "c" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"before")
+    process = multiprocessing.get_context("spawn").Process(target=write, args=(str(path),), daemon=True)
+    process.start()
+    until = monotonic() + DEADLINE_SECONDS
+    try:
+        while not any(content == b"half of it" for content in tree(tmp_path).values()):
+            assert monotonic() < until
+            assert process.is_alive()
+            threading.Event().wait(0.01)
+    finally:
+        process.kill()
+        process.join(DEADLINE_SECONDS)
+    assert len(tree(tmp_path)) == 2
+    assert remove_partial_files(tmp_path) == 1
+    assert tree(tmp_path) == {f"0/c/{name}": b"before"}
+    assert remove_partial_files(tmp_path) == 0
+
+
+HEX = "0123456789abcdef" * 2
+PARTIAL = [f"0.{HEX}.partial", f"zarr.{HEX}.partial", f"zarr.json.{HEX}.partial", f"..{HEX}.partial"]
+OF_USERS = [
+    ".partial",
+    "data.partial",
+    f".{HEX}.partial",
+    f"{HEX}.partial",
+    f"0.{HEX}",
+    f"0.{HEX}.partial.txt",
+    f"0.{HEX}.partial~",
+    f"0.{HEX[:-1]}.partial",
+    f"0.{HEX}0.partial",
+    f"0.{HEX.upper()}.partial",
+    f"0.{HEX[:-1]}g.partial",
+    f"0.{HEX}.part",
+    f"0 {HEX} partial",
+]
+
+
+def test_files_of_users_that_look_much_like_it_stay(tmp_path: Path) -> None:
+    for folder in ("", "0", "0/c/1/2", "empty"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for folder in ("", "0", "0/c/1/2"):
+        for name in (*PARTIAL, *OF_USERS):
+            (tmp_path / folder / name).write_bytes(name.encode())
+    assert remove_partial_files(tmp_path) == 3 * len(PARTIAL)
+    assert set(tree(tmp_path)) == {str(Path(folder) / name) for folder in ("", "0", "0/c/1/2") for name in OF_USERS}
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_folders_and_what_lies_elsewhere_stay(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside / PARTIAL[0], outside):
+        folder.mkdir(parents=True)
+    (outside / PARTIAL[0]).write_text("of somebody else")
+    (inside / "link").symlink_to(outside)
+    assert remove_partial_files(inside) == 0
+    assert (outside / PARTIAL[0]).exists()
+    assert (inside / PARTIAL[0]).is_dir()
+
+
+def test_a_folder_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
+    assert remove_partial_files(tmp_path / "none") == 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_buffer_that_a_store_is_given_is_its_own() -> None:
+    store = MemoryStore()
+    part = bytearray(b"abc")
+    put_object(store, "c/0", [part])
+    part[:] = b"xyz"
+    assert objects(store) == {"c/0": b"abc"}
+    sync(store.set("c/1", cpu.Buffer.from_bytes(b"abc")))
+    assert objects(store)["c/1"] == b"abc"
+
+
+def test_an_object_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "c" / "0").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="could not write") as raised:
+        put_object(LocalStore(tmp_path), "c/0", [b"x"], AT_ONCE)
+    assert raised.value.filename == str(tmp_path / "c" / "0")
+    assert [entry.name for entry in (tmp_path / "c").iterdir()] == ["0"]

@@ -1,0 +1,416 @@
+"""A unit is intact if, and only if, its objects are byte for byte what was stored; nothing found there is an error."""
+
+import itertools
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.strategies import in_small_units
+from tests.support import Case, CountingStore, PositionModel, Receipts, cases, objects, tree
+from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
+
+from tilewright.coordinator import Coordinator
+from tilewright.execution.local import SerialExecutor
+from tilewright.execution.run import Run
+from tilewright.execution.work import Work
+from tilewright.geometry import AxisUnits
+from tilewright.plan import WritePlan, plan_write
+from tilewright.storage import unit_checker
+from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.ledger import Record, Status
+from tilewright.storage.unit_checker import Condition, UnitChecker
+from tilewright.storage.unit_writer import UnitWriter
+
+SHAPE = (14, 17)
+"""Its last objects reach beyond the image on both axes."""
+INTACT, MISSING, SHORT, DAMAGED = Condition.INTACT, Condition.MISSING, Condition.SHORT, Condition.DAMAGED
+
+
+@dataclass
+class Written:
+    """An array that was written, and what a ledger says of its units."""
+
+    checker: UnitChecker
+    records: dict[int, Record]
+
+    @property
+    def plan(self) -> WritePlan:
+        return self.checker.plan
+
+    @property
+    def store(self) -> Any:
+        return self.checker.encoder.array.store
+
+    def keys(self, unit: int) -> list[str]:
+        return [self.checker.encoder.key(position) for position in self.plan.objects_of_unit(unit)]
+
+    def check(self, unit: int) -> Condition:
+        return self.checker.check(self.records[unit])
+
+    def others_are_intact(self, unit: int) -> bool:
+        return all(self.check(other) is INTACT for other in self.records if other != unit)
+
+    # What happens to stored objects, through the store as anybody else sees it.
+
+    def get(self, key: str) -> bytes:
+        stored = sync(self.store.get(key, default_buffer_prototype()))
+        assert stored is not None
+        return bytes(stored.to_bytes())
+
+    def put(self, key: str, content: bytes) -> None:
+        sync(self.store.set(key, cpu.Buffer.from_bytes(content)))
+
+    def delete(self, key: str) -> None:
+        sync(self.store.delete(key))
+
+    def path(self, key: str) -> Path:
+        return Path(self.store.root) / key
+
+
+def written(case: Case, destination: Any) -> Written:
+    """Predict and write a case, and keep the receipts as a ledger does."""
+    encoder = ObjectEncoder(case.create(destination))
+    receipts = Receipts()
+    work = Work(case.plan, UnitWriter(case.plan, encoder), case.prediction())
+    Run(Coordinator(case.plan), SerialExecutor(work), receipts).predict_and_write()
+    records = {
+        receipt.unit: Record(receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest)
+        for receipt in receipts
+    }
+    assert sorted(records) == list(range(case.plan.unit_count))
+    return Written(UnitChecker(case.plan, encoder), records)
+
+
+def in_units_of_objects(plan: WritePlan, count: int) -> WritePlan:
+    """The same plan, in units of so many objects per axis: tiles straddle them."""
+    units = tuple(
+        AxisUnits(tiling.extent, count * stored)
+        for tiling, stored in zip(plan.tilings, plan.stored_extents, strict=True)
+    )
+    return replace(plan, units=units)
+
+
+def case_of(kind: str) -> Case:
+    image = np.random.default_rng(5).integers(0, 60_000, SHAPE).astype("uint16")
+    options: dict[str, Any] = {"chunks": (4, 5), "layout": "compact"}
+    compressors: Any = None
+    zarr_format = 3
+    match kind:
+        case "aligned":
+            options = {"chunks": (3, 5), "layout": "aligned"}
+        case "sharded":
+            options["shards"] = (4, 10)
+        case "format 2":
+            zarr_format = 2
+        case "compressed":
+            compressors = "auto"
+    plan = plan_write(SHAPE, "YX", (8, 8), (2, 2), dtype="uint16", **options)
+    plan = in_small_units(plan) if kind == "aligned" else in_units_of_objects(plan, 2)
+    assert plan.units_are_independent == (kind == "aligned")
+    assert plan.unit_count > 1
+    return Case(image, "YX", plan, PositionModel(1, "uint16"), compressors, zarr_format)
+
+
+KINDS = ["straddling", "aligned", "sharded", "format 2", "compressed"]
+STORES = ["folder", "memory"]
+
+
+@pytest.fixture(params=[(kind, store) for kind in KINDS for store in STORES], ids="-".join)
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Written:
+    kind, store = request.param
+    return written(case_of(kind), MemoryStore() if store == "memory" else tmp_path / "o.zarr")
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path) -> Written:
+    return written(case_of("straddling"), tmp_path / "o.zarr")
+
+
+def units_of_several(output: Written) -> list[int]:
+    """Units of at least two objects."""
+    found = [unit for unit in output.records if len(output.keys(unit)) > 1]
+    assert found
+    return found
+
+
+def test_all_units_are_intact_after_they_were_written(output: Written) -> None:
+    assert {unit: output.check(unit) for unit in output.records} == dict.fromkeys(output.records, INTACT)
+    # Every object belongs to one unit, so that none goes unseen.
+    keys = [key for unit in output.records for key in output.keys(unit)]
+    assert len(set(keys)) == len(keys) == output.plan.object_count
+    assert sum(len(output.get(key)) for key in keys) == sum(r.stored_nbytes for r in output.records.values())
+
+
+def test_any_changed_byte_of_any_object_is_damage(output: Written) -> None:
+    for unit in output.records:
+        for key in output.keys(unit):
+            content = output.get(key)
+            for place in {len(content) - 1, *range(0, len(content), max(1, len(content) // 6))}:
+                changed = bytearray(content)
+                changed[place] ^= 1 << (place % 8)
+                output.put(key, bytes(changed))
+                assert output.check(unit) is DAMAGED, (key, place)
+            output.put(key, content)
+        assert output.check(unit) is INTACT
+
+
+Spoil = Callable[[bytes], bytes | None]
+
+SPOILED: dict[str, tuple[Spoil, Condition]] = {
+    "deleted": (lambda _: None, MISSING),
+    "shorter by a byte": (lambda content: content[:-1], SHORT),
+    "without its first byte": (lambda content: content[1:], SHORT),
+    "half of it": (lambda content: content[: len(content) // 2], SHORT),
+    "empty": (lambda _: b"", SHORT),
+    "longer by a byte": (lambda content: content + b"\x00", DAMAGED),
+    "twice": (lambda content: content + content, DAMAGED),
+    "zeros": (lambda content: bytes(len(content)), DAMAGED),
+    "one byte moved": (lambda content: content[1:] + content[:1], DAMAGED),
+}
+
+
+def test_what_becomes_of_an_object_is_told_of_its_unit_and_of_no_other(output: Written) -> None:
+    for unit in output.records:
+        for place, key in enumerate(output.keys(unit)):
+            content = output.get(key)
+            for how, (spoil, expected) in SPOILED.items():
+                changed = spoil(content)
+                assert changed != content
+                if changed is None:
+                    output.delete(key)
+                else:
+                    output.put(key, changed)
+                assert output.check(unit) is expected, (how, key)
+                # All look alike from there.
+                assert place > 0 or output.others_are_intact(unit), (how, key)
+            output.put(key, content)
+    assert output.others_are_intact(-1)
+
+
+def neighbours(output: Written) -> Iterator[tuple[int, str, str]]:
+    """Each two objects of one unit that follow each other."""
+    for unit in units_of_several(output):
+        keys = output.keys(unit)
+        yield from ((unit, first, second) for first, second in itertools.pairwise(keys))
+
+
+def test_objects_of_a_unit_that_have_changed_places_are_damage(output: Written) -> None:
+    swapped = 0
+    for unit, first, second in neighbours(output):
+        contents = output.get(first), output.get(second)
+        if contents[0] == contents[1]:
+            continue
+        swapped += len(contents[0]) == len(contents[1])
+        output.put(first, contents[1])
+        output.put(second, contents[0])
+        assert output.check(unit) is DAMAGED
+        output.put(first, contents[0])
+        output.put(second, contents[1])
+    if output.checker.encoder.array.compressors == ():
+        assert swapped
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_bytes_that_move_from_one_object_to_the_next_are_damage(count: int, output: Written) -> None:
+    for unit, first, second in neighbours(output):
+        contents = output.get(first), output.get(second)
+        # One after the other they are the same bytes as before.
+        output.put(first, contents[0][:-count])
+        output.put(second, contents[0][-count:] + contents[1])
+        assert output.check(unit) is DAMAGED
+        output.put(first, contents[0] + contents[1][:count])
+        output.put(second, contents[1][count:])
+        assert output.check(unit) is DAMAGED
+        output.put(first, contents[0] + contents[1])
+        output.put(second, b"")
+        assert output.check(unit) is DAMAGED
+        output.put(first, contents[0])
+        output.put(second, contents[1])
+        assert output.check(unit) is INTACT
+
+
+def test_an_object_of_another_unit_in_its_place_is_damage(output: Written) -> None:
+    keys = [(unit, output.keys(unit)[0]) for unit in output.records]
+    for (unit, key), (_, other) in itertools.pairwise(keys):
+        content, foreign = output.get(key), output.get(other)
+        output.put(key, foreign)
+        assert output.check(unit) is (SHORT if len(foreign) < len(content) else DAMAGED)
+        output.put(key, content)
+
+
+def test_all_objects_gone_is_missing(output: Written) -> None:
+    for unit in output.records:
+        for key in output.keys(unit):
+            output.delete(key)
+    assert {output.check(unit) for unit in output.records} == {MISSING}
+
+
+@settings(max_examples=20)
+@given(cases(), st.data())
+def test_whatever_the_plan_a_change_of_one_object_is_noticed(case: Case, data: st.DataObject) -> None:
+    output = written(case, MemoryStore())
+    assert output.others_are_intact(-1)
+    unit = data.draw(st.sampled_from(sorted(output.records)))
+    key = data.draw(st.sampled_from(output.keys(unit)))
+    content = output.get(key)
+    start = data.draw(st.integers(0, len(content)))
+    stop = data.draw(st.integers(start, len(content)))
+    changed = content[:start] + data.draw(st.binary(max_size=8)) + content[stop:]
+    output.put(key, changed)
+    if changed == content:
+        assert output.check(unit) is INTACT
+    else:
+        assert output.check(unit) is (SHORT if len(changed) < len(content) else DAMAGED)
+    assert output.others_are_intact(unit)
+
+
+# --- What only a folder has.
+
+
+def test_a_folder_in_place_of_an_object_is_damage(in_folder: Written) -> None:
+    for unit in in_folder.records:
+        for key in in_folder.keys(unit):
+            path = in_folder.path(key)
+            path.rename(path.with_name("aside"))
+            path.mkdir()
+            assert in_folder.check(unit) is DAMAGED
+            assert in_folder.others_are_intact(unit)
+            path.rmdir()
+            path.with_name("aside").rename(path)
+    assert in_folder.others_are_intact(-1)
+
+
+def test_a_file_in_place_of_a_folder_of_objects_is_damage(in_folder: Written) -> None:
+    folder = in_folder.path(in_folder.keys(0)[0]).parent
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("no folder")
+    assert in_folder.check(0) is DAMAGED
+    folder.unlink()
+    assert in_folder.check(0) is MISSING
+    folder.with_name("aside").rename(folder)
+    assert in_folder.check(0) is INTACT
+
+
+def test_an_object_that_may_not_be_read_is_damage(in_folder: Written) -> None:
+    path = in_folder.path(in_folder.keys(0)[0])
+    path.chmod(0)
+    try:
+        if os.access(path, os.R_OK):
+            pytest.skip("this user may read everything")
+        assert in_folder.check(0) is DAMAGED
+        assert in_folder.others_are_intact(0)
+    finally:
+        path.chmod(0o600)
+    assert in_folder.check(0) is INTACT
+
+
+def test_an_object_that_leads_to_itself_is_damage_and_one_that_leads_nowhere_is_missing(in_folder: Written) -> None:
+    path = in_folder.path(in_folder.keys(0)[-1])
+    for target, expected in ((path, DAMAGED), (path.with_name("nowhere"), MISSING)):
+        path.unlink()
+        path.symlink_to(target)
+        assert in_folder.check(0) is expected
+        assert in_folder.others_are_intact(0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that fails when it is read is one of Linux")
+def test_an_object_of_which_the_disk_gives_nothing_is_damage(in_folder: Written) -> None:
+    broken = Path("/proc/self/mem")
+    with broken.open("rb", buffering=0) as file, pytest.raises(OSError, match="Input/output error"):
+        file.read(1)
+    path = in_folder.path(in_folder.keys(0)[-1])
+    path.unlink()
+    path.symlink_to(broken)
+    assert in_folder.check(0) is DAMAGED
+    assert in_folder.others_are_intact(0)
+
+
+def test_looking_changes_nothing(in_folder: Written, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    status = {name: (tmp_path / name).stat().st_mtime_ns for name in before}
+    assert in_folder.others_are_intact(-1)
+    assert tree(tmp_path) == before
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == status
+
+
+@pytest.mark.parametrize("piece_nbytes", [1, 7, 40, 41])
+def test_an_object_that_is_read_in_pieces_is_the_same(
+    piece_nbytes: int, in_folder: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit_checker, "PIECE_NBYTES", piece_nbytes)
+    assert in_folder.others_are_intact(-1)
+    key = in_folder.keys(0)[-1]
+    content = in_folder.get(key)
+    in_folder.put(key, content[:-1] + bytes([content[-1] ^ 1]))
+    assert in_folder.check(0) is DAMAGED
+    in_folder.put(key, content[:-1])
+    assert in_folder.check(0) is SHORT
+
+
+# --- What is asked, and how often.
+
+
+def test_a_unit_that_was_given_up_is_not_looked_at() -> None:
+    store = CountingStore()
+    output = written(case_of("straddling"), store)
+    store.gets.clear()
+    assert output.checker.check(Record(0, Status.GIVEN_UP)) is Condition.GIVEN_UP
+    assert not store.gets
+
+
+def test_each_object_is_read_once_and_written_never() -> None:
+    store = CountingStore()
+    output = written(case_of("straddling"), store)
+    store.gets.clear()
+    store.sets.clear()
+    assert output.others_are_intact(-1)
+    assert store.gets == dict.fromkeys(objects(store._store), 1)
+    assert not store.sets
+    assert not store.deletes
+
+
+class BrokenStore(WrapperStore[MemoryStore]):
+    """A store that cannot read some objects, and says so in its own way."""
+
+    def __init__(self, store: MemoryStore | None = None, broken: str = "") -> None:
+        super().__init__(MemoryStore() if store is None else store)
+        self.broken = broken
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key == self.broken:
+            raise RuntimeError("503 slow down")
+        return await self._store.get(key, prototype, byte_range)
+
+
+def test_an_object_that_a_store_cannot_read_is_damage() -> None:
+    store = BrokenStore()
+    output = written(case_of("straddling"), store)
+    assert output.others_are_intact(-1)
+    store.broken = output.keys(0)[-1]
+    assert output.check(0) is DAMAGED
+    assert output.others_are_intact(0)
+
+
+def test_a_checker_that_has_travelled_finds_the_same(in_folder: Written) -> None:
+    in_folder.delete(in_folder.keys(1)[0])
+    elsewhere = pickle.loads(pickle.dumps(in_folder.checker))
+    assert elsewhere.check(in_folder.records[0]) is INTACT
+    assert elsewhere.check(in_folder.records[1]) is MISSING
+
+
+def test_the_array_that_is_checked_may_be_opened_anew_and_read_only(in_folder: Written) -> None:
+    array = in_folder.checker.encoder.array
+    opened = zarr.open_array(LocalStore(array.store.root, read_only=True), path=array.path, mode="r")
+    again = UnitChecker(in_folder.plan, ObjectEncoder(opened))
+    assert {again.check(record) for record in in_folder.records.values()} == {INTACT}

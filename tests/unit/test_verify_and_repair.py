@@ -1,0 +1,633 @@
+"""What is wrong with an output is found by its ledger alone and named by its region, and mending it spares the rest."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+from distributed import Client
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support import BreaksOn, is_metadata, tree
+from zarr.storage import LocalStore, MemoryStore
+
+import tilewright as tw
+from tilewright.cli import main
+from tilewright.errors import DestinationError, OutputInUseError, ResumeError, SourceError, UnitGivenUpError
+from tilewright.storage.ledger import LedgerFolder, Record, Status
+from tilewright.storage.lock import WriterLock
+
+IMAGE = np.random.default_rng(0).random((240, 288), dtype=np.float32)
+REQUEST: dict[str, Any] = {
+    "axes": "YX",
+    "tile_size": (48, 48),
+    "overlap": (12, 12),
+    "layout": "compact",
+    "chunks": (24, 24),
+    # Little, so that units are small.
+    "memory_nbytes": 2**18,
+    "progress": False,
+}
+INCOMPLETE = 3
+
+
+def predict(destination: Any, client: Client, model: Any = np.negative, source: Any = IMAGE, **options: Any) -> None:
+    tw.predict_to_zarr(model, source, destination, client=client, **REQUEST | options)
+
+
+def verify(destination: Any, **options: Any) -> tw.Verification:
+    return tw.verify(destination, progress=False, **options)
+
+
+def repair(destination: Any, client: Client, model: Any = np.negative, source: Any = IMAGE, **options: Any) -> Any:
+    return tw.repair(destination, model, source, client=client, progress=False, **options)
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(embedded: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete output beside the file that it was predicted from."""
+    folder = tmp_path_factory.mktemp("finished")
+    predict(folder / "out.zarr", embedded)
+    return folder / "out.zarr"
+
+
+@pytest.fixture
+def output(finished: Path, tmp_path: Path) -> Path:
+    return copy_of(finished, tmp_path)
+
+
+@pytest.fixture
+def processes(two_processes: Client) -> Iterator[Client]:
+    """The cluster of two other processes, as the current one."""
+    with two_processes.as_current():
+        yield two_processes
+
+
+def copy_of(output: Path, folder: Path) -> Path:
+    for path in (output, ledger_of(output)):
+        shutil.copytree(path, folder / path.name)
+    return folder / output.name
+
+
+def ledger_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.ledger")
+
+
+def object_files(output: Path) -> list[Path]:
+    return sorted(path for path in output.rglob("*") if path.is_file() and not is_metadata(path.name))
+
+
+def unit_count(output: Path) -> int:
+    header = LedgerFolder(ledger_of(output)).header()
+    assert header is not None
+    return header.plan.unit_count
+
+
+def files_of_unit(output: Path, unit: int) -> list[Path]:
+    header = LedgerFolder(ledger_of(output)).header()
+    assert header is not None
+    return [output.joinpath("0", "c", *map(str, position)) for position in header.plan.objects_of_unit(unit)]
+
+
+def identities(files: list[Path]) -> dict[Path, tuple[int, int]]:
+    """What tells whether a file was written again: also with the same bytes it would be another one."""
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+# Faults
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def lengthen(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def flip_first(file: Path) -> None:
+    raw = file.read_bytes()
+    file.write_bytes(bytes([raw[0] ^ 1]) + raw[1:])
+
+
+def flip_last(file: Path) -> None:
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 128]))
+
+
+FAULTS: dict[Callable[[Path], None], str] = {
+    Path.unlink: "missing",
+    shorten: "short",
+    empty: "short",
+    lengthen: "damaged",
+    flip_first: "damaged",
+    flip_last: "damaged",
+}
+
+
+def give_up(output: Path, unit: int) -> None:
+    """Say in the ledger that a unit was given up, as a run does that could not predict a tile of it."""
+    (file,) = ledger_of(output).glob("*.ledger")
+    with file.open("ab") as opened:
+        opened.write(Record(unit, Status.GIVEN_UP).to_bytes())
+
+
+def spoil(output: Path) -> dict[int, str]:
+    """Let every fault befall one unit, and return what should be found."""
+    expected = {}
+    for unit, (fault, condition) in enumerate(FAULTS.items()):
+        fault(files_of_unit(output, unit)[unit % 3])
+        expected[unit] = condition
+    give_up(output, len(FAULTS))
+    return expected | {len(FAULTS): "given up"}
+
+
+# verify
+
+
+def test_a_complete_output_is_proven_so(output: Path) -> None:
+    before, files = tree(output.parent), identities([path for path in output.parent.rglob("*") if path.is_file()])
+    verification = verify(output)
+    assert verification.is_complete
+    assert verification.conditions == {}
+    assert verification.writer == ""
+    assert verification.stored_nbytes == sum(file.stat().st_size for file in object_files(output))
+    assert str(verification).splitlines() == [
+        "Verification",
+        f"  array        {output}/0",
+        f"  units        10 of 120 objects, {verification.stored_nbytes / 1024:.1f} KiB",
+        "  intact       10: the output is complete",
+    ]
+    # It only reads.
+    assert tree(output.parent) == before
+    assert identities(list(files)) == files
+
+
+@pytest.mark.parametrize("executor", [None, "embedded", "processes"])
+def test_every_fault_is_told_from_the_others_and_named_by_its_region(
+    executor: str | None, output: Path, request: pytest.FixtureRequest
+) -> None:
+    client = None if executor is None else request.getfixturevalue(executor)
+    stored_nbytes = verify(output).stored_nbytes
+    expected = spoil(output)
+    verification = verify(output, client=client)
+    assert verification.conditions == expected
+    assert not verification.is_complete
+    assert verification.units("short") == [1, 2]
+    assert verification.units("intact") == []
+    regions = [verification.plan.unit_region(unit) for unit in expected]
+    lines = [
+        f"    {condition}: Y {rows[0]}:{rows[1]}, X {columns[0]}:{columns[1]}"
+        for condition, (rows, columns) in zip(expected.values(), regions, strict=True)
+    ]
+    assert str(verification).splitlines()[3:] == [
+        "  intact       3",
+        "  missing      1",
+        "  short        2",
+        "  damaged      3",
+        "  given up     1",
+        *lines,
+    ]
+    # What was given up is not stored.
+    assert verification.stored_nbytes < stored_nbytes
+
+
+@given(data=st.data())
+@settings(max_examples=25)
+def test_a_fault_of_any_object_is_one_of_its_unit_and_of_no_other(data: st.DataObject, finished: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        output = copy_of(finished, Path(folder))
+        units = data.draw(st.sets(st.integers(0, unit_count(output) - 1)))
+        expected = {}
+        for unit in units:
+            fault = data.draw(st.sampled_from(list(FAULTS)))
+            fault(data.draw(st.sampled_from(files_of_unit(output, unit))))
+            expected[unit] = FAULTS[fault]
+        assert verify(output).conditions == expected
+
+
+def test_objects_that_have_changed_places_are_damaged(output: Path) -> None:
+    first, second = files_of_unit(output, 4)[:2]
+    first.rename(output / "aside")
+    second.rename(first)
+    (output / "aside").rename(second)
+    assert verify(output).conditions == {4: "damaged"}
+
+
+def test_a_folder_in_the_place_of_an_object_is_damage(output: Path) -> None:
+    file = files_of_unit(output, 4)[0]
+    file.unlink()
+    file.mkdir()
+    assert verify(output).conditions == {4: "damaged"}
+
+
+def test_of_many_faults_ten_are_shown_and_the_others_counted(embedded: Client, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    predict(output, embedded, layout="aligned", memory_nbytes=2**17)
+    shutil.rmtree(output / "0" / "c")
+    lines = str(verify(output)).splitlines()
+    assert lines[3:5] == ["  intact       0", "  missing      16"]
+    assert len([line for line in lines if line.startswith("    missing: Y ")]) == 10
+    assert lines[-1] == "    and 6 more"
+
+
+@pytest.mark.parametrize("lost", [".", "0", "0/zarr.json", "0/c"])
+def test_of_an_output_that_is_gone_everything_is_missing(lost: str, output: Path) -> None:
+    path = output / lost
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    assert verify(output).conditions == dict.fromkeys(range(10), "missing")
+    assert command("verify", output).exit_code == INCOMPLETE
+
+
+def test_an_output_is_verified_without_its_source(embedded: Client, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
+    predict(tmp_path / "out.zarr", embedded, source=tmp_path / "raw.zarr")
+    shutil.rmtree(tmp_path / "raw.zarr")
+    assert verify(tmp_path / "out.zarr").is_complete
+
+
+def test_the_last_record_of_a_unit_counts(output: Path) -> None:
+    (file,) = ledger_of(output).glob("*.ledger")
+    raw = file.read_bytes()
+    first = raw[raw.index(b"\n") + 1 :][: len(Record(0, Status.WRITTEN).to_bytes())]
+    unit = Record.from_bytes(first).unit
+    give_up(output, unit)
+    assert verify(output).conditions == {unit: "given up"}
+    file.write_bytes(file.read_bytes() + first)
+    assert verify(output).is_complete
+
+
+# Where an output is
+
+
+def paths_of(output: Path) -> dict[str, Any]:
+    """What may be given for an output; relative paths are taken from the folder that it lies in."""
+    return {
+        "a path": output,
+        "text": str(output),
+        "a slash behind it": f"{output}/",
+        "a relative path": "out.zarr",
+        "a relative path with a slash": "out.zarr/",
+        "a roundabout path": f"../{output.parent.name}/out.zarr",
+        "the array": output / "0",
+        "the array, with a slash": f"{output}/0/",
+        "the array, relative": "out.zarr/0",
+        "a store": LocalStore(output),
+        "a read-only store": LocalStore(output, read_only=True),
+    }
+
+
+@pytest.mark.parametrize("name", paths_of(Path("x")))
+def test_an_output_is_found_however_it_is_named(name: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(output.parent)
+    flip_first(files_of_unit(output, 3)[0])
+    assert verify(paths_of(output)[name]).conditions == {3: "damaged"}
+
+
+@pytest.mark.parametrize("name", sorted(set(paths_of(Path("x"))) - {"a read-only store"}))
+def test_an_output_is_mended_however_it_is_named(
+    name: str, output: Path, finished: Path, embedded: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(output.parent)
+    flip_first(files_of_unit(output, 3)[0])
+    assert repair(paths_of(output)[name], embedded).unit_count == 1
+    assert tree(output) == tree(finished)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out.zarr", "out.zarr.ledger"]
+
+
+def test_the_working_directory_may_be_the_output(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(output)
+    assert verify(".").is_complete
+    assert verify("0").is_complete
+    assert command("verify", ".").exit_code == 0
+
+
+def test_a_ledger_elsewhere_is_looked_for_there(output: Path, embedded: Client, tmp_path: Path) -> None:
+    ledger = tmp_path / "elsewhere"
+    ledger_of(output).rename(ledger)
+    with pytest.raises(ResumeError, match="has no ledger"):
+        verify(output)
+    flip_first(object_files(output)[0])
+    assert len(verify(output, ledger=ledger).conditions) == 1
+    assert repair(output, embedded, ledger=ledger).unit_count == 1
+    assert verify(LocalStore(output), ledger=ledger).is_complete
+    assert command("verify", output, "--ledger", ledger).exit_code == 0
+
+
+def test_a_store_in_memory_is_verified_and_mended_by_the_ledger_of_its_run(embedded: Client, tmp_path: Path) -> None:
+    store, ledger = MemoryStore(), tmp_path / "ledger"
+    predict(store, embedded, ledger=ledger)
+    assert verify(store, ledger=ledger).is_complete
+    with pytest.raises(ResumeError, match="has no ledger beside it; pass the ledger that the run was given"):
+        verify(store)
+    del store._store_dict["0/c/3/3"]
+    assert list(verify(store, ledger=ledger).conditions.values()) == ["missing"]
+    assert repair(store, embedded, ledger=ledger).unit_count == 1
+    assert verify(store, ledger=ledger).is_complete
+
+
+@pytest.mark.parametrize("there", ["nothing", "an array", "an empty ledger", "another ledger"])
+def test_without_a_ledger_nothing_can_be_said(there: str, output: Path, embedded: Client, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"ledger": tmp_path / "no such folder"} if there == "another ledger" else {}
+    if there == "nothing":
+        shutil.rmtree(output)
+    if there != "another ledger":
+        shutil.rmtree(ledger_of(output))
+    if there == "an empty ledger":
+        ledger_of(output).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    words = f"the output {output} has no ledger {given.get('ledger', ledger_of(output))}, so that nobody knows"
+    with pytest.raises(ResumeError) as caught:
+        verify(output, **given)
+    assert words in str(caught.value)
+    with pytest.raises(ResumeError) as caught:
+        repair(output, embedded, **given)
+    assert words in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# repair
+
+
+@pytest.mark.parametrize("executor", ["embedded", "processes"])
+def test_exactly_what_is_wrong_is_written_again(
+    executor: str, output: Path, finished: Path, request: pytest.FixtureRequest
+) -> None:
+    client = request.getfixturevalue(executor)
+    expected = spoil(output)
+    before = identities(object_files(output))
+    report = repair(output, client)
+    assert (report.unit_count, report.kept_unit_count) == (len(expected), 10 - len(expected))
+    after = identities(object_files(output))
+    touched = {file for unit in expected for file in files_of_unit(output, unit)}
+    assert {file for file in after if after[file] != before.get(file)} == touched
+    assert tree(output) == tree(finished)
+    assert verify(output).is_complete
+
+
+def test_where_nothing_is_wrong_nothing_is_written(output: Path, embedded: Client) -> None:
+    before = identities(object_files(output))
+    report = repair(output, embedded)
+    assert (report.unit_count, report.kept_unit_count) == (0, 10)
+    assert identities(object_files(output)) == before
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "sharded": {"chunks": (12, 12), "shards": (24, 24)},
+    "sharded, uncompressed": {"chunks": (12, 12), "shards": (24, 24), "compressors": None},
+    "aligned": {"layout": "aligned"},
+    "uncompressed": {"compressors": None},
+    "several codecs": {"compressors": [zarr.codecs.ZstdCodec(), zarr.codecs.GzipCodec()]},
+    "blosc": {"compressors": zarr.codecs.BloscCodec(cname="lz4", shuffle="bitshuffle")},
+    "another fill value": {"fill_value": 7, "dtype": "uint8"},
+    "not a number": {"fill_value": float("nan")},
+    "format 2": {"zarr_format": 2},
+    "format 2, uncompressed": {"zarr_format": 2, "compressors": None},
+    "format 2, not a number": {"zarr_format": 2, "fill_value": float("nan")},
+    "all that is chosen": {"layout": "auto", "chunks": "auto"},
+    "channels": {"source": np.stack([IMAGE, IMAGE[::-1]]), "axes": "CYX", "memory_nbytes": 2**19},
+    "samples, in another order": {"source": np.stack([IMAGE, IMAGE[::-1]], axis=1), "axes": "YSX"},
+    "batches": {"batch_size": 3},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_of_any_kind_is_mended_by_what_its_ledger_and_its_metadata_say(
+    kind: str, embedded: Client, tmp_path: Path
+) -> None:
+    options = dict(KINDS[kind])
+    source, batch_size = options.pop("source", IMAGE), options.get("batch_size", 1)
+    output = tmp_path / "out.zarr"
+    predict(output, embedded, source=source, **options)
+    before = tree(output)
+    flip_last(object_files(output)[-1])
+    assert list(verify(output).conditions.values()) == ["damaged"]
+    assert repair(output, embedded, source=source, batch_size=batch_size).unit_count == 1
+    assert tree(output) == before
+    assert verify(output).is_complete
+
+
+def test_the_file_that_it_was_predicted_from_is_known(embedded: Client, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
+    output = tmp_path / "out.zarr"
+    predict(output, embedded, source=tmp_path / "raw.zarr")
+    flip_first(object_files(output)[0])
+    assert repair(output, embedded, source=None).unit_count == 1
+    flip_first(object_files(output)[0])
+    (tmp_path / "raw.zarr").rename(tmp_path / "moved.zarr")
+    with pytest.raises(SourceError, match=r"the source .*raw\.zarr does not exist"):
+        repair(output, embedded, source=None)
+    assert len(verify(output).conditions) == 1
+
+
+def test_an_array_that_it_was_predicted_from_must_be_passed(output: Path, embedded: Client) -> None:
+    with pytest.raises(ResumeError, match="was predicted from an array, not from a file; pass it as source"):
+        repair(output, embedded, source=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": np.positive}, "model: numpy.negative then, numpy.positive now"),
+        ({"source": IMAGE + 1}, r"source: array \w+ then, array \w+ now"),
+        ({"source": IMAGE[1:]}, r"source shape: \[240, 288\] then, \[239, 288\] now"),
+        ({"source": IMAGE.astype("float64")}, "source dtype: <f4 then, <f8 now"),
+    ],
+)
+def test_another_model_or_source_is_refused_and_nothing_is_touched(
+    options: dict[str, Any], words: str, output: Path, embedded: Client
+) -> None:
+    spoil(output)
+    before = tree(output.parent)
+    with pytest.raises(ResumeError, match=words):
+        repair(output, embedded, **options)
+    assert tree(output.parent) == before
+
+
+def test_a_unit_that_was_given_up_is_mended_by_a_model_that_can(embedded: Client, tmp_path: Path) -> None:
+    source = IMAGE.copy()
+    source[100, 100] = 7
+    output = tmp_path / "out.zarr"
+    with pytest.raises(UnitGivenUpError):
+        predict(output, embedded, BreaksOn(7), source)
+    expected = verify(output).conditions
+    assert expected
+    assert set(expected.values()) == {"given up"}
+    with pytest.raises(UnitGivenUpError) as caught:
+        repair(output, embedded, BreaksOn(7), source)
+    assert caught.value.report.kept_unit_count == 10 - len(expected)
+    assert verify(output).conditions == expected
+    # The same model, by its name.
+    assert repair(output, embedded, BreaksOn(8), source).unit_count == len(expected)
+    np.testing.assert_array_equal(zarr.open_group(output, mode="r")["0"][...], source)
+    assert verify(output).is_complete
+
+
+def test_a_read_only_store_is_verified_and_not_mended(output: Path, embedded: Client) -> None:
+    store = LocalStore(output, read_only=True)
+    flip_first(object_files(output)[0])
+    before = tree(output.parent)
+    assert len(verify(store).conditions) == 1
+    with pytest.raises(DestinationError, match="read-only"):
+        repair(store, embedded)
+    assert tree(output.parent) == before
+
+
+def test_who_writes_is_named_and_keeps_others_from_mending(output: Path, embedded: Client) -> None:
+    flip_first(files_of_unit(output, 0)[0])
+    lock = WriterLock(ledger_of(output), "it")
+    lock.acquire()
+    try:
+        verification = verify(output)
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        assert verification.writer == who
+        assert str(verification).splitlines()[-1] == f"  being written by {who}"
+        assert verification.conditions == {0: "damaged"}
+        with pytest.raises(OutputInUseError, match=f"is being written by process {os.getpid()} on"):
+            repair(output, embedded)
+    finally:
+        lock.release()
+    assert verify(output).writer == ""
+    assert repair(output, embedded).unit_count == 1
+
+
+# Outputs of a trainer
+
+
+@pytest.fixture
+def trained(embedded: Client, tmp_path: Path) -> Path:
+    """A folder of outputs: of one file, and of two arrays."""
+    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
+    dataset = tw.IterableTiledPredDataset([IMAGE, IMAGE[::-1], tmp_path / "raw.zarr"], "YX", (48, 48), (12, 12))
+    trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
+    writer = tw.WriteTilesZarr(embedded)
+    for number, (tile, information) in enumerate(dataset):
+        writer.write_batch(trainer, None, (tile[None], [information]), None, None, number, 0, tmp_path / "out")
+    writer.finalize()
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    "name", ["raw.zarr", "raw.zarr/0", "prediction.zarr/0", "prediction.zarr/1", "prediction.zarr/1/0"]
+)
+def test_each_output_of_a_trainer_is_verified_by_its_own_name(name: str, trained: Path) -> None:
+    assert verify(trained / name).is_complete
+    number = "" if name.startswith("raw") else name.split("/")[1]
+    group = trained / name.split("/", maxsplit=1)[0] / number
+    flip_first(object_files(group)[0])
+    assert verify(trained / name).conditions == {0: "damaged"}
+    assert str(verify(trained / name)).splitlines()[1] == f"  array        {group}/0"
+    others = {"raw.zarr", "prediction.zarr/0", "prediction.zarr/1"} - {str(group.relative_to(trained))}
+    assert all(verify(trained / other).is_complete for other in others)
+
+
+def test_a_store_of_several_outputs_names_them(trained: Path) -> None:
+    with pytest.raises(ResumeError) as caught:
+        verify(trained / "prediction.zarr")
+    first, second = trained / "prediction.zarr" / "0", trained / "prediction.zarr" / "1"
+    assert str(caught.value).endswith(f"holds several outputs; name one of them: {first}, {second}")
+    result = command("verify", trained / "prediction.zarr")
+    assert result.exit_code == 1
+    assert f"{first}, {second}" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["raw.zarr", "prediction.zarr/0"])
+def test_what_a_trainer_predicted_is_mended_by_a_trainer(name: str, trained: Path, embedded: Client) -> None:
+    flip_first(object_files(trained / name)[0])
+    before = tree(trained)
+    with pytest.raises(ResumeError, match=r"was predicted by a trainer.*WriteTilesZarr\(if_exists='resume'\)"):
+        repair(trained / name, embedded)
+    assert tree(trained) == before
+
+
+# The command line
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output that was predicted by a command, in the working directory."""
+    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
+    monkeypatch.chdir(tmp_path)
+    result = command(
+        *("predict", "raw.zarr", "out.zarr", "--model", "numpy:negative", "--axes", "YX", "--tile-size", "48,48"),
+        *("--overlap", "12,12", "--layout", "compact", "--chunks", "24,24", "--memory", "256KiB"),
+    )
+    assert result.exit_code == 0, result.output
+    return tmp_path / "out.zarr"
+
+
+def test_a_person_verifies_mends_and_verifies(typed: Path) -> None:
+    before = tree(typed)
+    complete = command("verify", "out.zarr")
+    assert (complete.exit_code, complete.stderr) == (0, "")
+    assert "intact       10: the output is complete" in complete.stdout
+    expected = spoil(typed)
+    found = command("verify", "out.zarr")
+    assert (found.exit_code, found.stderr) == (INCOMPLETE, "")
+    assert found.stdout == f"{verify(typed)}\n"
+    mended = command("repair", "out.zarr", "--model", "numpy:negative")
+    assert (mended.exit_code, mended.stderr) == (0, "")
+    assert f"written      {len(expected)} units" in mended.stdout
+    assert command("verify", "out.zarr").exit_code == 0
+    assert tree(typed) == before
+
+
+def test_progress_is_shown_where_it_is_asked_for(typed: Path) -> None:
+    assert "verifying: 100%" in command("verify", "out.zarr", "--progress").stderr
+    assert "checking: 100%" in command("repair", "out.zarr", "--model", "numpy:negative", "--progress").stderr
+
+
+def test_another_model_is_one_line(typed: Path) -> None:
+    flip_first(object_files(typed)[0])
+    result = command("repair", "out.zarr", "--model", "numpy:positive")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "model: numpy.negative then, numpy.positive now" in line
+    assert "--if-exists overwrite" in line
+
+
+def test_a_file_without_a_ledger_is_one_line(typed: Path) -> None:
+    for name in ("verify", "repair"):
+        options = () if name == "verify" else ("--model", "numpy:negative")
+        result = command(name, "raw.zarr", *options)
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert "raw.zarr has no ledger" in line
+
+
+def test_what_is_given_up_again_has_the_status_of_what_is_incomplete(typed: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models.py"
+    models.write_text("def model(batch):\n    return -batch\n")
+    cut = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--chunks", "24,24", "--memory", "256KiB")
+    overwrite = ("--if-exists", "overwrite", *cut, "--layout", "compact")
+    assert command("predict", "raw.zarr", "out.zarr", "--model", f"{models}:model", *overwrite).exit_code == 0
+    flip_first(files_of_unit(typed, 9)[0])
+    corner = float(IMAGE[-1, -1])
+    models.write_text(
+        f"def model(batch):\n    assert not (batch == {corner!r}).any(), 'a bad tile'\n    return -batch\n"
+    )
+    result = command("repair", "out.zarr", "--model", f"{models}:model")
+    assert result.exit_code == INCOMPLETE
+    assert "1 of 10 units were given up" in result.stderr
+    assert "kept" in result.stdout
+    found = command("verify", "out.zarr")
+    assert found.exit_code == INCOMPLETE
+    assert "given up     1" in found.stdout
+    # An object that is known to be wrong does not stay.
+    assert not files_of_unit(typed, 9)[0].exists()
