@@ -77,13 +77,14 @@ def open_embedded_cluster(threads: int | None = None) -> Iterator[Client]:
         try:
             yield client
         finally:
-            # Not by the cluster itself, which would wait for a model that does not return.
-            cluster.sync(_close_workers, cluster)
+            cluster.sync(_close_busy_workers, cluster)
 
 
-async def _close_workers(cluster: Any) -> None:
+async def _close_busy_workers(cluster: Any) -> None:
+    """Close workers of which a task does not return; the cluster itself would wait for it."""
     for worker in cluster.workers.values():
-        await worker.close(executor_wait=False)
+        if worker.state.executing:
+            await worker.close(executor_wait=False)
 
 
 def shares_memory(client: Client) -> bool:
