@@ -9,7 +9,7 @@ from tilewright.demo.samples import add_noise, load_microscopy_image, write_synt
 
 def test_demo_predicts_and_draws(tmp_path):
     lines = []
-    result = run_demo(tmp_path / "demo", training_seconds=1.0, volume_shape=(20, 96, 320), echo=lines.append)
+    result = run_demo(tmp_path / "demo", training_seconds=4.0, volume_shape=(20, 96, 320), echo=lines.append)
 
     content = result.picture.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
@@ -18,7 +18,7 @@ def test_demo_predicts_and_draws(tmp_path):
     assert result.volume_report.array.shape == (20, 96, 320)
     assert str(result.volume_report.plan) in lines
     assert str(result.volume_report) in lines
-    # A second of training is short: no more than some improvement is asked for.
+    # That is short, on a busy machine very short: no more than some improvement is asked for.
     for noisy, predicted in (result.image_psnr, result.volume_psnr):
         assert predicted > noisy + 0.5
     assert result.image_psnr[0] < 17
