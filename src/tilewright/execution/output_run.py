@@ -137,10 +137,10 @@ class OutputRun:
             self.output.check(self._options)
             self.output.check_space(self._options, plan.output_nbytes)
             array = self._create(plan, fingerprint)
-            writer = UnitWriter(plan, ObjectEncoder(array), guard=self._guard())
         else:
             array = self.output.open(plan, self._options)
-            writer = UnitWriter(plan, ObjectEncoder(array), guard=self._guard())
+        writer = UnitWriter(plan, ObjectEncoder(array), guard=self._guard())
+        if found is not None:
             kept = self._intact_units(writer)
         # Of the others there are fewer, mostly, and each costs some microseconds.
         missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept))) if kept else 0

@@ -143,13 +143,10 @@ def write_file(path: Path, parts: Sequence[Encoded]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            nbytes = sum(_write_all(descriptor, part) for part in parts)
-        except BaseException:
-            os.close(descriptor)
-            Path(partial).unlink(missing_ok=True)
-            raise
-        os.close(descriptor)
-        try:
+            try:
+                nbytes = sum(_write_all(descriptor, part) for part in parts)
+            finally:
+                os.close(descriptor)
             Path(partial).replace(path)
         except BaseException:
             Path(partial).unlink(missing_ok=True)

@@ -139,15 +139,7 @@ class Output:
             self._check_store(*source.stored_at)
         if self._folder is not None:
             self._check_folder(self._folder, source.path if source is not None else None)
-        if (
-            self._folder is not None
-            and self.ledger_path is not None
-            and self._folder
-            in (
-                self.ledger_path,
-                *self.ledger_path.parents,
-            )
-        ):
+        if self._folder is not None and self.ledger_path is not None and self.ledger_path.is_relative_to(self._folder):
             raise DestinationError(f"the ledger {self.ledger_path} lies in the output {self}; choose another folder")
         if options.if_exists == "resume" and self.ledger is None:
             raise ResumeError(
