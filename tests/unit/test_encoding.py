@@ -86,8 +86,8 @@ def chunks_of(stored: dict[str, bytes], shards: tuple[int, int] | None, **where:
 
 
 def without_time(stored: bytes) -> bytes:
-    """A gzip member without the time in its header, bytes 4 to 8."""
-    return stored[:4] + stored[8:]
+    """A gzip member with no time in its header, bytes 4 to 8."""
+    return stored[:4] + bytes(4) + stored[8:]
 
 
 CODECS: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_a_shard_at_the_end_of_the_image_holds_no_chunks_beyond_it(codec: str | 
 
 @pytest.mark.parametrize("level", [1, 9])
 @pytest.mark.parametrize("sharded", [False, True], ids=["chunks", "shards"])
-def test_gzip_objects_are_those_of_zarr_but_for_the_time(level: int, sharded: bool) -> None:
+def test_gzip_objects_are_those_of_zarr_without_the_time(level: int, sharded: bool) -> None:
     shards = (6, 8) if sharded else None
     options: dict[str, Any] = {
         "chunks": (3, 4),
@@ -145,7 +145,7 @@ def test_gzip_objects_are_those_of_zarr_but_for_the_time(level: int, sharded: bo
     assert ObjectEncoder(ours).is_direct
     written, expected = written_by_units(plan_of("float32", shards), ours, values), written_by_zarr(theirs, values)
     np.testing.assert_array_equal(ours[...], values)
-    assert {place: without_time(chunk) for place, chunk in chunks_of(written, shards).items()} == {
+    assert chunks_of(written, shards) == {
         place: without_time(chunk) for place, chunk in chunks_of(expected, shards).items()
     }
 
@@ -193,7 +193,7 @@ def test_objects_of_zarr_2_are_those_of_zarr(codec: str, dtype: str) -> None:
     assert written_by_units(plan_of(dtype, None), ours, values) == written_by_zarr(create(**options), values)
 
 
-def test_gzip_objects_of_zarr_2_are_those_of_zarr_but_for_the_time() -> None:
+def test_gzip_objects_of_zarr_2_are_those_of_zarr_without_the_time() -> None:
     options: dict[str, Any] = {
         "chunks": (3, 4),
         "dtype": "float32",
@@ -203,9 +203,7 @@ def test_gzip_objects_of_zarr_2_are_those_of_zarr_but_for_the_time() -> None:
     values = values_of("float32")
     written = written_by_units(plan_of("float32", None), create(**options), values)
     expected = written_by_zarr(create(**options), values)
-    assert {key: without_time(value) for key, value in written.items()} == {
-        key: without_time(value) for key, value in expected.items()
-    }
+    assert written == {key: without_time(value) for key, value in expected.items()}
 
 
 INDIRECT: dict[str, dict[str, Any]] = {

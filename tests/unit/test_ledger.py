@@ -4,11 +4,9 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +78,7 @@ def said_in(folder: Path) -> dict[int, Record]:
     said = {record.unit: record for record in records}
     assert list(said) == sorted(said)
     assert len(records) == len(said)
-    assert {unit: records.get(unit) for unit in said} == said
-    few = range(8)
-    assert records.absent(len(few)) == [unit for unit in few if unit not in said]
-    assert [records.get(unit) for unit in few] == [said.get(unit) for unit in few]
+    assert records.absent(8) == [unit for unit in range(8) if unit not in said]
     return said
 
 
@@ -367,45 +362,22 @@ def test_a_write_that_is_cut_short_leaves_whole_records_only(tmp_path: Path) -> 
         assert said_in(folder) == by_unit(some_records(kept), later)
 
 
-@dataclass
-class SmallDisk:
-    """A real file system of a few pages."""
-
-    folder: Path
-
-    def fill(self) -> Callable[[], None]:
-        """Take all that is left, and return what gives it back."""
-        filler = self.folder / "filler"
-        with filler.open("wb", buffering=0) as file, suppress(OSError):
-            while True:
-                file.write(bytes(512))
-        assert shutil.disk_usage(self.folder).free == 0
-        return filler.unlink
+def fill(disk: Path) -> Callable[[], None]:
+    """Take all that is left of a disk, and return what gives it back."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    assert shutil.disk_usage(disk).free == 0
+    return filler.unlink
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.name != "posix" or shutil.which("mount") is None:
-        pytest.skip("there is no mount")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this user may not mount: {mounted.stderr.strip()}")
-    try:
-        yield SmallDisk(folder)
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_costs_only_what_did_not_fit(small_disk: SmallDisk) -> None:
-    folder = small_disk.folder / "o.zarr.ledger"
+def test_a_full_disk_costs_only_what_did_not_fit(small_disk: Path) -> None:
+    folder = small_disk / "o.zarr.ledger"
     first = record_run(folder, some_records(3))
     before = first.read_bytes()
     ledger = LedgerFolder(folder).begin(HEADER)
-    give_back = small_disk.fill()
+    give_back = fill(small_disk)
     later = some_records(1000, first=100)
     for record in later:
         add(ledger, record)

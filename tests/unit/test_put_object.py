@@ -5,7 +5,6 @@ import errno
 import multiprocessing
 import os
 import resource
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -424,24 +423,6 @@ def test_errors_of_the_system_name_what_the_user_knows() -> None:
 # --- A real disk that takes nothing any more.
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few pages."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this user may not mount: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_asked_once_and_keeps_what_it_had(small_disk: Path) -> None:
     store = LocalStore(small_disk)
     put_object(store, "c/0", [b"x" * 10_000], NEVER_AGAIN)
@@ -514,9 +495,8 @@ def test_what_a_killed_process_has_left_half_written_is_removed(
         process.kill()
         process.join(DEADLINE_SECONDS)
     assert len(tree(tmp_path)) == 2
-    assert remove_partial_files(tmp_path) == 1
+    remove_partial_files(tmp_path)
     assert tree(tmp_path) == {f"0/c/{name}": b"before"}
-    assert remove_partial_files(tmp_path) == 0
 
 
 HEX = "0123456789abcdef" * 2
@@ -544,7 +524,7 @@ def test_files_of_users_that_look_much_like_it_stay(tmp_path: Path) -> None:
     for folder in ("", "0", "0/c/1/2"):
         for name in (*PARTIAL, *OF_USERS):
             (tmp_path / folder / name).write_bytes(name.encode())
-    assert remove_partial_files(tmp_path) == 3 * len(PARTIAL)
+    remove_partial_files(tmp_path)
     assert set(tree(tmp_path)) == {str(Path(folder) / name) for folder in ("", "0", "0/c/1/2") for name in OF_USERS}
     assert (tmp_path / "empty").is_dir()
 
@@ -555,13 +535,13 @@ def test_folders_and_what_lies_elsewhere_stay(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     (outside / PARTIAL[0]).write_text("of somebody else")
     (inside / "link").symlink_to(outside)
-    assert remove_partial_files(inside) == 0
+    remove_partial_files(inside)
     assert (outside / PARTIAL[0]).exists()
     assert (inside / PARTIAL[0]).is_dir()
 
 
 def test_a_folder_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
-    assert remove_partial_files(tmp_path / "none") == 0
+    remove_partial_files(tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

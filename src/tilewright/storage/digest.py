@@ -4,44 +4,108 @@ XXH3 is no protection against malice. It is against disks, and costs a fraction 
 https://github.com/Cyan4973/xxHash.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from xxhash import xxh3_64
 
 _LENGTH_NBYTES = 8
+_PIECE_NBYTES = 2**18
+"""What stays in the cache of a processor from when its digest is made until it is written."""
 _STEP_NBYTES = 2**15
 """xxhash lets go of the interpreter for more than this, and to get it back takes longer than the digest."""
 
 
-class UnitDigest:
-    """The digest of the objects of one unit, in C order.
+class ObjectDigest:
+    """The digest of one object, of which one piece comes after the other.
+
+    Attributes
+    ----------
+    nbytes : int
+        The length so far.
 
     Examples
     --------
-    >>> whole, parts = UnitDigest(), UnitDigest()
-    >>> whole.add_object([b"chunk"])
-    5
-    >>> parts.add_object([b"chu", b"nk"])
-    5
-    >>> whole.value == parts.value
-    True
+    >>> whole, parts = ObjectDigest(), ObjectDigest()
+    >>> whole.update(memoryview(b"chunk"))
+    >>> parts.update(memoryview(b"chu"))
+    >>> parts.update(memoryview(b"nk"))
+    >>> bytes(whole) == bytes(parts), whole.nbytes
+    (True, 5)
     """
 
     def __init__(self) -> None:
         self._hash = xxh3_64()
+        self.nbytes = 0
 
-    def add_object(self, parts: Iterable[Any]) -> int:
-        """Add the next object, given as one or more bytes-like parts, and return its length in bytes."""
-        nbytes = 0
-        for part in parts:
+    def update(self, piece: memoryview) -> None:
+        """Take in the next bytes."""
+        for start in range(0, piece.nbytes, _STEP_NBYTES):
+            self._hash.update(piece[start : start + _STEP_NBYTES])
+        self.nbytes += piece.nbytes
+
+    def __bytes__(self) -> bytes:
+        return self.nbytes.to_bytes(_LENGTH_NBYTES, "little") + self._hash.digest()
+
+
+class DigestedObject:
+    """The bytes of an object in pieces, each of which passes the digest just before somebody takes it.
+
+    So it is read from memory once, and from the cache when it is written. Whoever begins again gets all pieces again,
+    and a new digest.
+
+    Parameters
+    ----------
+    parts : iterable of bytes-like
+        What the object is made of, in order.
+
+    Attributes
+    ----------
+    digest : ObjectDigest
+        The digest of what was taken since the last beginning.
+
+    Examples
+    --------
+    >>> digested = DigestedObject([b"chu", b"nk"])
+    >>> b"".join(digested), digested.digest.nbytes
+    (b'chunk', 5)
+    """
+
+    def __init__(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._parts = parts
+        self.digest = ObjectDigest()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        self.digest = ObjectDigest()
+        for part in self._parts:
             view = memoryview(part).cast("B")
-            for start in range(0, view.nbytes, _STEP_NBYTES):
-                self._hash.update(view[start : start + _STEP_NBYTES])
-            nbytes += view.nbytes
-        # So that no byte can move from one object to the next.
-        self._hash.update(nbytes.to_bytes(_LENGTH_NBYTES, "little"))
-        return nbytes
+            for start in range(0, view.nbytes, _PIECE_NBYTES):
+                piece = view[start : start + _PIECE_NBYTES]
+                self.digest.update(piece)
+                yield piece
+
+
+class UnitDigest:
+    """The digest of the objects of one unit, in C order: of the length and digest of each.
+
+    Examples
+    --------
+    >>> digested = DigestedObject([b"chunk"])
+    >>> written = b"".join(digested)
+    >>> digest = UnitDigest()
+    >>> digest.add(digested.digest)
+    >>> digest.nbytes, digest.value > 0
+    (5, True)
+    """
+
+    def __init__(self) -> None:
+        self._hash = xxh3_64()
+        self.nbytes = 0
+
+    def add(self, stored: ObjectDigest) -> None:
+        """Add the next object."""
+        # With its length, so that no byte can move from one object to the next.
+        self._hash.update(bytes(stored))
+        self.nbytes += stored.nbytes
 
     @property
     def value(self) -> int:

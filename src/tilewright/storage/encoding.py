@@ -4,10 +4,12 @@ The common codecs are numcodecs under other names, and a shard is its chunks one
 are put together here from the metadata of the array, by the public specification of Zarr. Chunks have the
 bytes that zarr makes; in a shard they lie in C order. Any other chain of codecs
 goes through zarr's own pipeline. This is the one module that touches what zarr does not document.
+
+Equal chunks become equal bytes, whenever that is: the time in the header of gzip is left out.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -122,7 +124,7 @@ class ObjectEncoder:
         return encoded.to_bytes()
 
 
-def buffer_of(parts: Sequence[Encoded]) -> cpu.Buffer:
+def buffer_of(parts: Iterable[Encoded]) -> cpu.Buffer:
     """Return the parts of an object as one buffer that a zarr store takes, and may keep: it is a copy."""
     return cpu.Buffer.from_bytes(b"".join(parts))
 
@@ -133,7 +135,7 @@ def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:
     if metadata.zarr_format == 2:
         if metadata.order != "C" or metadata.filters:
             return None
-        return _chain([] if metadata.compressor is None else [metadata.compressor])
+        return _chain([] if metadata.compressor is None else [_timeless(metadata.compressor)])
     codecs: list[dict[str, Any]] = [_as_dict(codec) for codec in metadata.codecs]
     if codecs[0]["name"] == "sharding_indexed":
         sharding: Any = codecs[0]["configuration"]
@@ -160,7 +162,7 @@ def _numcodec(codec: Any) -> Any:
         case "zstd":
             return numcodecs.Zstd(level=options["level"], checksum=options["checksum"])
         case "gzip":
-            return numcodecs.GZip(level=options["level"])
+            return _timeless(numcodecs.GZip(level=options["level"]))
         case "blosc":
             shuffles = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
             return numcodecs.Blosc(
@@ -171,6 +173,21 @@ def _numcodec(codec: Any) -> Any:
                 typesize=options["typesize"],
             )
     return None
+
+
+class _TimelessGzip:
+    """Compress as a gzip codec does, but for the seconds of the day in bytes 4 to 8 of the header (RFC 1952)."""
+
+    def __init__(self, codec: numcodecs.GZip) -> None:
+        self._codec = codec
+
+    def encode(self, raw: AnyArray) -> bytes:
+        encoded: bytes = self._codec.encode(raw)
+        return encoded[:4] + bytes(4) + encoded[8:]
+
+
+def _timeless(codec: Any) -> Any:
+    return _TimelessGzip(codec) if isinstance(codec, numcodecs.GZip) else codec
 
 
 def _chain(codecs: Sequence[Any], *, as_bytes: bool = False) -> EncodeChunk:

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class Patience:
         return attempt()
 
 
-def put_object(store: Store, key: str, parts: Sequence[Encoded], patience: Patience | None = None) -> None:
+def put_object(store: Store, key: str, parts: Iterable[Encoded], patience: Patience | None = None) -> None:
     """Store one object, and try again where that fails.
 
     Files of a `LocalStore` are written in the calling thread, as that store writes them: under a temporary name that
@@ -66,8 +66,8 @@ def put_object(store: Store, key: str, parts: Sequence[Encoded], patience: Patie
         Where to.
     key : str
         The name of the object.
-    parts : sequence of bytes-like
-        What the object is made of, in order.
+    parts : iterable of bytes-like
+        What the object is made of, in order; each attempt iterates over them anew.
     patience : Patience, optional
         How often, and how long.
 
@@ -107,7 +107,7 @@ def is_fatal(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in FATAL
 
 
-def _put_once(store: Store, key: str, parts: Sequence[Encoded], answer_seconds: float) -> None:
+def _put_once(store: Store, key: str, parts: Iterable[Encoded], answer_seconds: float) -> None:
     if type(store) is LocalStore:
         write_file(store.root / key, parts)
         return
@@ -123,17 +123,14 @@ def _answer_of(store: Store, key: str, request: Coroutine[Any, Any, Answer], ans
         raise _named(error, f"{store}/{key}") from error
 
 
-def remove_partial_files(folder: Path) -> int:
-    """Remove what processes that were killed have left half-written below a folder, and return how many files."""
-    count = 0
+def remove_partial_files(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written below a folder."""
     for parent, _, names in os.walk(folder):
         for name in filter(_PARTIAL.fullmatch, names):
             Path(parent, name).unlink(missing_ok=True)
-            count += 1
-    return count
 
 
-def write_file(path: Path, parts: Sequence[Encoded]) -> int:
+def write_file(path: Path, parts: Iterable[Encoded]) -> int:
     """Write a file under a temporary name, then give it its own."""
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:

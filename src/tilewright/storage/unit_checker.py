@@ -7,7 +7,7 @@ from enum import Enum
 from zarr.storage import LocalStore
 
 from tilewright.plan import WritePlan
-from tilewright.storage.digest import UnitDigest
+from tilewright.storage.digest import ObjectDigest, UnitDigest
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.ledger import Record, Status
 from tilewright.storage.objects import get_object
@@ -45,16 +45,19 @@ class UnitChecker:
         """Return how the unit of a record is found; an object that cannot be read counts as damaged."""
         if record.status is Status.GIVEN_UP:
             return Condition.GIVEN_UP
-        digest, nbytes = UnitDigest(), 0
+        digest = UnitDigest()
         for position in self.plan.objects_of_unit(record.unit):
+            found = ObjectDigest()
             try:
-                nbytes += digest.add_object(self._pieces(self.encoder.key(position)))
+                for piece in self._pieces(self.encoder.key(position)):
+                    found.update(piece)
             except FileNotFoundError:
                 return Condition.MISSING
             except Exception:
                 # Whatever a store raises where it cannot read.
                 return Condition.DAMAGED
-        if nbytes < record.stored_nbytes:
+            digest.add(found)
+        if digest.nbytes < record.stored_nbytes:
             return Condition.SHORT
         return Condition.INTACT if digest.value == record.digest else Condition.DAMAGED
 

@@ -13,7 +13,7 @@ import zarr
 
 from tilewright.assemble import AnyArray, UnitBuffer
 from tilewright.plan import WritePlan
-from tilewright.storage.digest import UnitDigest
+from tilewright.storage.digest import DigestedObject, UnitDigest
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.lock import LockGuard
 from tilewright.storage.objects import Patience, delete_object, put_object
@@ -113,23 +113,23 @@ class UnitWriter:
         """
         seconds = StageSeconds()
         digest = UnitDigest()
-        stored_nbytes = object_count = 0
+        object_count = 0
         for position in self.plan.objects_of_unit(unit):
             start = perf_counter()
             encoded = [
                 self.encoder.encode_part(buffer.part(part)) if self._is_inside(part) else None
                 for part in self._parts_of(position)
             ]
-            joined = self.encoder.join(encoded)
-            stored_nbytes += digest.add_object(joined)
+            stored = DigestedObject(self.encoder.join(encoded))
             middle = perf_counter()
             if self.guard is not None:
                 self.guard.check()
-            put_object(self.array.store, self.encoder.key(position), joined, self.patience)
+            put_object(self.array.store, self.encoder.key(position), stored, self.patience)
+            digest.add(stored.digest)
             seconds.encode += middle - start
             seconds.put += perf_counter() - middle
             object_count += 1
-        return UnitReceipt(unit, object_count, stored_nbytes, digest.value, seconds, peak_memory_nbytes())
+        return UnitReceipt(unit, object_count, digest.nbytes, digest.value, seconds, peak_memory_nbytes())
 
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""
