@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -98,26 +99,31 @@ class Stops:
 
 
 def test_a_scheduler_that_goes_away_is_a_clear_error(source: Path, tmp_path: Path) -> None:
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50) as cluster:
-        client = Client(cluster, set_as_default=False)
-        caught: list[BaseException] = []
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50)
+    client = Client(cluster, set_as_default=False)
+    caught: list[BaseException] = []
 
-        def predict() -> None:
-            try:
-                tw.predict_to_zarr(Stops(tmp_path), source, tmp_path / "o.zarr", client=client, **REQUEST)
-            except BaseException as error:
-                caught.append(error)
+    def predict() -> None:
+        try:
+            tw.predict_to_zarr(Stops(tmp_path), source, tmp_path / "o.zarr", client=client, **REQUEST)
+        except BaseException as error:
+            caught.append(error)
 
-        run = threading.Thread(target=predict)
+    run = threading.Thread(target=predict)
+    try:
         run.start()
         while not (tmp_path / "running").exists():
             threading.Event().wait(0.02)
         cluster.sync(cluster.scheduler.close)
         run.join(25)
-        (tmp_path / "go").touch()
         assert not run.is_alive()
         assert isinstance(caught[0], ClusterGoneError)
-        client.close()
+    finally:
+        (tmp_path / "go").touch()
+        # The cluster asks its scheduler to close, and waits for an answer.
+        with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+            client.close()
+            cluster.close()
 
 
 class ExitsLater:

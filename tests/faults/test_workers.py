@@ -574,8 +574,10 @@ def test_where_all_workers_are_paused_one_waits_for_them(
 
     monkeypatch.setattr(scatter, "ASK_SECONDS", 0.5)
     monkeypatch.setattr(client, "scatter", ask)
-    running = run.start(Waits(signals), client)
-    waiting_process(signals, "predicting")
+    running = run.start(EachProcessWaits(signals), client)
+    # Each worker, so that none can do all the rest before it is paused; a trainer predicts in this process.
+    process_count = 1 if producer == "trainer" else 2
+    wait_for(lambda: len(list(signals.glob("*.waiting"))) == process_count)
     client.run(set_status, Status.paused)
     wait_for(lambda: all(worker.status is Status.paused for worker in cluster.scheduler.workers.values()))
     (signals / "go").touch()

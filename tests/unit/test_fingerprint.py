@@ -500,7 +500,7 @@ class Callable_:
         (torch.relu, "torch._VariableFunctionsClass.relu"),
         (None, "builtins.NoneType"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "model",
 )
 def test_what_has_no_weights_is_told_by_its_name(model: Any, name: str) -> None:
     assert model_identity(model) == name
@@ -554,7 +554,7 @@ def test_parts_of_a_file_that_are_mapped_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model",
     [np.float32(2).__mul__, np.ones(3).__mul__, str.upper, Network, torch.nn.Identity, torch.nn.LazyConv2d(1, 3)],
-    ids=str,
+    ids=["of a number", "of an array", "of a type", "class", "class of torch", "without weights"],
 )
 def test_any_model_has_a_name(model: Any) -> None:
     assert model_identity(model) == model_identity(model)

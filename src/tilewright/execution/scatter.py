@@ -37,6 +37,8 @@ def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray]) -> list[Fu
             # Without hash=False two equal tiles, blank ones say, would be one.
             futures: list[Future[Any]] = client.scatter(list(arrays), direct=True, hash=False, timeout=ASK_SECONDS)
         except OSError as error:
+            # The client keeps the error for a while, and so would keep what the frames hold: all tiles of this call.
+            error.__traceback__ = None
             watch.look()
             if monotonic() - start > PATIENCE_SECONDS:
                 raise ClusterGoneError(

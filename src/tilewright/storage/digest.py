@@ -9,10 +9,6 @@ from collections.abc import Iterable, Iterator
 from xxhash import xxh3_64
 
 _LENGTH_NBYTES = 8
-_PIECE_NBYTES = 2**18
-"""What stays in the cache of a processor from when its digest is made until it is written."""
-_STEP_NBYTES = 2**15
-"""xxhash lets go of the interpreter for more than this, and to get it back takes longer than the digest."""
 
 
 class ObjectDigest:
@@ -39,8 +35,7 @@ class ObjectDigest:
 
     def update(self, piece: memoryview) -> None:
         """Take in the next bytes."""
-        for start in range(0, piece.nbytes, _STEP_NBYTES):
-            self._hash.update(piece[start : start + _STEP_NBYTES])
+        self._hash.update(piece)
         self.nbytes += piece.nbytes
 
     def __bytes__(self) -> bytes:
@@ -48,10 +43,10 @@ class ObjectDigest:
 
 
 class DigestedObject:
-    """The bytes of an object in pieces, each of which passes the digest just before somebody takes it.
+    """The parts of an object, each of which passes the digest when somebody takes it: just before it is stored.
 
-    So it is read from memory once, and from the cache when it is written. Whoever begins again gets all pieces again,
-    and a new digest.
+    So it is read from memory once, and from a cache when it is stored. Whoever begins again gets all parts again, and
+    a new digest.
 
     Parameters
     ----------
@@ -78,10 +73,8 @@ class DigestedObject:
         self.digest = ObjectDigest()
         for part in self._parts:
             view = memoryview(part).cast("B")
-            for start in range(0, view.nbytes, _PIECE_NBYTES):
-                piece = view[start : start + _PIECE_NBYTES]
-                self.digest.update(piece)
-                yield piece
+            self.digest.update(view)
+            yield view
 
 
 class UnitDigest:
