@@ -2,19 +2,23 @@
 
     python -m benchmarks.ledger [--runs 9] [--folder DIR]
 
+Twice, since a busy machine makes two runs differ by more than a few percent: as the extra time of alternating runs, and
+as the share of the processor time of one run that goes into digests, records, the lock and its guards.
+
 The writing path is that of `benchmarks.writing_path`, 1 GiB of tiles on the embedded cluster, with the ledger and
 without: without lock, records and digests; uncompressed, and with the default codec. Verifying is compared with zarr-
 python reading the same array in slabs of whole chunks or shards, with as many threads, and checking nothing.
 """
 
+import shutil
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, thread_time
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
@@ -23,10 +27,14 @@ import zarr
 
 import tilewright as tw
 from benchmarks.measure import in_turn, median, save, table
-from benchmarks.writing_path import WORKLOADS, Workload, contestants
+from benchmarks.workloads import NONE, WORKLOADS, ZSTD, Codec, Workload
+from benchmarks.writing_path import tilewright_writer
 from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.execution.output_run import OutputRun
 from tilewright.storage import unit_writer
 from tilewright.storage.digest import ObjectDigest
+from tilewright.storage.ledger import Ledger, LedgerFolder
+from tilewright.storage.lock import LockGuard, WriterLock
 from tilewright.storage.output import Output
 
 
@@ -50,11 +58,35 @@ def no_ledger() -> Iterator[None]:
         yield
 
 
-def writing(workload: Workload, compressors: str | None, volume: np.ndarray, folder: Path, runs: int) -> dict[str, Any]:
+@contextmanager
+def counted(seconds: list[float]) -> Iterator[None]:
+    """Add up the processor seconds of what is only there for the ledger; appends them to a list."""
+    parts = ((ObjectDigest, "update"), (LockGuard, "check"), (OutputRun, "flush"), (Ledger, "add_written"))
+    parts += ((OutputRun, "lock"), (LedgerFolder, "begin"), (Ledger, "close"), (WriterLock, "release"))
+    spent: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            start = thread_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent.append(thread_time() - start)
+
+        return call
+
+    with ExitStack() as patches:
+        for owner, name in parts:
+            patches.enter_context(patch.object(owner, name, timed(getattr(owner, name))))
+        yield
+    seconds.append(sum(spent))
+
+
+def writing(workload: Workload, codec: Codec, volume: np.ndarray, folder: Path, runs: int) -> dict[str, Any]:
     """Seconds and processor seconds of the writing path with and without a ledger, in turn."""
     processor_seconds: dict[str, list[float]] = {"ledger": [], "no ledger": []}
     with open_embedded_cluster() as client:
-        write = contestants(workload, volume, client, 1, compressors)["tilewright"]
+        write = tilewright_writer(workload, codec, volume, client)
 
         def with_ledger(into: Path) -> None:
             start = process_time()
@@ -71,7 +103,14 @@ def writing(workload: Workload, compressors: str | None, volume: np.ndarray, fol
         in_turn(write_both, folder, 1)
         processor_seconds = {name: [] for name in processor_seconds}
         seconds = in_turn(write_both, folder, runs)
-        write(folder)
+        shares: list[float] = []
+        for _ in range(runs):
+            shutil.rmtree(folder, ignore_errors=True)
+            spent: list[float] = []
+            start = process_time()
+            with counted(spent):
+                write(folder)
+            shares.append(spent[0] / (process_time() - start))
         (ledger,) = folder.rglob("*.ledger/0/*.ledger")
         nbytes = ledger.stat().st_size
     pairs = [a / b for a, b in zip(seconds["ledger"], seconds["no ledger"], strict=True)]
@@ -81,6 +120,7 @@ def writing(workload: Workload, compressors: str | None, volume: np.ndarray, fol
         "processor_seconds": processor_seconds,
         "extra_time": median(pairs) - 1,
         "extra_processor_time": median(processor_pairs) - 1,
+        "share_of_processor_time": median(shares),
         "ledger_nbytes": nbytes,
     }
 
@@ -97,7 +137,7 @@ def verifying(workload: Workload, volume: np.ndarray, folder: Path, runs: int) -
             raise SystemExit("the output is not complete")
         seconds["verify"].append(perf_counter() - start)
         array = zarr.open_array(group / "0", mode="r")
-        depth = (workload.shards or workload.chunks)[0]
+        depth = workload.objects[0]
         start = perf_counter()
         with ThreadPoolExecutor(threads) as pool:
             slabs = pool.map(lambda at: array[at : at + depth].shape, range(0, workload.shape[0], depth))  # noqa: B023
@@ -112,23 +152,26 @@ def verifying(workload: Workload, volume: np.ndarray, folder: Path, runs: int) -
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--codec", choices=[NONE.name, ZSTD.name])
     parser.add_argument("--folder", type=Path, default=Path("benchmark-output"))
     arguments = parser.parse_args()
     volume = np.random.default_rng(0).random(WORKLOADS[0].shape, dtype=np.float32)
-    head = ["", "codec", "ledger s", "no ledger s", "extra time", "extra processor time", "ledger bytes"]
+    head = ["", "codec", "ledger s", "no ledger s", "extra time", "extra processor time", "share of it", "ledger bytes"]
     head += ["verify MB/s", "zarr MB/s", "ratio"]
     results, rows = [], []
-    for workload, compressors in product(WORKLOADS, (None, "auto")):
-        written = writing(workload, compressors, volume, arguments.folder, arguments.runs)
+    codecs = [codec for codec in (NONE, ZSTD) if arguments.codec in (None, codec.name)]
+    for codec, workload in product(codecs, WORKLOADS):
+        written = writing(workload, codec, volume, arguments.folder, arguments.runs)
         verified = verifying(workload, volume, arguments.folder, arguments.runs)
-        results.append({**asdict(workload), "compressors": compressors, "writing": written, "verifying": verified})
+        results.append({**asdict(workload), "codec": codec.name, "writing": written, "verifying": verified})
         rows.append(
             [
                 workload.name,
-                str(compressors).lower(),
+                codec.name,
                 *(f"{median(values):.2f}" for values in written["seconds"].values()),
                 f"{written['extra_time']:+.1%}",
                 f"{written['extra_processor_time']:+.1%}",
+                f"{written['share_of_processor_time']:.1%}",
                 str(written["ledger_nbytes"]),
                 *(f"{value:.0f}" for value in verified["megabytes_per_second"].values()),
                 f"{verified['ratio']:.2f}",

@@ -633,17 +633,18 @@ def test_where_the_scheduler_is_killed_the_rest_can_be_written_on_another_cluste
     running = run.start(Model(signals), lost_client, store)
     waiting_process(signals, "writing")
     folder = LedgerFolder(run.output.with_name(f"{run.output.name}.ledger"))
-    # All units but the one that waits.
-    wait_for(lambda: len(folder.records()) == folder.header().plan.unit_count - 1)
+    # Of the units behind the one that waits, on the same worker, nobody knows.
+    wait_for(lambda: len(folder.records()) > 0)
     scheduler.kill()
     with pytest.raises(ClusterGoneError, match="what was written is complete, the rest is missing"):
         running.end(20)
     assert not (folder.path / "lock").exists()
     found = tw.verify(run.output, progress=False)
-    assert list(found.conditions.values()) == ["missing"]
+    assert set(found.conditions.values()) == {"missing"}
+    assert len(found.conditions) == found.plan.unit_count - len(folder.records())
     assert not found.writer
     report = run(Model(signals), client, if_exists="resume")
-    assert report.unit_count == 1
+    assert report.unit_count == len(found.conditions)
     run.check(report)
 
 

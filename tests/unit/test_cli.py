@@ -394,6 +394,8 @@ def test_a_second_ctrl_c_ends_at_once_with_a_sentence_and_130(image: np.ndarray,
         import signal
         import threading
 
+        # As in a shell, also where the tests run in the background, which ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         calls = []
 
         def model(batch):

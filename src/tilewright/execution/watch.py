@@ -12,6 +12,8 @@ LOOK_SECONDS = 1.0
 """How often a waiting loop looks whether the cluster is still there."""
 RECONNECT_SECONDS = 0.1
 """How often one looks who can do nothing before it is."""
+NOTICE_SECONDS = 2.0
+"""How long it may take a client to notice that a connection is broken, when whoever talked has noticed it."""
 GRACE_SECONDS = 5.0
 """How long a client may be without its scheduler before the run ends."""
 
@@ -62,6 +64,9 @@ class Watch:
         try:
             yield
         except OSError as error:
+            until = monotonic() + NOTICE_SECONDS
+            while self.is_connected and monotonic() < until:
+                sleep(RECONNECT_SECONDS)
             if not self.is_connected:
                 raise gone() from error
             raise
