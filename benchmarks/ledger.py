@@ -1,13 +1,14 @@
 """What it costs to record what is stored, and how fast a finished output is verified.
 
-    python -m benchmarks.ledger [--runs 9] [--folder DIR]
-
-Twice, since a busy machine makes two runs differ by more than a few percent: as the extra time of alternating runs, and
-as the share of the processor time of one run that goes into digests, records, the lock and its guards.
+    python -m benchmarks.ledger [--runs 9] [--folder DIR] [--codec NAME]
 
 The writing path is that of `benchmarks.writing_path`, 1 GiB of tiles on the embedded cluster, with the ledger and
-without: without lock, records and digests; uncompressed, and with the default codec. Verifying is compared with zarr-
-python reading the same array in slabs of whole chunks or shards, with as many threads, and checking nothing.
+without: without lock, records and digests; uncompressed, and with the default codec. The cost is measured in two ways,
+since two runs on a busy machine differ by more than a few percent: as the extra time of alternating runs, and as the
+share of the processor time of one run that goes into digests, records, the lock and its guards.
+
+Verifying is compared with zarr-python reading the same array in slabs of whole chunks or shards, with as many threads,
+and checking nothing.
 """
 
 import shutil
