@@ -61,7 +61,7 @@ def no_ledger() -> Iterator[None]:
 
 @contextmanager
 def counted(seconds: list[float]) -> Iterator[None]:
-    """Add up the processor seconds of what is only there for the ledger; appends them to a list."""
+    """Append to a list the processor seconds of what is only there for the ledger."""
     parts = ((ObjectDigest, "update"), (LockGuard, "check"), (OutputRun, "flush"), (Ledger, "add_written"))
     parts += ((OutputRun, "lock"), (LedgerFolder, "begin"), (Ledger, "close"), (WriterLock, "release"))
     spent: list[float] = []

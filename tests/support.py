@@ -2,8 +2,10 @@
 
 import errno
 import os
+import resource
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -355,6 +357,34 @@ def objects(store: MemoryStore, *, prefix: str = "") -> dict[str, bytes]:
         for key, value in store._store_dict.items()
         if key.startswith(prefix) and not is_metadata(key)
     }
+
+
+def identities(files: list[Path]) -> dict[Path, tuple[int, int]]:
+    """What tells whether a file was written again: also with the same bytes it would be another one."""
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def lengthen(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+@contextmanager
+def files_of_at_most(nbytes: int) -> Iterator[None]:
+    """Let the system refuse what any file of this process would have beyond this length, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def is_metadata(key: str) -> bool:

@@ -20,7 +20,7 @@ import zarr
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import CountingStore, note, noted, objects, tree
+from tests.support import CountingStore, empty, identities, lengthen, note, noted, objects, shorten, tree
 from zarr.storage import MemoryStore
 
 import tilewright as tw
@@ -130,11 +130,6 @@ def files_of_unit(output: Path, plan: WritePlan, unit: int) -> list[Path]:
 
 def unit_of(output: Path, plan: WritePlan, file: Path) -> int:
     return next(unit for unit in range(plan.unit_count) if file in files_of_unit(output, plan, unit))
-
-
-def identities(files: list[Path]) -> dict[Path, tuple[int, int]]:
-    """What tells whether a file was written again: also with the same bytes it would be another one."""
-    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
 def tiles_predicted_for(plan: WritePlan, units: set[int], batch_size: int = 1) -> int:
@@ -332,18 +327,6 @@ def test_a_complete_output_is_resumed_without_a_prediction_but_the_first_tile(
     assert noted(tmp_path / "calls") == 1
     assert (report.unit_count, report.kept_unit_count) == (0, header_of(output).plan.unit_count)
     assert identities(object_files(output)) == before
-
-
-def shorten(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def lengthen(file: Path) -> None:
-    file.write_bytes(file.read_bytes() + b"\0")
 
 
 def flip(file: Path) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.strategies import write_plans
+from tests.support import files_of_at_most
 
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.plan import WritePlan, plan_write
@@ -323,17 +323,6 @@ def test_the_header_is_that_of_the_first_file_that_can_be_read(tmp_path: Path) -
 
 
 # --- A file system that takes nothing any more.
-
-
-@contextmanager
-def files_of_at_most(nbytes: int) -> Iterator[None]:
-    """Let the system refuse what any file of this process would have beyond this length, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_write_that_is_cut_short_leaves_whole_records_only(tmp_path: Path) -> None:

@@ -4,11 +4,9 @@ import asyncio
 import errno
 import multiprocessing
 import os
-import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import CountingStore, FullStore, objects, tree
+from tests.support import CountingStore, FullStore, files_of_at_most, objects, tree
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
@@ -350,17 +348,6 @@ def test_threads_that_make_the_same_folders_do_not_disturb_each_other(tmp_path: 
         thread.join()
     assert failed == []
     assert set(tree(tmp_path)) == {f"{step}/a/b/{number}" for step in range(40) for number in range(4)}
-
-
-@contextmanager
-def files_of_at_most(nbytes: int) -> Iterator[None]:
-    """Let the system refuse what any file of this process would have beyond this length, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("room", [0, 1, 10, 99])

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import BreaksOn, is_metadata, tree
+from tests.support import BreaksOn, empty, identities, is_metadata, lengthen, shorten, tree
 from zarr.storage import LocalStore, MemoryStore
 
 import tilewright as tw
@@ -101,24 +101,7 @@ def files_of_unit(output: Path, unit: int) -> list[Path]:
     return [output.joinpath("0", "c", *map(str, position)) for position in header.plan.objects_of_unit(unit)]
 
 
-def identities(files: list[Path]) -> dict[Path, tuple[int, int]]:
-    """What tells whether a file was written again: also with the same bytes it would be another one."""
-    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
-
-
 # Faults
-
-
-def shorten(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def lengthen(file: Path) -> None:
-    file.write_bytes(file.read_bytes() + b"\0")
 
 
 def flip_first(file: Path) -> None:

@@ -149,7 +149,7 @@ class OutputRun:
         if found is not None:
             self.output.check_space(self._options, plan.output_nbytes - self.tally.kept_nbytes)
             if len(kept) < plan.unit_count:
-                self._append_to_ledger(fingerprint, plan)
+                self._append_to_ledger(self._new_header(plan, fingerprint))
         self._callbacks.kept(len(kept), kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
@@ -227,11 +227,12 @@ class OutputRun:
 
     def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:
         """Create the output, and before it the ledger: an array without one could never be completed."""
-        self.output.template(plan, self._options)
+        # In memory first: what zarr does not take must not cost what is there.
+        header = self._new_header(plan, fingerprint)
         if self.output.ledger is not None:
             self._check_ledger(self.output.ledger)
             self.output.ledger.clear()
-        self._append_to_ledger(fingerprint, plan)
+        self._append_to_ledger(header)
         return self.output.create(plan, self._options)
 
     def _guard(self) -> LockGuard | None:
@@ -247,10 +248,12 @@ class OutputRun:
                 f"{self.output}"
             )
 
-    def _append_to_ledger(self, fingerprint: Fingerprint, plan: WritePlan) -> None:
+    def _new_header(self, plan: WritePlan, fingerprint: Fingerprint) -> Header:
+        template = array_metadata(self.output.template(plan, self._options))
+        return Header(fingerprint, plan, str(self.output), template)
+
+    def _append_to_ledger(self, header: Header) -> None:
         if self.output.ledger is not None:
-            template = array_metadata(self.output.template(plan, self._options))
-            header = Header(fingerprint, plan, str(self.output), template)
             self._ledger = self.output.ledger.begin(header)
             self._opened.callback(self._ledger.close)
 
