@@ -28,8 +28,8 @@ import zarr
 
 import tilewright as tw
 from benchmarks.measure import in_turn, median, save, table
+from benchmarks.peers.tilewright_callback import tilewright_writer
 from benchmarks.workloads import NONE, WORKLOADS, ZSTD, Codec, Workload
-from benchmarks.writing_path import tilewright_writer
 from tilewright.execution.cluster import open_embedded_cluster
 from tilewright.execution.output_run import OutputRun
 from tilewright.storage import unit_writer

@@ -6,21 +6,33 @@ import platform
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.environments import FOLDER
+
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("tilewright", "dask", "distributed", "zarr", "numcodecs", "numpy", "torch")
+PEERS = ("tensorstore", "zarrs", "monai", "cubed", "daisy", "careamics")
 
 
-def machine() -> dict[str, str]:
+def installed_version(name: str) -> str | None:
+    """The version of a package here, or in an environment of its own."""
+    elsewhere = [str(path) for path in FOLDER.glob("*/lib/python*/site-packages")]
+    for places in ({}, {"path": elsewhere}):
+        for distribution in distributions(name=name, **places):
+            return distribution.version
+    return None
+
+
+def machine() -> dict[str, str | None]:
     """What a figure depends on."""
-    packages = ("tilewright", "dask", "distributed", "zarr", "numcodecs", "numpy", "torch")
     return {
         "processors": str(os.cpu_count()),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: installed_version(name) for name in (*PACKAGES, *PEERS)},
     }
 
 

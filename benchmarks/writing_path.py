@@ -1,78 +1,63 @@
-"""How fast tiles that lie in memory become finished objects, against aligned passes of tensorstore and of zarr-python.
+"""How fast tiles that lie in memory become finished objects, how much memory that takes, and what is stored.
 
-    python -m benchmarks.writing_path [--runs 5] [--folder DIR] [--codec NAME]
+    python -m benchmarks.writing_path [--runs 5] [--folder DIR] [--codec NAME] [--workload NAME] [--peers NAME ...]
 
-The volume is 1 GiB, the cluster is embedded, all use as many threads as there are processors. The peers have the whole
-volume as one array and write it in whole chunks or shards, so that they never read anything back; tilewright gets tiles
-with halos, in the order of tiles, and crops, assembles, writes and records them. zarr looks for empty chunks unless it
-is told not to; both ways are shown. "raw files" are the same bytes uncompressed, without any format.
+The volume is 1 GiB unless another shape is given, and shared by all. Each contestant of `benchmarks.contestants` is a
+process of its own, with as many threads as there are processors; they write in turn, after a round to warm up. Bounds
+and passes have the whole volume as one array and write it in whole chunks or shards, so that they never read anything
+back; the others get tiles or blocks with halos. tilewright gets tiles in their order, and crops, assembles, writes and
+records them. A ratio is how many times as long a contestant takes as tilewright in the same round, the median of all
+rounds, since the machine is not equally fast in each. Slow contestants take part in less unless they are named; then
+they take part in all that is asked for.
 """
 
 from argparse import ArgumentParser
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import zarr
-from distributed import Client
 
-import tilewright as tw
-from benchmarks.measure import in_turn, median, save, table
-from benchmarks.peers import Write, raw_files, tensorstore_pass, zarr_pass
-from benchmarks.workloads import CODECS, WORKLOADS, Codec, Workload
-from tilewright.execution.cluster import open_embedded_cluster
+from benchmarks.contest import Outcome, compete
+from benchmarks.contestants import BY_NAME, CONTESTANTS, TILEWRIGHT
+from benchmarks.measure import median, save, table
+from benchmarks.workloads import CODECS, WORKLOADS
+
+SHARED_MEMORY = Path("/dev/shm")
+HEAD = ["contestant", "MB/s", "seconds", "ratio", "peak MB", "files", "stored MB", "wrong voxels"]
 
 
-def tilewright_writer(workload: Workload, codec: Codec, volume: np.ndarray, client: Client) -> Write:
-    """The callback of a trainer, which is handed one tile after the other."""
-    dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap, borders=workload.borders)
-    image = dataset.images[0]
-    # Ready in memory: views of the volume with the halo around them, as a model would return them.
-    tilings = image.tilings(channels=1)
-    positions = product(*(range(tiling.count) for tiling in tilings))
-    windows = [[slice(*t.read(i)) for t, i in zip(tilings, position, strict=True)] for position in positions]
-    tiles = [
-        (volume[tuple(window)][np.newaxis, np.newaxis], image.read_tile(number)[1])
-        for number, window in enumerate(windows)
+def ratio(outcome: Outcome, ours: Outcome) -> float | None:
+    """How many times as long as tilewright it takes, in the rounds that both took part in."""
+    rounds = [theirs.seconds / own.seconds for theirs, own in zip(outcome.turns, ours.turns, strict=False)]
+    return median(rounds) if rounds else None
+
+
+def wrong(outcome: Outcome) -> str:
+    if not outcome.wrong_voxels:
+        return "not stored" if outcome.wrong_voxels is None else "0"
+    return f"{outcome.wrong_voxels:,}, by {outcome.largest_difference:.1g} at most"
+
+
+def row(outcome: Outcome, ours: Outcome, nbytes: int) -> list[str]:
+    """One line of a table."""
+    if not outcome.turns:
+        return [outcome.name, *[""] * (len(HEAD) - 2), outcome.error or ""]
+    seconds = median([turn.seconds for turn in outcome.turns])
+    compared = ratio(outcome, ours)
+    last = outcome.turns[-1]
+    return [
+        outcome.name,
+        f"{nbytes / 1e6 / seconds:.0f}",
+        f"{seconds:.2f}",
+        "" if compared is None else f"{compared:.2f}",
+        f"{median([turn.peak_nbytes for turn in outcome.turns]) / 1e6:.0f}",
+        str(last.files),
+        f"{last.stored_nbytes / 1e6:.0f}",
+        outcome.error or wrong(outcome),
     ]
-    trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
-
-    def write(folder: Path) -> None:
-        writer = tw.WriteTilesZarr(
-            client=client, chunks=workload.chunks, shards=workload.shards, compressors=codec.zarr
-        )
-        for number, (tile, information) in enumerate(tiles):
-            writer.write_batch(trainer, None, (tile, [information]), None, None, number, 0, folder)
-        writer.finalize()
-
-    return write
-
-
-def contestants(
-    workload: Workload, codec: Codec, volume: np.ndarray, client: Client, threads: int
-) -> dict[str, Callable[[Path], None]]:
-    """Return who takes part, tilewright first."""
-    return {
-        "tilewright": tilewright_writer(workload, codec, volume, client),
-        "tensorstore": tensorstore_pass(workload, codec, volume, threads),
-        "zarr": zarr_pass(workload, codec, volume, threads),
-        "zarr, empty chunks too": zarr_pass(workload, codec, volume, threads, write_empty_chunks=True),
-        "raw files": raw_files(volume, threads),
-    }
-
-
-def check(write: Write, volume: np.ndarray) -> None:
-    """Leave the program where what tilewright has written is not what it was given."""
-    with TemporaryDirectory() as folder:
-        write(Path(folder))
-        written = zarr.open_array(Path(folder) / "prediction.zarr" / "0" / "0", mode="r")
-        for plane in range(0, volume.shape[0], 64):
-            if not np.array_equal(written[plane : plane + 64], volume[plane : plane + 64]):
-                raise SystemExit("tilewright wrote something else than it was given")
 
 
 def main() -> None:
@@ -80,42 +65,34 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("benchmark-output"))
     parser.add_argument("--codec", choices=[codec.name for codec in CODECS])
+    parser.add_argument("--workload", choices=[workload.name for workload in WORKLOADS])
+    parser.add_argument("--peers", nargs="+", choices=list(BY_NAME), metavar="NAME", help=", ".join(BY_NAME))
+    parser.add_argument("--shape", type=int, nargs=3, default=WORKLOADS[0].shape, metavar=("Z", "Y", "X"))
     arguments = parser.parse_args()
     codecs = [codec for codec in CODECS if arguments.codec in (None, codec.name)]
-    volume = np.random.default_rng(0).random(WORKLOADS[0].shape, dtype=np.float32)
-    results, rows = [], []
-    with open_embedded_cluster() as client:
-        threads = sum(client.nthreads().values())
-        for codec, workload in product(codecs, WORKLOADS):
-            writers = contestants(workload, codec, volume, client, threads)
-            check(writers["tilewright"], volume)
-            in_turn(writers, arguments.folder, 1)
-            seconds = in_turn(writers, arguments.folder, arguments.runs)
-            # Of each turn, since the machine is not equally fast in all of them.
-            ratios = {
-                name: median([theirs / ours for ours, theirs in zip(seconds["tilewright"], values, strict=True)])
-                for name, values in seconds.items()
-            }
-            speed = {name: volume.nbytes / 1e6 / median(values) for name, values in seconds.items()}
+    workloads = [workload for workload in WORKLOADS if arguments.workload in (None, workload.name)]
+    results: list[dict[str, Any]] = []
+    # In memory where there is a place for it, so that all processes share its pages, and none reads from the disk.
+    with TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as shared:
+        volume_path = Path(shared) / "volume.npy"
+        volume = np.lib.format.open_memmap(volume_path, "w+", np.float32, tuple(arguments.shape))
+        np.random.default_rng(0).random(out=volume, dtype=np.float32)
+        for codec, workload in product(codecs, [replace(w, shape=volume.shape) for w in workloads]):
+            contestants = [c for c in CONTESTANTS if c.takes_part(workload, codec, arguments.peers)]
+            outcomes = compete(contestants, workload, codec, volume_path, arguments.folder, arguments.runs)
+            (ours,) = (outcome for outcome in outcomes if outcome.name == TILEWRIGHT)
+            print(f"\n{workload.name}, {codec.name}, {volume.nbytes / 2**20:.0f} MiB, {arguments.runs} rounds\n")
+            print(table(HEAD, [row(outcome, ours, volume.nbytes) for outcome in outcomes]), flush=True)
             results.append(
                 {
                     **asdict(workload),
                     "codec": codec.name,
-                    "seconds": seconds,
-                    "megabytes_per_second": speed,
-                    "ratio": ratios,
+                    "contestants": [{**outcome.as_json(), "ratio": ratio(outcome, ours)} for outcome in outcomes],
                 }
             )
-            rows.append(
-                [workload.name, codec.name]
-                + [f"{value:.0f}" for value in speed.values()]
-                + [f"{ratios[name]:.2f}" for name in ("tensorstore", "zarr", "zarr, empty chunks too")]
-            )
-            head = ["MB/s", "codec", *speed, "ratio to tensorstore", "ratio to zarr", "ratio, empty too"]
-            print(table(head, rows[-1:]), flush=True)
-    print(f"\nmedians of {arguments.runs} alternating runs, and of the ratios of each, {threads} threads")
-    print(table(head, rows))
-    print(save("writing_path", results))
+            # After each, so that a run that is ended early leaves what it has measured.
+            path = save("writing_path", results)
+    print(f"\n{path}")
 
 
 if __name__ == "__main__":
