@@ -91,7 +91,7 @@ class WaitingWork(Work):
         _wait((1.0 - WRITING_SHARE) * self._seconds_of(sum(map(self.plan.tile_nbytes, tiles))))
         return [np.empty(0, self.plan.dtype) for _ in tiles]
 
-    def write_from(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
         _wait(WRITING_SHARE * self._seconds_of(self.plan.unit_nbytes(unit)))
         return UnitReceipt(unit, object_count=1, stored_nbytes=0)
 

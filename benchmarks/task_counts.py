@@ -30,7 +30,7 @@ TERABYTE = 10**12
 
 @dataclass(frozen=True)
 class Image:
-    """An image as large as can be counted in seconds; of a larger one, the counts per terabyte are nearly the same."""
+    """An image of about a terabyte: from there on units do not grow any more."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,10 +44,10 @@ class Image:
 
 
 IMAGES = (
-    Image("volume, float32", (1000, 10000, 10000), "ZYX", (64, 256, 256), (16, 64, 64), "float32"),
-    Image("volume, uint8", (1000, 10000, 10000), "ZYX", (64, 256, 256), (16, 64, 64), "uint8"),
-    Image("slide, float32", (100_000, 100_000), "YX", (512, 512), (64, 64), "float32"),
-    Image("frames of 512 x 512, uint16", (20_000, 512, 512), "TYX", (256, 256), (32, 32), "uint16"),
+    Image("volume, float32", (2500, 10000, 10000), "ZYX", (64, 256, 256), (16, 64, 64), "float32"),
+    Image("volume, uint8", (5000, 14000, 14300), "ZYX", (64, 256, 256), (16, 64, 64), "uint8"),
+    Image("slide, float32", (500_000, 500_000), "YX", (512, 512), (64, 64), "float32"),
+    Image("frames of 512 x 512, uint16", (1_900_000, 512, 512), "TYX", (256, 256), (32, 32), "uint16"),
 )
 
 

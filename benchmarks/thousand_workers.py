@@ -4,8 +4,7 @@
 
 Scheduler, workers and the loop of the client are real; tasks only wait (see `benchmarks.simulated_cluster`), each for
 half to one and a half times the seconds that a whole unit takes on average. The volume has 10 TB; a run is stopped when
-enough was seen of it. The window are the bytes of tiles that may be in flight: what a plan has where nobody says, or as
-much as three tasks for each worker take. A row of 0 seconds is a cluster that has nothing to do. All processes share
+enough was seen of it. A row of 0 seconds is a cluster that has nothing to do. All processes share
 the processors of one machine, so what counts is the processor time per task, over what an idle cluster takes: from it
 follows the rate of tasks at which the client, or the scheduler, would need a whole core.
 
@@ -30,16 +29,19 @@ from benchmarks.simulated_cluster import SimulatedCluster, WaitingWork, predicti
 from benchmarks.task_counts import NoRecords
 from tilewright.coordinator import Coordinator
 from tilewright.errors import RunStoppedError
-from tilewright.execution.remote import TASKS_PER_THREAD, RemoteExecutor, SharedPrediction
+from tilewright.execution.executor import TASKS_PER_THREAD
+from tilewright.execution.remote import RemoteExecutor, SharedPrediction
 from tilewright.execution.run import Run
 from tilewright.execution.stopping import StopRequest
-from tilewright.plan import WritePlan, plan_write
+from tilewright.plan import plan_write
 
 SHAPE = (10_000, 16_000, 16_000)
 TILE_SIZE, OVERLAP = (64, 256, 256), (16, 64, 64)
 SHORTEST_SECONDS = 15.0
 """For how long a run is looked at, at least."""
 IDLE_SECONDS = 10.0
+MEMORY_NBYTES = 10**15
+"""Of all workers together: more than is asked for."""
 START_SECONDS = 60.0
 """How long the first task may take to end."""
 
@@ -50,7 +52,6 @@ class Case:
 
     workers: int
     layout: str
-    window: str
     seconds: float
 
 
@@ -124,14 +125,6 @@ def _processor_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def plan_of(case: Case) -> WritePlan:
-    plan = plan_write(SHAPE, "ZYX", TILE_SIZE, OVERLAP, layout=case.layout)
-    if case.window == "default":
-        return plan
-    window_nbytes = TASKS_PER_THREAD * case.workers * plan.largest_unit_nbytes
-    return plan_write(SHAPE, "ZYX", TILE_SIZE, OVERLAP, layout=case.layout, window_nbytes=window_nbytes)
-
-
 def run(case: Case, cluster: SimulatedCluster) -> Figures:
     """Begin a run, wait until it is in full swing, look at it for a while, and end it."""
     observer = Observer(cluster)
@@ -149,7 +142,7 @@ def run(case: Case, cluster: SimulatedCluster) -> Figures:
         seen.append(observer.observe(case, max(SHORTEST_SECONDS, 1.25 * case.seconds)))
         stop.name = "the benchmark"
 
-    plan = plan_of(case)
+    plan = plan_write(SHAPE, "ZYX", TILE_SIZE, OVERLAP, layout=case.layout)
     with Client(cluster.address, set_as_default=False) as client:
         if case.seconds == 0:
             return observer.observe(case, IDLE_SECONDS)
@@ -160,7 +153,7 @@ def run(case: Case, cluster: SimulatedCluster) -> Figures:
         watcher = threading.Thread(target=look)
         watcher.start()
         with suppress(RunStoppedError):
-            Run(Coordinator(plan), executor, NoRecords()).predict_and_write(stop)
+            Run(Coordinator(plan), executor, NoRecords()).predict_and_write(stop, lambda: MEMORY_NBYTES)
         watcher.join()
         executor.close()
         shared.close()
@@ -181,14 +174,12 @@ def wait_until_idle(cluster: SimulatedCluster, seconds: float) -> None:
 
 
 def cases_of(workers: int, layouts: list[str], seconds: list[float]) -> Iterator[Case]:
-    yield Case(workers, layouts[0], "default", 0)
-    for layout in layouts:
-        yield Case(workers, layout, "default", sorted(seconds)[len(seconds) // 2])
-    yield from (Case(workers, layout, "3 tasks a worker", each) for layout, each in product(layouts, seconds))
+    yield Case(workers, layouts[0], 0)
+    yield from (Case(workers, layout, each) for layout, each in product(layouts, seconds))
 
 
 def show(figures: list[Figures]) -> str:
-    head = ["workers", "layout", "window", "seconds", "tasks/s", "workers busy", "client cores", "scheduler cores"]
+    head = ["workers", "layout", "seconds", "tasks/s", "workers busy", "client cores", "scheduler cores"]
     head += ["workers' cores", "client ms/task", "tasks/s of one core", "scheduler ms/task", "tasks/s of one core"]
     head += ["client MiB", "scheduler MiB"]
     idle = {f.case.workers: f for f in figures if f.case.seconds == 0}
@@ -199,7 +190,6 @@ def show(figures: list[Figures]) -> str:
             [
                 str(f.case.workers),
                 f.case.layout if f is not alone else "idle",
-                f.case.window if f is not alone else "",
                 f"{f.case.seconds:g}",
                 f"{f.tasks_per_second:.1f}",
                 f"{f.busy_workers / f.case.workers:.1%}",

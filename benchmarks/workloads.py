@@ -107,7 +107,7 @@ class Assignment:
 
 
 WORKLOADS = (
-    Workload("aligned chunks", chunks=(32, 128, 128), borders=(32, 128, 128)),
+    Workload("aligned chunks", chunks=(32, 128, 128)),
     Workload("straddling chunks", chunks=(64, 64, 64)),
     Workload("shards", chunks=(32, 128, 128), shards=(64, 256, 256)),
 )

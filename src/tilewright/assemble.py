@@ -1,8 +1,9 @@
 """A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
 
-from itertools import product
+from collections.abc import Mapping
+from itertools import cycle, product
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +82,89 @@ def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
     return values.astype(dtype)
 
 
+class UnitParts(Protocol):
+    """The parts that a unit is encoded in: chunks, or whole stored objects."""
+
+    def part(self, position: tuple[int, ...]) -> AnyArray:
+        """Return the part at this position on the grid of parts of the whole output, contiguous.
+
+        It stays as it is until the parts of another stored object are asked for.
+        """
+
+
+class UnitTiles:
+    """The parts of a unit whose tiles are all there: each is put together when it is asked for, while it is in a cache.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The plan of the image.
+    unit : int
+        Which unit.
+    part_extents : tuple of int
+        What is encoded at once: a chunk, or a whole stored object.
+    fill_value : scalar
+        What stands behind the end of the image.
+    tiles : mapping of int to array
+        The valid regions of its tiles.
+    memory : array of uint8
+        Memory to use, of the size of a stored object.
+
+    Examples
+    --------
+    >>> from tilewright.plan import plan_write
+    >>> plan = plan_write((4, 6), "YX", (4, 6), (0, 0), chunks=(4, 4), dtype="uint8")
+    >>> tiles = UnitTiles(plan, 0, (4, 4), 0, {0: np.ones((4, 6), "uint8")}, np.empty(16, "uint8"))
+    >>> tiles.part((0, 1))[0].tolist()
+    [1, 1, 0, 0]
+    """
+
+    def __init__(
+        self,
+        plan: WritePlan,
+        unit: int,
+        part_extents: tuple[int, ...],
+        fill_value: Any,
+        tiles: Mapping[int, AnyArray],
+        memory: AnyArray,
+    ) -> None:
+        self._shape = plan.shape
+        self._part_extents = part_extents
+        self._fill_value = fill_value
+        self._tiles = tiles
+        nbytes = prod(part_extents) * plan.itemsize
+        count = prod(stored // part for stored, part in zip(plan.stored_extents, part_extents, strict=True))
+        parts = memory[: count * nbytes].view(plan.dtype).reshape(count, *part_extents)
+        self._places = cycle(parts)
+        # On each axis, of which tiles each part is put together: a share of the rank of the tile, where to, where from.
+        self._pieces: list[dict[int, list[tuple[int, slice, slice]]]] = []
+        stride = plan.tile_count
+        for tiling, (start, stop), part in zip(plan.tilings, plan.unit_region(unit), part_extents, strict=True):
+            stride //= tiling.count
+            pieces: dict[int, list[tuple[int, slice, slice]]] = {}
+            for tile in tiling.indices_in(start, stop):
+                first, last = tiling.valid(tile)
+                shared = _shared_with_parts((max(start, first), min(stop, last)), first, part, 0)
+                for index, into, out_of in shared:
+                    pieces.setdefault(index, []).append((tile * stride, into, out_of))
+            self._pieces.append(pieces)
+
+    def part(self, position: tuple[int, ...]) -> AnyArray:
+        """Return the part at this position on the grid of parts of the whole output."""
+        part: AnyArray = next(self._places)
+        if any(
+            (index + 1) * extent > end
+            for index, extent, end in zip(position, self._part_extents, self._shape, strict=True)
+        ):
+            part[...] = self._fill_value
+        for piece in product(*(pieces[index] for pieces, index in zip(self._pieces, position, strict=True))):
+            ranks, into, out_of = zip(*piece, strict=True)
+            part[into] = self._tiles[sum(ranks)][out_of]
+        return part
+
+
 class UnitBuffer:
-    """The parts that a unit is encoded in, each contiguous, filled from tiles as they come.
+    """The parts of a unit, filled from tiles as they come, which need not be kept.
 
     A piece of a tile is copied once, from where the model left it to where the encoder takes it.
 

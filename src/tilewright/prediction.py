@@ -172,7 +172,8 @@ def predict_to_zarr(
         template = output.template(plan, options)
         fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
         with output_run:
-            output_run.begin(plan, fingerprint).predict_and_write(stop)
+            run = output_run.begin(plan, fingerprint)
+            run.predict_and_write(stop, lambda: memory_nbytes or placement.memory_nbytes)
             return output_run.report()
 
 

@@ -15,6 +15,7 @@ from tilewright.coordinator import (
     ProduceUnit,
     RecordReceipt,
     ReleaseTile,
+    RoomChanged,
     StartAdmitting,
     StopAdmitting,
     TakeTile,
@@ -46,6 +47,7 @@ class Run(RuleBasedStateMachine):
         # What an earlier run has written.
         self.kept: set[int] = data.draw(st.sets(st.integers(0, plan.unit_count - 1))) if resumed else set()
         self.coordinator = Coordinator(plan, written=self.kept, attempts=ATTEMPTS)
+        self.most_nbytes = plan.peak_live_nbytes
         self.handles = 0
         self.asked: list[tuple[int, ...]] = []
         self.attempts: list[WriteUnit | ProduceUnit] = []
@@ -164,12 +166,17 @@ class Run(RuleBasedStateMachine):
             assert not any(isinstance(i, ProduceUnit | DeliverTiles) for i in self.coordinator.handle(StopAdmitting()))
             self.carry_out(self.coordinator.handle(StartAdmitting()))
 
+    @rule(nbytes=st.integers(0, 4000))
+    def there_is_more_or_less_room(self, nbytes: int) -> None:
+        self.most_nbytes = max(self.most_nbytes, self.plan.waiting_nbytes + nbytes)
+        self.carry_out(self.coordinator.handle(RoomChanged(nbytes)))
+
     @invariant()
     def state_is_consistent(self) -> None:
         if hasattr(self, "coordinator"):
             self.coordinator.check_invariants()
             if self.demand:
-                assert self.coordinator.live_nbytes <= self.plan.peak_live_nbytes
+                assert self.coordinator.live_nbytes <= self.most_nbytes
             assert self.coordinator.live_nbytes <= self.plan.output_nbytes
 
     def teardown(self) -> None:

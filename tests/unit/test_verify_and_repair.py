@@ -37,6 +37,7 @@ REQUEST: dict[str, Any] = {
     "progress": False,
 }
 INCOMPLETE = 3
+UNITS = 12
 
 
 def predict(destination: Any, client: Client, model: Any = np.negative, source: Any = IMAGE, **options: Any) -> None:
@@ -154,8 +155,8 @@ def test_a_complete_output_is_proven_so(output: Path) -> None:
     assert str(verification).splitlines() == [
         "Verification",
         f"  array        {output}/0",
-        f"  units        10 of 120 objects, {verification.stored_nbytes / 1024:.1f} KiB",
-        "  intact       10: the output is complete",
+        f"  units        {UNITS} of 120 objects, {verification.stored_nbytes / 1024:.1f} KiB",
+        f"  intact       {UNITS}: the output is complete",
     ]
     # It only reads.
     assert tree(output.parent) == before
@@ -180,7 +181,7 @@ def test_every_fault_is_told_from_the_others_and_named_by_its_region(
         for condition, (rows, columns) in zip(expected.values(), regions, strict=True)
     ]
     assert str(verification).splitlines()[3:] == [
-        "  intact       3",
+        f"  intact       {UNITS - 7}",
         "  missing      1",
         "  short        2",
         "  damaged      3",
@@ -234,7 +235,7 @@ def test_of_many_faults_ten_are_shown_and_the_others_counted(embedded: Client, t
 def test_of_an_output_that_is_gone_everything_is_missing(lost: str, output: Path) -> None:
     path = output / lost
     path.unlink() if path.is_file() else shutil.rmtree(path)
-    assert verify(output).conditions == dict.fromkeys(range(10), "missing")
+    assert verify(output).conditions == dict.fromkeys(range(UNITS), "missing")
     assert command("verify", output).exit_code == INCOMPLETE
 
 
@@ -356,7 +357,7 @@ def test_exactly_what_is_wrong_is_written_again(
     expected = spoil(output)
     before = identities(object_files(output))
     report = repair(output, client)
-    assert (report.unit_count, report.kept_unit_count) == (len(expected), 10 - len(expected))
+    assert (report.unit_count, report.kept_unit_count) == (len(expected), UNITS - len(expected))
     after = identities(object_files(output))
     touched = {file for unit in expected for file in files_of_unit(output, unit)}
     assert {file for file in after if after[file] != before.get(file)} == touched
@@ -367,7 +368,7 @@ def test_exactly_what_is_wrong_is_written_again(
 def test_where_nothing_is_wrong_nothing_is_written(output: Path, embedded: Client) -> None:
     before = identities(object_files(output))
     report = repair(output, embedded)
-    assert (report.unit_count, report.kept_unit_count) == (0, 10)
+    assert (report.unit_count, report.kept_unit_count) == (0, UNITS)
     assert identities(object_files(output)) == before
 
 
@@ -454,7 +455,7 @@ def test_a_unit_that_was_given_up_is_mended_by_a_model_that_can(embedded: Client
     assert set(expected.values()) == {"given up"}
     with pytest.raises(UnitGivenUpError) as caught:
         repair(output, embedded, BreaksOn(7), source)
-    assert caught.value.report.kept_unit_count == 10 - len(expected)
+    assert caught.value.report.kept_unit_count == UNITS - len(expected)
     assert verify(output).conditions == expected
     # The same model, by its name.
     assert repair(output, embedded, BreaksOn(8), source).unit_count == len(expected)
@@ -559,7 +560,7 @@ def test_a_person_verifies_mends_and_verifies(typed: Path) -> None:
     before = tree(typed)
     complete = command("verify", "out.zarr")
     assert (complete.exit_code, complete.stderr) == (0, "")
-    assert "intact       10: the output is complete" in complete.stdout
+    assert f"intact       {UNITS}: the output is complete" in complete.stdout
     expected = spoil(typed)
     found = command("verify", "out.zarr")
     assert (found.exit_code, found.stderr) == (INCOMPLETE, "")
@@ -600,17 +601,17 @@ def test_what_is_given_up_again_has_the_status_of_what_is_incomplete(typed: Path
     cut = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--chunks", "24,24", "--memory", "256KiB")
     overwrite = ("--if-exists", "overwrite", *cut, "--layout", "compact")
     assert command("predict", "raw.zarr", "out.zarr", "--model", f"{models}:model", *overwrite).exit_code == 0
-    flip_first(files_of_unit(typed, 9)[0])
+    flip_first(files_of_unit(typed, UNITS - 1)[0])
     corner = float(IMAGE[-1, -1])
     models.write_text(
         f"def model(batch):\n    assert not (batch == {corner!r}).any(), 'a bad tile'\n    return -batch\n"
     )
     result = command("repair", "out.zarr", "--model", f"{models}:model")
     assert result.exit_code == INCOMPLETE
-    assert "1 of 10 units were given up" in result.stderr
+    assert f"1 of {UNITS} units were given up" in result.stderr
     assert "kept" in result.stdout
     found = command("verify", "out.zarr")
     assert found.exit_code == INCOMPLETE
     assert "given up     1" in found.stdout
     # An object that is known to be wrong does not stay.
-    assert not files_of_unit(typed, 9)[0].exists()
+    assert not files_of_unit(typed, UNITS - 1)[0].exists()

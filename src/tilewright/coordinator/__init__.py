@@ -3,6 +3,7 @@
 from tilewright.coordinator.coordinator import Coordinator
 from tilewright.coordinator.events import (
     Event,
+    RoomChanged,
     StartAdmitting,
     StopAdmitting,
     TilesFailed,
@@ -32,6 +33,7 @@ __all__ = [
     "ProduceUnit",
     "RecordReceipt",
     "ReleaseTile",
+    "RoomChanged",
     "StartAdmitting",
     "StopAdmitting",
     "TakeTile",

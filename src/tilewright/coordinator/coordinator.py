@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tilewright.coordinator.events import (
     Event,
+    RoomChanged,
     StartAdmitting,
     StopAdmitting,
     TilesFailed,
@@ -28,19 +29,13 @@ from tilewright.coordinator.instructions import (
     TakeTile,
     WriteUnit,
 )
-from tilewright.coordinator.transitions import (
-    Cause,
-    TileState,
-    UnitState,
-    next_tile_state,
-    next_unit_state,
-)
+from tilewright.coordinator.transitions import MOVES, Cause, TileState, UnitState
 from tilewright.plan import WritePlan
 
 
 @dataclass(slots=True)
 class _OpenUnit:
-    state: UnitState
+    state: UnitState | TileState
     missing: int
     attempt: int = 0
     failures: int = 0
@@ -48,8 +43,7 @@ class _OpenUnit:
 
 @dataclass(slots=True)
 class _OpenTile:
-    state: TileState
-    units: tuple[int, ...]
+    state: UnitState | TileState
     open_units: int
     nbytes: int
     handle: Hashable = None
@@ -104,9 +98,9 @@ class Coordinator:
         self._written_count = 0
         self._admitting = False
         self._next_unit = 0
+        self._next_nbytes: int | None = None
         self._first_open = 0
-        self._under_way = 0
-        self._expected = 0
+        self._waited_for = 0
         for unit in written:
             self._mark_written(unit)
 
@@ -123,7 +117,7 @@ class Coordinator:
     @property
     def is_idle(self) -> bool:
         """Whether no answer to an instruction is outstanding."""
-        return self._under_way == 0 and self._expected == 0
+        return self._waited_for == 0
 
     @property
     def written_count(self) -> int:
@@ -175,13 +169,13 @@ class Coordinator:
         """
         instructions: list[Instruction] = []
         match event:
-            case TilesOffered(tiles):
-                self._tiles_offered(tiles, instructions)
             case TilesPredicted(tiles, handles):
                 for tile, handle in zip(tiles, handles, strict=True):
                     self._tile_predicted(tile, handle, instructions)
             case UnitWritten(unit, receipt):
                 self._unit_written(unit, receipt, instructions)
+            case TilesOffered(tiles):
+                self._tiles_offered(tiles, instructions)
             case TilesLost(tiles, handles):
                 self._tiles_lost(tiles, handles, instructions)
             case TilesFailed(tiles, reason, is_final):
@@ -190,9 +184,13 @@ class Coordinator:
                 self._unit_failed(unit, attempt, reason, is_final, instructions)
             case StartAdmitting():
                 self._admitting = True
+                self._look_ahead()
             case StopAdmitting():
                 self._admitting = False
-        self._admit(instructions)
+            case RoomChanged(nbytes):
+                self.budget_nbytes = max(self.plan.peak_live_nbytes, self.plan.waiting_nbytes + nbytes)
+        if self._admitting:
+            self._admit(instructions)
         return instructions
 
     # One method per event.
@@ -200,24 +198,27 @@ class Coordinator:
     def _tiles_offered(self, tiles: tuple[int, ...], instructions: list[Instruction]) -> None:
         """Take what is neither held, nor on its way, nor done with."""
         for tile in tiles:
-            record = None if tile in self._tiles else self._open_tile(tile)
-            if record is not None:
-                self._move_tile(record, Cause.OFFERED)
-                instructions.append(TakeTile(tile, record.units))
+            units = () if tile in self._tiles else self._open_units_of(tile)
+            if units:
+                self._move(self._open_tile(tile, units), Cause.OFFERED)
+                instructions.append(TakeTile(tile, units))
 
     def _tile_predicted(self, tile: int, handle: Hashable, instructions: list[Instruction]) -> None:
-        record = self._tiles.get(tile) or self._open_tile(tile)
+        record = self._tiles.get(tile)
+        if record is None and (units := self._open_units_of(tile)):
+            record = self._open_tile(tile, units)
         if record is None or (record.state is TileState.HELD and record.handle != handle):
             instructions.append(ReleaseTile(tile, handle))
             return
-        if not self._move_tile(record, Cause.PREDICTED):
+        if not self._move(record, Cause.PREDICTED):
             return
         record.handle = handle
-        for unit in self._still_open(record.units):
-            owner = self._open_unit(unit)
-            owner.missing -= 1
-            if owner.missing == 0 and self._move_unit(owner, Cause.LAST_TILE_HELD):
-                self._instruct_attempt(unit, owner, instructions)
+        for unit in self.plan.units_of_tile(tile):
+            owner = self._units.get(unit)
+            if owner is not None:
+                owner.missing -= 1
+                if owner.missing == 0 and self._move(owner, Cause.LAST_TILE_HELD):
+                    self._instruct_attempt(unit, owner, instructions)
 
     def _tiles_lost(
         self, tiles: tuple[int, ...], handles: tuple[Hashable, ...], instructions: list[Instruction]
@@ -225,14 +226,14 @@ class Coordinator:
         lost = []
         for tile, handle in zip(tiles, handles, strict=True):
             record = self._tiles.get(tile)
-            if record is None or record.handle != handle or not self._move_tile(record, Cause.TILE_LOST):
+            if record is None or record.handle != handle or not self._move(record, Cause.TILE_LOST):
                 continue
             record.handle = None
             lost.append(tile)
-            for unit in self._still_open(record.units):
+            for unit in self._open_units_of(tile):
                 owner = self._units[unit]
                 owner.missing += 1
-                self._move_unit(owner, Cause.TILE_LOST)
+                self._move(owner, Cause.TILE_LOST)
         if lost:
             instructions.append(self._delivery_of(lost))
 
@@ -248,7 +249,7 @@ class Coordinator:
             if record.failures < self.attempts and not is_final:
                 again.append(tile)
                 continue
-            for unit in self._still_open(record.units):
+            for unit in self._open_units_of(tile):
                 self._give_up(unit, f"tile {tile} could not be predicted: {reason}", instructions)
         # A unit that was just given up may have been the last that needed one of the others.
         again = [tile for tile in again if tile in self._tiles]
@@ -256,7 +257,7 @@ class Coordinator:
             instructions.append(self._delivery_of(again))
 
     def _unit_written(self, unit: int, receipt: object, instructions: list[Instruction]) -> None:
-        if self.is_written(unit) or unit in self.given_up:
+        if self._is_done(unit):
             return
         self._mark_written(unit)
         instructions.append(RecordReceipt(unit, receipt))
@@ -268,13 +269,13 @@ class Coordinator:
         owner = self._units.get(unit)
         if owner is None or owner.attempt != attempt:
             return
-        if next_unit_state(owner.state, Cause.FAILED) is None:
+        if (owner.state, Cause.FAILED) not in MOVES:
             return
         owner.failures += 1
         if owner.failures >= self.attempts or is_final:
             self._give_up(unit, reason, instructions)
         else:
-            self._move_unit(owner, Cause.FAILED)
+            self._move(owner, Cause.FAILED)
             self._instruct_attempt(unit, owner, instructions)
 
     def _admit(self, instructions: list[Instruction]) -> None:
@@ -283,38 +284,43 @@ class Coordinator:
         The plan's figure leaves room for all tiles of a unit beside all that wait, so the oldest open unit always
         finishes, whatever the order in which tiles come.
         """
-        while self._admitting:
-            self._skip_written()
+        while self._next_nbytes is not None and self.live_nbytes + self._next_nbytes <= self.budget_nbytes:
             unit = self._next_unit
-            if unit == self.plan.unit_count:
-                return
-            if self.plan.units_are_independent:
-                if self.is_written(unit) or unit in self.given_up:
-                    self._next_unit += 1
-                    continue
-                nbytes = self.plan.unit_nbytes(unit)
-                if self.live_nbytes + nbytes > self.budget_nbytes:
-                    return
-                self._next_unit += 1
-                owner = self._open_unit(unit)
-                if self._move_unit(owner, Cause.ADMITTED):
-                    self._add_live(nbytes)
-                    self._instruct_attempt(unit, owner, instructions)
-            else:
-                tiles = [
-                    tile
-                    for tile in self.plan.tiles_starting_in(unit)
-                    if tile not in self._tiles and self._open_units_of(tile)
-                ]
-                if self.live_nbytes + sum(map(self.plan.tile_nbytes, tiles)) > self.budget_nbytes:
-                    return
-                self._next_unit += 1
-                for tile in tiles:
-                    record = self._open_tile(tile)
-                    if record is not None:
-                        self._move_tile(record, Cause.ADMITTED)
-                if tiles:
-                    instructions.append(self._delivery_of(tiles))
+            self._next_unit += 1
+            if not self.plan.units_are_independent:
+                self._admit_tiles(self.plan.tiles_starting_in(unit), instructions)
+            elif not self._is_done(unit):
+                self._admit_unit(unit, self._next_nbytes, instructions)
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Find out what the next unit takes at most: tiles that are there already count twice."""
+        self._skip_written()
+        if self._next_unit == self.plan.unit_count:
+            self._next_nbytes = None
+        elif self.plan.units_are_independent:
+            self._next_nbytes = self.plan.unit_nbytes(self._next_unit)
+        else:
+            self._next_nbytes = sum(map(self.plan.tile_nbytes, self.plan.tiles_starting_in(self._next_unit)))
+
+    def _admit_unit(self, unit: int, nbytes: int, instructions: list[Instruction]) -> None:
+        """Let a unit be produced."""
+        owner = self._open_unit(unit)
+        if self._move(owner, Cause.ADMITTED):
+            self._add_live(nbytes)
+            self._instruct_attempt(unit, owner, instructions)
+
+    def _admit_tiles(self, starting: tuple[int, ...], instructions: list[Instruction]) -> None:
+        """Ask for those of these tiles that are needed."""
+        tiles, needed_by = [], []
+        for tile in starting:
+            units = () if tile in self._tiles else self._open_units_of(tile)
+            if units:
+                self._move(self._open_tile(tile, units), Cause.ADMITTED)
+                tiles.append(tile)
+                needed_by.append(units)
+        if tiles:
+            instructions.append(DeliverTiles(tuple(tiles), tuple(needed_by)))
 
     def _skip_written(self) -> None:
         """Go on to the next unit in which a tile may begin that is needed: of 10**6 that are written, at once."""
@@ -322,8 +328,9 @@ class Coordinator:
         while self._first_open < self.plan.unit_count and self.is_written(self._first_open):
             is_whole_byte = self._first_open & 7 == 0 and self._written[self._first_open >> 3] == 0xFF
             self._first_open += 8 if is_whole_byte else 1
-        self._first_open = min(self._first_open, self.plan.unit_count)
-        self._next_unit = max(self._next_unit, self._first_open - self.plan.largest_unit_distance)
+        if self._first_open > self._next_unit + self.plan.largest_unit_distance:
+            self._first_open = min(self._first_open, self.plan.unit_count)
+            self._next_unit = max(self._next_unit, self._first_open - self.plan.largest_unit_distance)
 
     # What the events have in common.
 
@@ -341,7 +348,7 @@ class Coordinator:
             instructions.append(ProduceUnit(unit, owner.attempt))
         else:
             tiles = self.plan.tiles_of_unit(unit)
-            handles = tuple(self._tiles[tile].handle for tile in tiles)
+            handles = tuple([self._tiles[tile].handle for tile in tiles])
             instructions.append(WriteUnit(unit, owner.attempt, tiles, handles))
 
     def _give_up(self, unit: int, reason: str, instructions: list[Instruction]) -> None:
@@ -352,7 +359,7 @@ class Coordinator:
     def _close_unit(self, unit: int, cause: Cause, instructions: list[Instruction]) -> None:
         owner = self._open_unit(unit)
         was_produced = owner.state is UnitState.PRODUCING
-        self._move_unit(owner, cause)
+        self._move(owner, cause)
         del self._units[unit]
         if was_produced:
             self.live_nbytes -= self.plan.unit_nbytes(unit)
@@ -364,7 +371,7 @@ class Coordinator:
             record.open_units -= 1
             if record.open_units == 0:
                 was_held = record.state is TileState.HELD
-                self._move_tile(record, Cause.UNITS_DONE)
+                self._move(record, Cause.UNITS_DONE)
                 del self._tiles[tile]
                 self.live_nbytes -= record.nbytes
                 if was_held:
@@ -373,47 +380,35 @@ class Coordinator:
     def _open_unit(self, unit: int) -> _OpenUnit:
         owner = self._units.get(unit)
         if owner is None:
-            tiles = self.plan.tiles_of_unit(unit)
-            held = sum(1 for tile in tiles if tile in self._tiles and self._tiles[tile].state is TileState.HELD)
-            owner = self._units[unit] = _OpenUnit(UnitState.WAITING, missing=len(tiles) - held)
+            # A tile opens all of its units, so that none of this one is held.
+            owner = self._units[unit] = _OpenUnit(UnitState.WAITING, missing=self.plan.tile_count_of_unit(unit))
         return owner
 
-    def _open_tile(self, tile: int) -> _OpenTile | None:
-        """Return a new record of a tile, or None where no unit needs it any more."""
-        open_units = self._open_units_of(tile)
-        if not open_units:
-            return None
+    def _open_tile(self, tile: int, open_units: tuple[int, ...]) -> _OpenTile:
+        """Return a new record of a tile that these units need."""
         for unit in open_units:
-            self._open_unit(unit)
-        record = _OpenTile(TileState.UNSEEN, open_units, len(open_units), self.plan.tile_nbytes(tile))
-        self._tiles[tile] = record
+            if unit not in self._units:
+                self._open_unit(unit)
+        record = self._tiles[tile] = _OpenTile(TileState.UNSEEN, len(open_units), self.plan.tile_nbytes(tile))
         self._add_live(record.nbytes)
         return record
 
     def _open_units_of(self, tile: int) -> tuple[int, ...]:
-        return self._still_open(self.plan.units_of_tile(tile))
+        return tuple([unit for unit in self.plan.units_of_tile(tile) if unit in self._units or not self._is_done(unit)])
 
-    def _still_open(self, units: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(unit for unit in units if not self.is_written(unit) and unit not in self.given_up)
+    def _is_done(self, unit: int) -> bool:
+        return bool(self._written[unit >> 3] & (1 << (unit & 7))) or unit in self.given_up
 
     def _add_live(self, nbytes: int) -> None:
         self.live_nbytes += nbytes
         self.peak_live_nbytes = max(self.peak_live_nbytes, self.live_nbytes)
 
-    def _move_unit(self, owner: _OpenUnit, cause: Cause) -> bool:
-        following = next_unit_state(owner.state, cause)
-        if following is None:
+    def _move(self, record: _OpenUnit | _OpenTile, cause: Cause) -> bool:
+        move = MOVES.get((record.state, cause))
+        if move is None:
             return False
-        self._under_way += _is_under_way(following) - _is_under_way(owner.state)
-        owner.state = following
-        return True
-
-    def _move_tile(self, record: _OpenTile, cause: Cause) -> bool:
-        following = next_tile_state(record.state, cause)
-        if following is None:
-            return False
-        self._expected += (following is TileState.EXPECTED) - (record.state is TileState.EXPECTED)
-        record.state = following
+        record.state, waited_for = move
+        self._waited_for += waited_for
         return True
 
     # For tests.
@@ -424,14 +419,13 @@ class Coordinator:
         live = sum(record.nbytes for record in self._tiles.values())
         live += sum(map(self.plan.unit_nbytes, producing))
         _check(live == self.live_nbytes, f"live bytes are {live}, counted {self.live_nbytes}")
-        under_way = sum(_is_under_way(owner.state) for owner in self._units.values())
-        _check(under_way == self._under_way, f"{under_way} units are under way, counted {self._under_way}")
-        expected = sum(record.state is TileState.EXPECTED for record in self._tiles.values())
-        _check(expected == self._expected, f"{expected} tiles are expected, counted {self._expected}")
+        waited_for = sum(owner.state in (UnitState.WRITING, UnitState.PRODUCING) for owner in self._units.values())
+        waited_for += sum(record.state is TileState.EXPECTED for record in self._tiles.values())
+        _check(waited_for == self._waited_for, f"{waited_for} are waited for, counted {self._waited_for}")
         written = sum(byte.bit_count() for byte in self._written)
         _check(written == self._written_count, f"{written} units are written, counted {self._written_count}")
         for unit, owner in self._units.items():
-            _check(not self.is_written(unit) and unit not in self.given_up, f"unit {unit} is open and done")
+            _check(not self._is_done(unit), f"unit {unit} is open and done")
             tiles = self.plan.tiles_of_unit(unit)
             held = sum(tile in self._tiles and self._tiles[tile].state is TileState.HELD for tile in tiles)
             _check(owner.missing == len(tiles) - held, f"unit {unit} misses {owner.missing} of {len(tiles)}")
@@ -444,10 +438,6 @@ class Coordinator:
             open_units = len(self._open_units_of(tile))
             _check(record.open_units == open_units > 0, f"tile {tile} has {open_units} units, {record.open_units}")
             _check((record.handle is not None) == (record.state is TileState.HELD), f"tile {tile} has no handle")
-
-
-def _is_under_way(state: UnitState) -> bool:
-    return state in (UnitState.WRITING, UnitState.PRODUCING)
 
 
 def _check(condition: bool, message: str) -> None:

@@ -15,6 +15,13 @@ class StopAdmitting:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomChanged:
+    """So many bytes of tiles may be in flight beyond those that wait, where the plan does not allow more already."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TilesOffered:
     """Tiles that nobody asked for are on their way: somebody else predicts them."""
 
@@ -65,5 +72,13 @@ class UnitFailed:
 
 
 Event = (
-    StartAdmitting | StopAdmitting | TilesOffered | TilesPredicted | TilesLost | TilesFailed | UnitWritten | UnitFailed
+    StartAdmitting
+    | StopAdmitting
+    | RoomChanged
+    | TilesOffered
+    | TilesPredicted
+    | TilesLost
+    | TilesFailed
+    | UnitWritten
+    | UnitFailed
 )

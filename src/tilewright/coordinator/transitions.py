@@ -5,9 +5,16 @@ The coordinator looks its transitions up here, and the table in the README is ma
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
-class UnitState(Enum):
+class _Member(Enum):
+    """A member is one object: it is hashed as such, which takes a fraction of hashing its name, and is done often."""
+
+    __hash__ = object.__hash__
+
+
+class UnitState(_Member):
     """Where a write unit stands."""
 
     WAITING = "waiting"
@@ -17,7 +24,7 @@ class UnitState(Enum):
     GIVEN_UP = "given up"
 
 
-class TileState(Enum):
+class TileState(_Member):
     """Where a tile stands."""
 
     UNSEEN = "unseen"
@@ -26,7 +33,7 @@ class TileState(Enum):
     RELEASED = "released"
 
 
-class Cause(Enum):
+class Cause(_Member):
     """What moves a unit or a tile from one state to another."""
 
     ADMITTED = "there is room for it"
@@ -72,31 +79,24 @@ TRANSITIONS = (
     Transition(TileState.HELD, Cause.UNITS_DONE, TileState.RELEASED, "release the tile"),
 )
 
-_NEXT = {(row.state, row.cause): row.next_state for row in TRANSITIONS}
+
+class Move(NamedTuple):
+    """Where a cause leads from a state, and what that changes in the number of those that are waited for."""
+
+    next_state: UnitState | TileState
+    waited_for: int
 
 
-def next_unit_state(state: UnitState, cause: Cause) -> UnitState | None:
-    """Return where this leads, or None where a cause means nothing in a state and is ignored.
-
-    Examples
-    --------
-    >>> next_unit_state(UnitState.WRITING, Cause.STORED)
-    <UnitState.WRITTEN: 'written'>
-    """
-    following = _NEXT.get((state, cause))
-    return following if isinstance(following, UnitState) else None
+def _is_waited_for(state: UnitState | TileState) -> bool:
+    """Tell whether an answer to an instruction is outstanding."""
+    return state in (UnitState.WRITING, UnitState.PRODUCING, TileState.EXPECTED)
 
 
-def next_tile_state(state: TileState, cause: Cause) -> TileState | None:
-    """Return where this leads, or None where a cause means nothing in a state and is ignored.
-
-    Examples
-    --------
-    >>> next_tile_state(TileState.HELD, Cause.TILE_LOST)
-    <TileState.EXPECTED: 'expected'>
-    """
-    following = _NEXT.get((state, cause))
-    return following if isinstance(following, TileState) else None
+MOVES = {
+    (row.state, row.cause): Move(row.next_state, _is_waited_for(row.next_state) - _is_waited_for(row.state))
+    for row in TRANSITIONS
+}
+"""Every way from one state to another; a cause that is not here means nothing in a state, and is ignored."""
 
 
 def transition_table() -> str:

@@ -10,6 +10,9 @@ from typing import Protocol
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import Event, Instruction, TakeTile
 
+TASKS_PER_THREAD = 3
+"""Tasks in flight at a time: enough that no thread waits for the next one, few enough to lose little."""
+
 
 class Executor(Protocol):
     """Carry out instructions for one output array."""
@@ -27,8 +30,19 @@ class Executor(Protocol):
     def is_idle(self) -> bool:
         """Whether nothing is queued, and nothing is under way."""
 
+    @property
+    def wanted_nbytes(self) -> int:
+        """Bytes of units that keep all of its threads busy."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever predicts elsewhere should wait: something is under way that makes room."""
+
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
-        """Take in the valid regions of tiles predicted elsewhere; that they are there comes back as events."""
+        """Take in the valid regions of tiles predicted elsewhere; that they are there comes back as events.
+
+        The arrays may be held until their units are written, and must not change.
+        """
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

@@ -1,4 +1,4 @@
-"""Work that is carried out in this process: each element is copied once between the model and the encoder.
+"""Work that is carried out in this process: an element is copied once between the model and the encoder.
 
 `SerialExecutor` is the reference: one thing after the other, in the calling thread. Every other executor stores the
 same bytes.
@@ -7,10 +7,8 @@ same bytes.
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from time import perf_counter
 
-from tilewright.assemble import AnyArray, UnitBuffer
+from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
     DeliverTiles,
     Event,
@@ -26,23 +24,11 @@ from tilewright.coordinator import (
     WriteUnit,
 )
 from tilewright.execution.executor import Errors
+from tilewright.execution.held_tiles import HeldTiles
 from tilewright.execution.work import Work
-from tilewright.storage.receipts import StageSeconds, UnitReceipt
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceTile:
-    """Copy a tile that was predicted elsewhere into the buffers of its units."""
-
-    instruction: TakeTile
-    valid: AnyArray
-
-
-Step = Instruction | PlaceTile
-"""What one thread carries out at a time."""
-
-
-def is_prediction(step: Step) -> bool:
+def is_prediction(step: Instruction) -> bool:
     """Tell whether a step asks the model for something."""
     return isinstance(step, DeliverTiles | ProduceUnit)
 
@@ -50,8 +36,7 @@ def is_prediction(step: Step) -> bool:
 class LocalWork:
     """Carry out single instructions, in whatever thread of this process.
 
-    Tiles are not kept: what comes of a tile is copied at once into the buffers of its units, and its handle is only a
-    token. So nothing holds on to the halo of a tile, or to the batch that it came in.
+    Tiles are held by their numbers, which are their handles too.
 
     Parameters
     ----------
@@ -63,35 +48,23 @@ class LocalWork:
         self.work = work
         self.errors = Errors()
         self.stopped = threading.Event()
-        self._buffers: dict[int, UnitBuffer] = {}
-        self._discarded: set[int] = set()
-        self._unplaced: dict[int, PlaceTile] = {}
-        self._assemble_seconds = 0.0
-        self._lock = threading.Lock()
+        self.held = HeldTiles(work.plan)
 
-    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> list[PlaceTile]:
-        """Return the steps that copy tiles which were predicted elsewhere into the buffers of their units."""
-        steps = list(map(PlaceTile, instructions, arrays))
-        self._unplaced.update((step.instruction.tile, step) for step in steps)
-        return steps
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> list[Event]:
+        """Hold the valid regions of tiles that were predicted elsewhere, and return that they are there."""
+        for instruction, valid in zip(instructions, arrays, strict=True):
+            self.held.hold(instruction.tile, valid)
+        return [TilesPredicted((instruction.tile,), (instruction.tile,)) for instruction in instructions]
 
-    def split(self, instruction: Instruction) -> Sequence[Step]:
+    def split(self, instruction: Instruction) -> Sequence[Instruction]:
         """Return the parts of an instruction that different threads may carry out."""
-        if isinstance(instruction, DeliverTiles) and self.work.prediction is None:
-            return [self._unplaced[tile] for tile in instruction.tiles]
         if isinstance(instruction, DeliverTiles):
             units = dict(zip(instruction.tiles, instruction.units, strict=True))
             batches = self.work.batches(instruction.tiles)
             return [DeliverTiles(batch, tuple(units[tile] for tile in batch)) for batch in batches]
         return [instruction]
 
-    def discard(self, unit: int) -> None:
-        """Let go of what was put together of a unit, and of what comes of it later."""
-        with self._lock:
-            self._discarded.add(unit)
-            self._buffers.pop(unit, None)
-
-    def perform(self, step: Step) -> Event:
+    def perform(self, step: Instruction) -> Event:
         """Carry out one step, and return its outcome."""
         try:
             return self._performed(step)
@@ -99,58 +72,25 @@ class LocalWork:
             # The coordinator decides what a failure means.
             return self._failed(step, self.errors.reason_of(error))
 
-    def _performed(self, step: Step) -> Event:
+    def _performed(self, step: Instruction) -> Event:
         match step:
-            case PlaceTile(TakeTile(tile, units), valid):
-                self._place(tile, valid, units)
-                self._unplaced.pop(tile, None)
-                return TilesPredicted((tile,), (tile,))
-            case DeliverTiles(tiles, units):
-                for tile, valid, its_units in zip(tiles, self.work.predict(tiles), units, strict=True):
-                    self._place(tile, valid, its_units)
+            case DeliverTiles(tiles):
+                for tile, valid in zip(tiles, self.work.predict(tiles), strict=True):
+                    self.held.hold(tile, valid)
                 return TilesPredicted(tiles, tiles)
             case ProduceUnit(unit):
                 return UnitWritten(unit, self.work.produce(unit, self.stopped.is_set))
-            case WriteUnit(unit):
-                return UnitWritten(unit, self._write(unit))
+            case WriteUnit(unit, _, tiles):
+                return UnitWritten(unit, self.work.write_tiles(unit, {tile: self.held[tile] for tile in tiles}))
         raise TypeError(f"{step} is not carried out by work")
 
-    def _failed(self, step: Step, reason: str) -> Event:
+    def _failed(self, step: Instruction, reason: str) -> Event:
         match step:
-            case PlaceTile(TakeTile(tile)):
-                return TilesFailed((tile,), reason)
             case DeliverTiles(tiles):
                 return TilesFailed(tiles, reason)
             case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
                 return UnitFailed(unit, attempt, reason)
         raise TypeError(f"{step} is not carried out by work")
-
-    def _place(self, tile: int, valid: AnyArray, units: Sequence[int]) -> None:
-        start = perf_counter()
-        for unit in units:
-            buffer = self._buffer(unit)
-            if buffer is not None:
-                buffer.place(tile, valid)
-        with self._lock:
-            self._assemble_seconds += perf_counter() - start
-
-    def _buffer(self, unit: int) -> UnitBuffer | None:
-        with self._lock:
-            if unit in self._discarded:
-                return None
-            if unit not in self._buffers:
-                self._buffers[unit] = self.work.writer.buffer(unit)
-            return self._buffers[unit]
-
-    def _write(self, unit: int) -> UnitReceipt:
-        with self._lock:
-            seconds = StageSeconds(assemble=self._assemble_seconds)
-            self._assemble_seconds = 0.0
-        receipt = self.work.write(unit, self._buffers[unit], seconds)
-        with self._lock:
-            # Only now: a write that failed is tried again from the same buffer.
-            self.work.writer.recycle(self._buffers.pop(unit))
-        return receipt
 
 
 class SerialExecutor:
@@ -164,15 +104,16 @@ class SerialExecutor:
 
     def __init__(self, work: Work) -> None:
         self._local = LocalWork(work)
-        self._waiting: deque[Step] = deque()
+        self._waiting: deque[Instruction] = deque()
+        self._happened: list[Event] = []
 
     def carry_out(self, instruction: Instruction) -> None:
-        """Remember an instruction; there is nothing to release."""
+        """Remember an instruction, or release a tile at once."""
         match instruction:
-            case ReleaseTile():
+            case ReleaseTile(tile):
+                self._local.held.release(tile)
+            case GiveUpUnit():
                 pass
-            case GiveUpUnit(unit):
-                self._local.discard(unit)
             case _:
                 self._waiting.extend(self._local.split(instruction))
 
@@ -183,15 +124,28 @@ class SerialExecutor:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued."""
-        return not self._waiting
+        return not (self._waiting or self._happened)
+
+    @property
+    def wanted_nbytes(self) -> int:
+        """Those of one unit."""
+        return self._local.work.plan.largest_unit_nbytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether tiles would be copied that need not be."""
+        return self._local.held.is_full and not self.is_idle
 
     def events(self, *, wait: bool) -> list[Event]:
-        """Carry out the oldest instruction, and return its outcome."""
+        """Return what was taken in; if there is nothing, carry out the oldest instruction, and return its outcome."""
+        if self._happened:
+            happened, self._happened = self._happened, []
+            return happened
         return [self._local.perform(self._waiting.popleft())] if self._waiting else []
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
-        """Remember to copy tiles into the buffers of their units."""
-        self._waiting.extend(self._local.take(instructions, arrays))
+        """Hold tiles until their units are written."""
+        self._happened += self._local.take(instructions, arrays)
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""

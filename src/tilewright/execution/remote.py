@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -37,19 +37,17 @@ from tilewright.coordinator import (
     WriteUnit,
 )
 from tilewright.errors import ClusterGoneError, UnitGivenUpError
-from tilewright.execution.executor import Errors
+from tilewright.execution.executor import TASKS_PER_THREAD, Errors
 from tilewright.execution.scatter import scatter
 from tilewright.execution.watch import LOOK_SECONDS, RECONNECT_SECONDS, Watch, gone
 from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
 from tilewright.storage.receipts import UnitReceipt
 
-GROUP_NBYTES = 16 * 2**20
-"""Tiles that are predicted by one task, batch by batch, give about as many bytes: a task costs some milliseconds."""
+GROUP_NBYTES = 256 * 2**20
+"""Tiles that are predicted by one task, batch by batch, give as many bytes at most: a task costs some milliseconds."""
 REGISTRATIONS = 20
 """How often a value is sent to the workers where some of them die meanwhile."""
-TASKS_PER_THREAD = 3
-"""Tasks that are submitted at a time: enough that no thread waits for the client, few enough to lose little."""
 
 _shared: dict[str, Any] = {}
 """On a worker: what clients have shared with it."""
@@ -201,8 +199,10 @@ class RemoteExecutor:
             except queue.Empty:
                 if wait and not (ended or happened):
                     self._watch.look()
-                    self._count_threads()
                 break
+        if monotonic() > self._count_again:
+            # A cluster may grow while it is busy.
+            self._count_threads()
         # Others were cancelled, when this was closed.
         ended = [future for future in ended if future in self._running]
         results = self._receipts_of(ended)
@@ -222,6 +222,16 @@ class RemoteExecutor:
     def is_idle(self) -> bool:
         """Whether nothing is queued, submitted or to be told."""
         return not (self._running or self._at_once or self._suspects or any(self._waiting))
+
+    @property
+    def wanted_nbytes(self) -> int:
+        """Bytes of units that keep all workers busy."""
+        return self._most_tasks * self._work.plan.largest_unit_nbytes
+
+    @property
+    def is_full(self) -> bool:
+        """Never: what is handed over is copied without its halo."""
+        return False
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Send copies of tiles to the workers, straight, and keep them here too."""
@@ -372,6 +382,7 @@ class RemoteExecutor:
         return f"tilewright-{what}-{self._run}", number, self._number
 
     def _count_threads(self) -> None:
+        self._count_again = monotonic() + LOOK_SECONDS
         if self._watch.is_connected:
             with self._watch.talking():
                 threads = sum(self._client.nthreads().values())
@@ -419,4 +430,4 @@ def _write(
         tile: values[number] if place is None else values[number][place]
         for tile, (number, place) in zip(tiles, where, strict=True)
     }
-    return _work(names).write_from(unit, arrays)
+    return _work(names).write_tiles(unit, arrays)

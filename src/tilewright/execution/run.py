@@ -4,7 +4,7 @@ Whoever predicts, and wherever the work is done, it is this loop, until every un
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from tilewright.coordinator import (
     GiveUpUnit,
     Instruction,
     RecordReceipt,
+    RoomChanged,
     StartAdmitting,
     StopAdmitting,
     TakeTile,
@@ -67,14 +68,18 @@ class Run:
         self.executor = executor
         self._recorder = recorder
         self._given_up_in_a_row = 0
+        self._room_nbytes = 0
 
-    def predict_and_write(self, stop: StopRequest | None = None) -> None:
+    def predict_and_write(self, stop: StopRequest | None = None, most_nbytes: Callable[[], int] | None = None) -> None:
         """Ask for all tiles, and return when every unit is written or given up.
 
         Parameters
         ----------
         stop : StopRequest, optional
             Who may ask the run to stop.
+        most_nbytes : callable, optional
+            Returns what the tiles may take, where that may be more than the plan says: as much as keeps all threads
+            busy, also those of a cluster that grows.
 
         Raises
         ------
@@ -92,12 +97,14 @@ class Run:
             if stop is not None and stop.is_requested:
                 self._stop(stop)
                 return
+            if most_nbytes is not None and self.executor.wanted_nbytes > self._room_nbytes:
+                self._make_room(most_nbytes())
             self.advance(wait=True)
 
     def hand_over(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> None:
         """Hand over the valid regions of tiles, and wait while as much is in flight as may be.
 
-        What comes twice is not taken again. When this returns, the arrays are no longer needed.
+        What comes twice is not taken again. The arrays are held until their units are written, and must not change.
         """
         self.advance()
         offered: dict[int, AnyArray] = {}
@@ -106,7 +113,7 @@ class Run:
             if offered and self.coordinator.is_over_budget(ahead + array.nbytes):
                 self._offer(offered)
                 offered = {}
-            while self.coordinator.must_wait(array.nbytes):
+            while self.coordinator.must_wait(array.nbytes) or self.executor.is_full:
                 self.advance(wait=True)
             offered[tile] = array
         self._offer(offered)
@@ -146,6 +153,12 @@ class Run:
         self._handle(StopAdmitting())
         self.executor.close()
         self.advance()
+
+    def _make_room(self, most_nbytes: int) -> None:
+        """Let more tiles be in flight, as far as there is memory."""
+        self._room_nbytes = self.executor.wanted_nbytes
+        waiting_nbytes = self.coordinator.plan.waiting_nbytes
+        self._handle(RoomChanged(min(self._room_nbytes, most_nbytes - waiting_nbytes)))
 
     def _stop(self, stop: StopRequest) -> None:
         """Finish what is in flight, and say how far the run came, if not to its end."""

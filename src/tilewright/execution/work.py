@@ -6,13 +6,14 @@ same batches, since a model may give other last digits for a tile in other compa
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
-from tilewright.assemble import AnyArray, UnitBuffer, crop
+from tilewright.assemble import AnyArray, crop
 from tilewright.errors import ModelOutputError
+from tilewright.execution.own_memory import OwnMemory
 from tilewright.execution.predictor import Predictor
 from tilewright.plan import WritePlan
 from tilewright.storage.receipts import StageSeconds, UnitReceipt
@@ -77,6 +78,7 @@ class TilePrediction:
     predictor: Predictor
     batch_size: int
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
+    _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
 
     def batches(self, plan: WritePlan, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the batches that the model must see for these tiles.
@@ -97,7 +99,7 @@ class TilePrediction:
         batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
         del windows
         read = perf_counter()
-        predictions = self.predictor.predict(batch)
+        predictions = self._memory.take(self.predictor.predict(batch))
         if predictions.shape[1] != plan.channels:
             raise ModelOutputError(
                 f"the model returned {predictions.shape[1]} channels for tiles {tuple(tiles)}, but {plan.channels} for "
@@ -158,21 +160,9 @@ class Work:
         predicted = dict(zip(batch, self._prediction.predict(self.plan, batch), strict=True))
         return [predicted[tile] for tile in tiles]
 
-    def write(self, unit: int, buffer: UnitBuffer, seconds: StageSeconds | None = None) -> UnitReceipt:
-        """Write a unit from its filled buffer; its receipt carries along what was spent before, in this process."""
-        receipt = self.writer.write(unit, buffer)
-        spent = self.prediction.take_seconds() if self.prediction is not None else StageSeconds()
-        spent.add(receipt.seconds)
-        if seconds is not None:
-            spent.add(seconds)
-        return replace(receipt, seconds=spent)
-
-    def write_from(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
         """Write a unit from the valid regions of its tiles."""
-        buffer, seconds = self.writer.fill(unit, tiles)
-        receipt = self.write(unit, buffer, seconds)
-        self.writer.recycle(buffer)
-        return receipt
+        return self._with_spent(self.writer.write_tiles(unit, tiles))
 
     def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> UnitReceipt:
         """Predict the tiles of a unit, and write it; between two batches it may be stopped."""
@@ -185,8 +175,15 @@ class Work:
             for tile, valid in zip(batch, predicted, strict=True):
                 buffer.place(tile, valid)
             seconds.assemble += perf_counter() - start
-        receipt = self.write(unit, buffer, seconds)
+        receipt = self.writer.write(unit, buffer)
         self.writer.recycle(buffer)
+        receipt.seconds.add(seconds)
+        return self._with_spent(receipt)
+
+    def _with_spent(self, receipt: UnitReceipt) -> UnitReceipt:
+        """Let a receipt carry along what predicting took in this process since the last one."""
+        if self.prediction is not None:
+            receipt.seconds.add(self.prediction.take_seconds())
         return receipt
 
     @property

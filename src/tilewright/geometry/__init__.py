@@ -12,6 +12,7 @@ from tilewright.geometry.intervals import (
     relative_to,
 )
 from tilewright.geometry.product import position_of, ranks_in
+from tilewright.geometry.relation import GridRelation
 from tilewright.geometry.tile_information import TileInformation
 from tilewright.geometry.tiling import AxisTiling
 from tilewright.geometry.units import AxisUnits, cells_end_on_borders
@@ -19,6 +20,7 @@ from tilewright.geometry.units import AxisUnits, cells_end_on_borders
 __all__ = [
     "AxisTiling",
     "AxisUnits",
+    "GridRelation",
     "Interval",
     "Region",
     "TileInformation",

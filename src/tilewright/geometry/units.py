@@ -66,7 +66,7 @@ class AxisUnits:
         stored : int
             The extent of a stored object.
         cells_per_unit : int
-            How many cells of the tiling make an inner unit.
+            How many cells of the tiling make an inner unit. What lies before the first cell counts as one of them.
 
         Raises
         ------
@@ -78,13 +78,14 @@ class AxisUnits:
         >>> tiling = AxisTiling(extent=100, tile=32, overlap=8, border=8)
         >>> units = AxisUnits.around_tiles(tiling, stored=8, cells_per_unit=2)
         >>> [units.span(index) for index in range(units.count)]
-        [(0, 24), (24, 72), (72, 100)]
+        [(0, 48), (48, 100)]
         """
         if not cells_end_on_borders(tiling, stored):
             raise GeometryError(f"the tiles {tiling} do not end on borders of stored objects of {stored} elements")
         start, cell = tiling.cells
         last_tile_start = tiling.valid(tiling.count - 1)[0]
-        return cls(tiling.extent, cell * cells_per_unit, first=start, last_start=last_tile_start)
+        first = start + cell * (cells_per_unit - 1)
+        return cls(tiling.extent, cell * cells_per_unit, first=first, last_start=last_tile_start)
 
     @property
     def largest(self) -> int:

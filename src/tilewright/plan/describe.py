@@ -29,7 +29,7 @@ def describe(plan: WritePlan) -> str:
             f"{plan.unit_count:,} of {plan.unit_extents}, up to {format_nbytes(plan.largest_unit_nbytes)}, {sharing}",
         ),
         ("Dask tasks", f"{'' if plan.units_are_independent else 'at most '}{plan.task_count:,}"),
-        ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles at any time"),
+        ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles, more only for a large cluster"),
     )
     return "\n".join(["Write plan", *(f"  {name:<12} {text}" for name, text in rows)])
 

@@ -1,9 +1,11 @@
 """A plan answers, by arithmetic alone, which tiles a unit needs, which units a tile feeds, and what the run costs.
 
-It is frozen, holds a few numbers per axis, and is the same for every executor: what is written follows from it and
+It is frozen, is made of a few numbers per axis, and is the same for every executor: what is written follows from it and
 from the predictions, from nothing else.
 """
 
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from math import prod
@@ -12,8 +14,9 @@ from typing import Any
 from tilewright.geometry import (
     AxisTiling,
     AxisUnits,
+    GridRelation,
+    Interval,
     Region,
-    element_count,
     position_of,
     ranks_in,
 )
@@ -67,6 +70,10 @@ class WritePlan:
 
     def __str__(self) -> str:
         return describe(self)
+
+    def __reduce__(self) -> tuple[type["WritePlan"], tuple[Any, ...]]:
+        # What is looked up is made anew, where it is needed.
+        return WritePlan, tuple(getattr(self, field.name) for field in fields(self) if field.init)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that the plan is made of, in types that JSON has.
@@ -127,7 +134,7 @@ class WritePlan:
         """The number of channels of the output."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return itemsize(self.dtype)
@@ -165,8 +172,11 @@ class WritePlan:
 
     @property
     def task_count(self) -> int:
-        """The number of Dask tasks of `predict_to_zarr`, with one tile in a batch."""
-        return self.unit_count if self.units_are_independent else self.unit_count + self.tile_count
+        """The number of Dask tasks of `predict_to_zarr`: one per unit, and one more where units share tiles.
+
+        Where tiles are shared, one task predicts those that begin in a unit, and another one writes the unit.
+        """
+        return self.unit_count if self.units_are_independent else 2 * self.unit_count
 
     @property
     def output_nbytes(self) -> int:
@@ -208,29 +218,29 @@ class WritePlan:
 
     def valid_region(self, tile: int) -> Region:
         """Return what a tile alone contributes, in coordinates of the output."""
-        return tuple(tiling.valid(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
+        return self._tiles.region(tile)
 
     def crop_region(self, tile: int) -> Region:
         """Return where the valid region lies inside the padded tile."""
-        return tuple(tiling.crop(index) for tiling, index in zip(self.tilings, self.tile_position(tile), strict=True))
+        starts = [on_axis[index] for on_axis, index in zip(self._crop_starts, self.tile_position(tile), strict=True)]
+        valid = self.valid_region(tile)
+        return tuple([(first, first + stop - start) for first, (start, stop) in zip(starts, valid, strict=True)])
 
     def unit_region(self, unit: int) -> Region:
         """Return the elements that a unit owns."""
-        position = position_of(unit, self._unit_counts)
-        return tuple(units.span(index) for units, index in zip(self.units, position, strict=True))
+        return self._units.region(unit)
 
     def units_of_tile(self, tile: int) -> tuple[int, ...]:
         """Return the units that hold a piece of this tile, in C order."""
-        return ranks_in(
-            tuple(
-                units.indices_in(*interval) for units, interval in zip(self.units, self.valid_region(tile), strict=True)
-            ),
-            self._unit_counts,
-        )
+        return self._tiles.related(tile)
 
     def tiles_of_unit(self, unit: int) -> tuple[int, ...]:
         """Return the tiles that have a piece in this unit, in C order."""
-        return self.tiles_in(self.unit_region(unit))
+        return self._units.related(unit)
+
+    def tile_count_of_unit(self, unit: int) -> int:
+        """Return the number of tiles that have a piece in this unit."""
+        return self._units.related_count(unit)
 
     def tiles_in(self, region: Region) -> tuple[int, ...]:
         """Return the tiles that own an element of this region, in C order."""
@@ -245,21 +255,15 @@ class WritePlan:
         Each tile begins in one unit, the first in C order of those that it feeds. So when all tiles that begin in a
         unit or before it are there, the unit is complete.
         """
-        return ranks_in(
-            tuple(
-                tiling.starts_in(*interval)
-                for tiling, interval in zip(self.tilings, self.unit_region(unit), strict=True)
-            ),
-            self._tile_counts,
-        )
+        return self._beginnings.related(unit)
 
     def tile_nbytes(self, tile: int) -> int:
         """Return the bytes of a tile's valid region."""
-        return element_count(self.valid_region(tile)) * self.itemsize
+        return self._tiles.element_count(tile) * self.itemsize
 
     def unit_nbytes(self, unit: int) -> int:
         """Return the bytes of a unit."""
-        return element_count(self.unit_region(unit)) * self.itemsize
+        return self._units.element_count(unit) * self.itemsize
 
     def objects_of_unit(self, unit: int) -> tuple[tuple[int, ...], ...]:
         """Return the grid positions of the stored objects of a unit, in C order."""
@@ -271,6 +275,40 @@ class WritePlan:
         for grid in grids:
             positions = [(*position, index) for position in positions for index in grid]
         return tuple(positions)
+
+    # What the answers are looked up in.
+
+    @cached_property
+    def _tiles(self) -> GridRelation:
+        """The units of each tile."""
+        return GridRelation(list(map(_tiles_on_axis, self.tilings, self.units)), self._unit_counts)
+
+    @cached_property
+    def _crop_starts(self) -> "tuple[array[int], ...]":
+        """Where the valid regions begin inside the tiles, per axis."""
+        return tuple(array("q", (t.crop(index)[0] for index in range(t.count))) for t in self.tilings)
+
+    @cached_property
+    def _units(self) -> GridRelation:
+        """The tiles of each unit."""
+        return GridRelation(list(map(_units_on_axis, self.tilings, self.units)), self._tile_counts)
+
+    @cached_property
+    def _beginnings(self) -> GridRelation:
+        """The tiles that begin in each unit."""
+        return GridRelation(list(map(_beginnings_on_axis, self.tilings, self.units)), self._tile_counts)
+
+
+def _tiles_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
+    return ((valid, units.indices_in(*valid)) for valid in map(tiling.valid, range(tiling.count)))
+
+
+def _units_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
+    return ((span, tiling.indices_in(*span)) for span in map(units.span, range(units.count)))
+
+
+def _beginnings_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
+    return ((span, tiling.starts_in(*span)) for span in map(units.span, range(units.count)))
 
 
 def _as_json(value: Any) -> Any:

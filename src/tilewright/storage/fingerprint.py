@@ -136,6 +136,10 @@ def _pieces(array: AnyArray, most_nbytes: int) -> Iterator[AnyArray]:
         count = max(1, min(most_nbytes // (length * array.itemsize), -(-len(array) // length)))
         for start in np.linspace(0, len(array) - length, count).astype(int):
             yield array[start : start + length]
+    elif array.nbytes <= most_nbytes and array.nbytes // len(array) <= _PIECE_NBYTES:
+        length = max(1, _PIECE_NBYTES * len(array) // array.nbytes)
+        for start in range(0, len(array), length):
+            yield array[start : start + length]
     else:
         count = len(array) if array.nbytes <= most_nbytes else min(len(array), _MOST_PARTS)
         for index in np.linspace(0, len(array) - 1, count).astype(int):

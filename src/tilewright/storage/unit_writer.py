@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tilewright.assemble import AnyArray, UnitBuffer
+from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import DigestedObject, UnitDigest
-from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.encoding import Encoded, ObjectEncoder
 from tilewright.storage.lock import LockGuard
 from tilewright.storage.objects import Patience, delete_object, put_object
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
@@ -64,15 +64,15 @@ class UnitWriter:
     encoder: ObjectEncoder
     patience: Patience = field(default_factory=Patience)
     guard: LockGuard | None = None
-    _memory: _Memory = field(init=False, repr=False, compare=False)
+    _unit_memory: _Memory = field(init=False, repr=False, compare=False)
+    _object_memory: _Memory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most_nbytes = min(KEPT_NBYTES, self.plan.peak_live_nbytes)
-        largest = (
-            -(-units.largest // stored) * stored
-            for units, stored in zip(self.plan.units, self.plan.stored_extents, strict=True)
-        )
-        object.__setattr__(self, "_memory", _Memory(prod(largest) * self.plan.itemsize, most_nbytes))
+        stored = self.plan.stored_extents
+        largest = (-(-units.largest // extent) * extent for units, extent in zip(self.plan.units, stored, strict=True))
+        for name, extents in (("_unit_memory", largest), ("_object_memory", stored)):
+            object.__setattr__(self, name, _Memory(prod(extents) * self.plan.itemsize, most_nbytes))
 
     @property
     def array(self) -> zarr.Array[Any]:
@@ -81,29 +81,37 @@ class UnitWriter:
 
     def buffer(self, unit: int) -> UnitBuffer:
         """Return an empty buffer of a unit, to be filled from its tiles."""
-        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, self._memory.take())
+        memory = self._unit_memory.take()
+        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, memory)
 
     def recycle(self, buffer: UnitBuffer) -> None:
         """Take a buffer back whose unit is written: fresh memory costs as much as copying into it."""
-        self._memory.give(buffer.memory)
+        self._unit_memory.give(buffer.memory)
 
-    def fill(self, unit: int, tiles: Mapping[int, AnyArray]) -> tuple[UnitBuffer, StageSeconds]:
-        """Return a buffer of a unit that is filled from the valid regions of its tiles, and what that took."""
-        start = perf_counter()
-        buffer = self.buffer(unit)
-        for tile, valid in tiles.items():
-            buffer.place(tile, valid)
-        return buffer, StageSeconds(assemble=perf_counter() - start)
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+        """Write all objects of a unit from the valid regions of its tiles, which are only read.
 
-    def write(self, unit: int, buffer: UnitBuffer) -> UnitReceipt:
+        Raises
+        ------
+        OSError
+            As `write`.
+        """
+        memory = self._object_memory.take()
+        receipt = self.write(
+            unit, UnitTiles(self.plan, unit, self.encoder.part_extents, self.array.fill_value, tiles, memory)
+        )
+        self._object_memory.give(memory)
+        return receipt
+
+    def write(self, unit: int, unit_parts: UnitParts) -> UnitReceipt:
         """Write all objects of a unit.
 
         Parameters
         ----------
         unit : int
             Which one.
-        buffer : UnitBuffer
-            Its buffer, filled from all of its tiles.
+        unit_parts : UnitParts
+            Its parts: a buffer that is filled from all of its tiles, or the tiles.
 
         Raises
         ------
@@ -115,19 +123,24 @@ class UnitWriter:
         digest = UnitDigest()
         object_count = 0
         for position in self.plan.objects_of_unit(unit):
-            start = perf_counter()
-            encoded = [
-                self.encoder.encode_part(buffer.part(part)) if self._is_inside(part) else None
-                for part in self._parts_of(position)
-            ]
+            encoded: list[Encoded | None] = []
+            for position_of_part in self._parts_of(position):
+                if not self._is_inside(position_of_part):
+                    encoded.append(None)
+                    continue
+                start = perf_counter()
+                part = unit_parts.part(position_of_part)
+                assembled = perf_counter()
+                encoded.append(self.encoder.encode_part(part))
+                seconds.assemble += assembled - start
+                seconds.encode += perf_counter() - assembled
             stored = DigestedObject(self.encoder.join(encoded))
-            middle = perf_counter()
+            start = perf_counter()
             if self.guard is not None:
                 self.guard.check()
             put_object(self.array.store, self.encoder.key(position), stored, self.patience)
             digest.add(stored.digest)
-            seconds.encode += middle - start
-            seconds.put += perf_counter() - middle
+            seconds.put += perf_counter() - start
             object_count += 1
         return UnitReceipt(unit, object_count, digest.nbytes, digest.value, seconds, peak_memory_nbytes())
 

@@ -18,6 +18,7 @@ from tilewright.errors import IncompleteImageError, ModelOutputError, ResumeErro
 from tilewright.execution.cluster import Placement, check_client, cluster_client
 from tilewright.execution.model_identity import model_identity
 from tilewright.execution.output_run import OutputRun
+from tilewright.execution.own_memory import OwnMemory
 from tilewright.execution.report import Report
 from tilewright.execution.run import Run, describe_region
 from tilewright.execution.stopping import GRACE_SECONDS
@@ -121,6 +122,7 @@ class WriteTilesZarr:
         self._images: list[Sequence[TiledImage]] = []
         self._runs: dict[tuple[int, int], _ImageRun] = {}
         self._given_up: list[str] = []
+        self._memory = OwnMemory()
 
     def write_batch(
         self,
@@ -135,7 +137,8 @@ class WriteTilesZarr:
     ) -> None:
         """Hand the tiles of one batch over to the cluster; waits while as much is in flight as may be.
 
-        When this returns, the prediction may be changed.
+        The prediction is held until it is written, as it is: a model may use the memory of its last prediction again,
+        but nobody else may change it.
 
         Parameters
         ----------
@@ -156,6 +159,7 @@ class WriteTilesZarr:
         try:
             self.prepare(trainer, dirpath)
             tiles, infos = tiles_and_information(prediction, batch)
+            tiles = self._memory.take(tiles)
             groups: dict[int, list[tuple[Any, AnyArray]]] = {}
             images = self._images[dataloader_idx]
             for tile, information in zip(tiles, infos, strict=True):

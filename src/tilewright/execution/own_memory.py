@@ -1,0 +1,51 @@
+"""What a model has predicted does not change while it waits, also where the model uses its memory again."""
+
+import threading
+
+from tilewright.assemble import AnyArray
+
+LOOKED_AT = 2
+"""So many predictions are copied before it is believed that each comes in memory of its own."""
+
+
+class OwnMemory:
+    """Predictions of one model, in memory that it does not write to again.
+
+    A model may give the same memory for each prediction, or two memories in turn. So the first predictions are copied,
+    and kept until a further one has come: memory that is given again while it is kept was used again, and then all are
+    copied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> memory, same = OwnMemory(), np.zeros(2)
+    >>> held = [memory.take(same) for _ in range(5)]
+    >>> same[:] = 1
+    >>> float(sum(map(np.sum, held)))
+    0.0
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[AnyArray] = []
+        self._is_known = False
+        self._is_used_again = False
+
+    def __reduce__(self) -> tuple[type["OwnMemory"], tuple[()]]:
+        return OwnMemory, ()
+
+    def take(self, prediction: AnyArray) -> AnyArray:
+        """Return a prediction, or a copy of it where the model may write to it again."""
+        if not self._is_known:
+            with self._lock:
+                self._look_at(prediction)
+        return prediction if self._is_known and not self._is_used_again else prediction.copy()
+
+    def _look_at(self, prediction: AnyArray) -> None:
+        """Decide whether memory is used again, as soon as that is known."""
+        self._is_used_again = any(prediction.ctypes.data == kept.ctypes.data for kept in self._kept)
+        if self._is_used_again or len(self._kept) == LOOKED_AT:
+            self._is_known = True
+            self._kept.clear()
+        else:
+            self._kept.append(prediction)

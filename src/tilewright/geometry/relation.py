@@ -1,0 +1,125 @@
+"""What is asked of every tile and every unit is looked up: one number per axis is found, instead of worked out anew.
+
+A relation takes memory for each index of each axis, never for each cell of the grid.
+"""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import NamedTuple
+
+from tilewright.geometry.intervals import Interval, Region
+from tilewright.geometry.product import ranks_in
+
+
+class _Axis(NamedTuple):
+    """One axis: where each cell starts, and its part in the rank of the first related cell and in the kind."""
+
+    cell_count: int
+    starts: "array[int]"
+    ranks: "array[int]"
+    kinds: "array[int]"
+
+
+class GridRelation:
+    """The cells of a grid, their regions, and the cells of another grid that belong to each: a box of them.
+
+    Parameters
+    ----------
+    axes : sequence of iterable of (Interval, range)
+        For each axis, and each index on it: the elements that it covers, which begin where those of the index before
+        it end; and the indices of its box on the other grid.
+    counts : sequence of int
+        The number of cells of the other grid on each axis.
+
+    Examples
+    --------
+    >>> relation = GridRelation([[((0, 4), range(0, 1)), ((4, 9), range(0, 2))], [((0, 3), range(0, 2))]], (2, 2))
+    >>> relation.region(1), relation.element_count(1)
+    (((4, 9), (0, 3)), 15)
+    >>> relation.related(0), relation.related(1)
+    ((0, 1), (0, 1, 2, 3))
+    """
+
+    def __init__(self, axes: Sequence[Iterable[tuple[Interval, range]]], counts: Sequence[int]) -> None:
+        self._axes: list[_Axis] = []
+        # Cells of few kinds repeat: an extent, and a number of related cells, on each axis.
+        self._kinds: list[list[tuple[int, int]]] = []
+        self._shapes: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._counts = tuple(counts)
+        factor = 1
+        for axis, cells in enumerate(axes):
+            stride = prod(counts[axis + 1 :])
+            found: dict[tuple[int, int], int] = {}
+            starts, ranks, kinds = array("q", [0]), array("q"), array("q")
+            for (start, stop), indices in cells:
+                starts.append(stop)
+                ranks.append(indices.start * stride)
+                kinds.append(factor * found.setdefault((stop - start, len(indices)), len(found)))
+            self._axes.append(_Axis(len(ranks), starts, ranks, kinds))
+            self._kinds.append(list(found))
+            factor *= len(found)
+        # What is the same for all cells of a row is added once, and kept for the row that was asked for last.
+        self._last_axis = self._axes[-1]
+        self._row: tuple[int, int, int] = (0, *self._place_of_row(0, 0))
+
+    def region(self, cell: int) -> Region:
+        """Return the elements that a cell covers."""
+        rest = cell
+        region = []
+        for axis in reversed(self._axes):
+            rest, index = divmod(rest, axis.cell_count)
+            region.append((axis.starts[index], axis.starts[index + 1]))
+        self._check(cell, rest)
+        return tuple(reversed(region))
+
+    def related(self, cell: int) -> tuple[int, ...]:
+        """Return the ranks of the cells of the other grid that belong to this one, in C order."""
+        rank, kind = self._place(cell)
+        offsets = (self._shapes.get(kind) or self._shape(kind))[1]
+        return tuple([rank + offset for offset in offsets])
+
+    def related_count(self, cell: int) -> int:
+        """Return the number of cells of the other grid that belong to this one."""
+        kind = self._place(cell)[1]
+        return len((self._shapes.get(kind) or self._shape(kind))[1])
+
+    def element_count(self, cell: int) -> int:
+        """Return the number of elements that a cell covers."""
+        kind = self._place(cell)[1]
+        return (self._shapes.get(kind) or self._shape(kind))[0]
+
+    def _place(self, cell: int) -> tuple[int, int]:
+        """Return the rank of the first cell that is related to this one, and the kind of this one."""
+        row, index = divmod(cell, self._last_axis.cell_count)
+        last_row, rank, kind = self._row
+        if row != last_row:
+            rank, kind = self._place_of_row(cell, row)
+            self._row = row, rank, kind
+        return rank + self._last_axis.ranks[index], kind + self._last_axis.kinds[index]
+
+    def _place_of_row(self, cell: int, row: int) -> tuple[int, int]:
+        rest, rank, kind = row, 0, 0
+        for axis in reversed(self._axes[:-1]):
+            rest, index = divmod(rest, axis.cell_count)
+            rank += axis.ranks[index]
+            kind += axis.kinds[index]
+        self._check(cell, rest)
+        return rank, kind
+
+    def _shape(self, kind: int) -> tuple[int, tuple[int, ...]]:
+        """Return how many elements a cell of a kind covers, and where its related cells lie, seen from the first."""
+        rest = kind
+        elements, lengths = 1, []
+        for on_axis in self._kinds:
+            rest, which = divmod(rest, len(on_axis))
+            extent, length = on_axis[which]
+            elements *= extent
+            lengths.append(length)
+        shape = self._shapes[kind] = elements, ranks_in(tuple(map(range, lengths)), self._counts)
+        return shape
+
+    def _check(self, cell: int, rest: int) -> None:
+        if rest != 0:
+            counts = tuple(axis.cell_count for axis in self._axes)
+            raise IndexError(f"there is no cell {cell} on a grid of {counts} cells")
