@@ -187,9 +187,9 @@ def _small_units() -> Iterator[None]:
         yield
 
 
-def be_impatient(patch: pytest.MonkeyPatch) -> None:
+def be_impatient(patch: pytest.MonkeyPatch, answer_seconds: float = 30.0) -> None:
     """Do not wait for a store between attempts, nor long for an answer."""
-    patience = Patience(pause_seconds=0.0, answer_seconds=0.1)
+    patience = Patience(pause_seconds=0.0, answer_seconds=answer_seconds)
     patch.setattr(output_run, "UnitWriter", partial(UnitWriter, patience=patience))
 
 
@@ -618,9 +618,11 @@ def run_where_the_store_never_answers(folder: Path, client: Client, layout: str)
     return store, caught.value
 
 
-@pytest.mark.usefixtures("_impatience")
 @LAYOUTS
-def test_a_store_that_never_answers_is_not_waited_for(layout: str, embedded: Client, tmp_path: Path) -> None:
+def test_a_store_that_never_answers_is_not_waited_for(
+    layout: str, embedded: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_impatient(monkeypatch, answer_seconds=0.1)
     store, error = run_where_the_store_never_answers(tmp_path, embedded, layout)
     plan = error.report.plan
     (unit,) = [unit for unit in range(plan.unit_count) if plan.objects_of_unit(unit) == ((2, 2),)]
@@ -639,7 +641,7 @@ def test_a_program_whose_store_never_answers_ends(tmp_path: Path) -> None:
         from tilewright.execution.cluster import open_embedded_cluster
 
         with pytest.MonkeyPatch.context() as patch, open_embedded_cluster(threads=2) as client:
-            tests.be_impatient(patch)
+            tests.be_impatient(patch, answer_seconds=0.1)
             patch.setattr(tests.choose, "SMALL_UNIT_NBYTES", 0)
             _, error = tests.run_where_the_store_never_answers(Path(sys.argv[1]), client, "compact")
             print(len(error.report.given_up), "given up")
