@@ -25,12 +25,12 @@ def tilewright_writer(workload: Workload, codec: Codec, volume: np.ndarray, clie
     """The callback of a trainer, which is handed one tile after the other."""
     dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap, borders=workload.borders)
     image = dataset.images[0]
-    # Ready in memory: views of the volume with the halo around them, as a model would return them.
+    # Each in memory of its own, with its halo, as a model would return it.
     tilings = image.tilings(channels=1)
     positions = product(*(range(tiling.count) for tiling in tilings))
     windows = [[slice(*t.read(i)) for t, i in zip(tilings, position, strict=True)] for position in positions]
     tiles = [
-        (volume[tuple(window)][np.newaxis, np.newaxis], image.read_tile(number)[1])
+        (volume[tuple(window)].copy()[np.newaxis, np.newaxis], image.read_tile(number)[1])
         for number, window in enumerate(windows)
     ]
     trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
