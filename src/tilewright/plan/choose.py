@@ -28,7 +28,7 @@ UNIT_NBYTES = 32 * 2**20
 """Units grow to about this size: some milliseconds of overhead against some tens of writing,"""
 SMALL_UNIT_NBYTES = 2**20
 """but in a small image only to this one, so that there are"""
-UNITS_OF_SMALL_IMAGE = 64
+UNITS_OF_SMALL_IMAGE = 16
 """about this many, enough to keep all workers busy and to see progress."""
 UNITS_OF_LARGE_IMAGE = 8192
 """In a large image they grow, so that there are about this many,"""
