@@ -21,7 +21,6 @@ class Workload:
     name: str
     chunks: Extents
     shards: Extents | None = None
-    borders: Extents | None = None
     shape: Extents = (256, 1024, 1024)
     tile_size: Extents = (64, 256, 256)
     overlap: Extents = (16, 64, 64)

@@ -23,7 +23,7 @@ def callback(assignment: Assignment) -> Write:
 
 def tilewright_writer(workload: Workload, codec: Codec, volume: np.ndarray, client: Client) -> Write:
     """The callback of a trainer, which is handed one tile after the other."""
-    dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap, borders=workload.borders)
+    dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap)
     image = dataset.images[0]
     # Each in memory of its own, with its halo, as a model would return it.
     tilings = image.tilings(channels=1)

@@ -18,7 +18,6 @@ from tilewright.geometry import (
     Interval,
     Region,
     position_of,
-    ranks_in,
 )
 from tilewright.plan.describe import describe
 from tilewright.plan.dtypes import itemsize
@@ -241,13 +240,6 @@ class WritePlan:
     def tile_count_of_unit(self, unit: int) -> int:
         """Return the number of tiles that have a piece in this unit."""
         return self._units.related_count(unit)
-
-    def tiles_in(self, region: Region) -> tuple[int, ...]:
-        """Return the tiles that own an element of this region, in C order."""
-        return ranks_in(
-            tuple(tiling.indices_in(*interval) for tiling, interval in zip(self.tilings, region, strict=True)),
-            self._tile_counts,
-        )
 
     def tiles_starting_in(self, unit: int) -> tuple[int, ...]:
         """Return the tiles whose valid region begins in this unit: those to predict when it comes to its turn.
