@@ -1,7 +1,7 @@
 """A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
 
 from collections.abc import Mapping
-from itertools import cycle, product
+from itertools import product
 from math import prod
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = N
     if spatial is None:
         spatial = plan.crop_region(index)[-(tile.ndim - 1) :]
     valid = tile[(slice(None), *slices_of(spatial))]
-    return to_dtype(valid, np.dtype(plan.dtype)).reshape(extents_of(plan.valid_region(index)))
+    return to_dtype(valid.reshape(extents_of(plan.valid_region(index))), np.dtype(plan.dtype))
 
 
 def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
@@ -88,7 +88,7 @@ class UnitParts(Protocol):
     def part(self, position: tuple[int, ...]) -> AnyArray:
         """Return the part at this position on the grid of parts of the whole output, contiguous.
 
-        It stays as it is until the parts of another stored object are asked for.
+        It stays as it is until the next part is asked for.
         """
 
 
@@ -108,7 +108,7 @@ class UnitTiles:
     tiles : mapping of int to array
         The valid regions of its tiles.
     memory : array of uint8
-        Memory to use, of the size of a stored object.
+        Memory to use, of the size of a part.
 
     Examples
     --------
@@ -132,10 +132,7 @@ class UnitTiles:
         self._part_extents = part_extents
         self._fill_value = fill_value
         self._tiles = tiles
-        nbytes = prod(part_extents) * plan.itemsize
-        count = prod(stored // part for stored, part in zip(plan.stored_extents, part_extents, strict=True))
-        parts = memory[: count * nbytes].view(plan.dtype).reshape(count, *part_extents)
-        self._places = cycle(parts)
+        self._part = memory.view(plan.dtype).reshape(part_extents)
         # On each axis, of which tiles each part is put together: a share of the rank of the tile, where to, where from.
         self._pieces: list[dict[int, list[tuple[int, slice, slice]]]] = []
         stride = plan.tile_count
@@ -151,7 +148,7 @@ class UnitTiles:
 
     def part(self, position: tuple[int, ...]) -> AnyArray:
         """Return the part at this position on the grid of parts of the whole output."""
-        part: AnyArray = next(self._places)
+        part: AnyArray = self._part
         if any(
             (index + 1) * extent > end
             for index, extent, end in zip(position, self._part_extents, self._shape, strict=True)

@@ -14,7 +14,7 @@ import tilewright as tw
 from tilewright.assemble import UnitTiles
 from tilewright.execution import remote
 from tilewright.execution.held_tiles import HeldTiles
-from tilewright.execution.own_memory import LOOKED_AT, OwnMemory
+from tilewright.execution.own_memory import LOOKED_AT
 from tilewright.plan import plan_write
 from tilewright.storage import objects
 
@@ -75,7 +75,7 @@ def test_each_element_is_copied_once_between_the_model_and_the_encoder_and_put_o
     options: dict[str, Any], embedded: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nbytes: Counter[str] = Counter()
-    part, hold, take, write = UnitTiles.part, HeldTiles.hold, OwnMemory.take, objects.write_file
+    part, hold, write = UnitTiles.part, HeldTiles.hold, objects.write_file
 
     def counted_part(self: UnitTiles, position: tuple[int, ...]) -> Any:
         made = part(self, position)
@@ -85,11 +85,7 @@ def test_each_element_is_copied_once_between_the_model_and_the_encoder_and_put_o
     def counted_hold(self: HeldTiles, tile: int, valid: Any) -> None:
         hold(self, tile, valid)
         nbytes["copied to wait"] += 0 if np.shares_memory(self[tile], valid) else valid.nbytes
-
-    def counted_take(self: OwnMemory, prediction: Any) -> Any:
-        taken = take(self, prediction)
-        nbytes["copied to be safe"] += 0 if taken is prediction else prediction.nbytes
-        return taken
+        nbytes["copied to be safe"] += valid.nbytes if valid.base is None else 0
 
     def counted_write(path: str | Path, parts: Any) -> int:
         written = write(path, parts)
@@ -98,7 +94,6 @@ def test_each_element_is_copied_once_between_the_model_and_the_encoder_and_put_o
 
     monkeypatch.setattr(UnitTiles, "part", counted_part)
     monkeypatch.setattr(HeldTiles, "hold", counted_hold)
-    monkeypatch.setattr(OwnMemory, "take", counted_take)
     monkeypatch.setattr(objects, "write_file", counted_write)
     image = np.random.default_rng(0).random((96, 96), dtype=np.float32)
     dataset = tw.IterableTiledPredDataset(image, "YX", (32, 32), (8, 8))
@@ -110,6 +105,6 @@ def test_each_element_is_copied_once_between_the_model_and_the_encoder_and_put_o
     # The image ends where objects end, so that nothing is put that is not of the image, but for the index of a shard.
     assert nbytes["assembled"] == report.plan.output_nbytes == image.nbytes
     assert nbytes["copied to wait"] == 0
-    assert nbytes["copied to be safe"] == LOOKED_AT * tile.nbytes
+    assert nbytes["copied to be safe"] == sum(map(report.plan.tile_nbytes, range(LOOKED_AT)))
     index_nbytes = 0 if report.plan.shards is None else report.plan.object_count * (16 * 6 + 4)
     assert nbytes["put"] == image.nbytes + index_nbytes

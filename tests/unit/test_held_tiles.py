@@ -63,13 +63,22 @@ def test_a_model_that_uses_its_memory_again_changes_nothing_that_is_held(buffers
     used = [np.zeros(4) for _ in range(buffers)]
     held = []
     for number in range(10):
-        used[number % buffers][:] = number
-        held.append(memory.take(used[number % buffers]))
+        predicted = used[number % buffers]
+        predicted[:] = number
+        held.append(predicted if memory.is_left_alone(predicted) else predicted.copy())
     assert [int(values[0]) for values in held] == list(range(10))
 
 
 def test_predictions_in_memory_of_their_own_are_not_copied_once_that_is_known() -> None:
     memory = OwnMemory()
     predictions = [np.zeros(4) for _ in range(LOOKED_AT + 3)]
-    taken = [memory.take(prediction) for prediction in predictions]
-    assert [one is other for one, other in zip(taken, predictions, strict=True)] == [False] * LOOKED_AT + [True] * 3
+    assert [memory.is_left_alone(prediction) for prediction in predictions] == [False] * LOOKED_AT + [True] * 3
+
+
+def test_a_prediction_in_another_data_type_has_memory_of_its_own() -> None:
+    predicted = np.full((1, 16, 16), 3.0, np.float32)
+    valid = crop(predicted, PLAN, 0)
+    held = HeldTiles(PLAN)
+    held.hold(0, valid)
+    assert held[0] is valid
+    assert held.nbytes == PLAN.tile_nbytes(0)

@@ -11,18 +11,16 @@ LOOKED_AT = 2
 class OwnMemory:
     """Predictions of one model, in memory that it does not write to again.
 
-    A model may give the same memory for each prediction, or two memories in turn. So the first predictions are copied,
-    and kept until a further one has come: memory that is given again while it is kept was used again, and then all are
-    copied.
+    A model may give the same memory for each prediction, or two memories in turn. So the first predictions are to be
+    copied, and kept until a further one has come: memory that is given again while it is kept was used again, and then
+    all are to be copied.
 
     Examples
     --------
     >>> import numpy as np
     >>> memory, same = OwnMemory(), np.zeros(2)
-    >>> held = [memory.take(same) for _ in range(5)]
-    >>> same[:] = 1
-    >>> float(sum(map(np.sum, held)))
-    0.0
+    >>> any(memory.is_left_alone(same) for _ in range(5))
+    False
     """
 
     def __init__(self) -> None:
@@ -34,12 +32,12 @@ class OwnMemory:
     def __reduce__(self) -> tuple[type["OwnMemory"], tuple[()]]:
         return OwnMemory, ()
 
-    def take(self, prediction: AnyArray) -> AnyArray:
-        """Return a prediction, or a copy of it where the model may write to it again."""
+    def is_left_alone(self, prediction: AnyArray) -> bool:
+        """Tell whether this prediction may be held as it is, since the model does not write to it again."""
         if not self._is_known:
             with self._lock:
                 self._look_at(prediction)
-        return prediction if self._is_known and not self._is_used_again else prediction.copy()
+        return self._is_known and not self._is_used_again
 
     def _look_at(self, prediction: AnyArray) -> None:
         """Decide whether memory is used again, as soon as that is known."""

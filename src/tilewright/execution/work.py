@@ -99,14 +99,15 @@ class TilePrediction:
         batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
         del windows
         read = perf_counter()
-        predictions = self._memory.take(self.predictor.predict(batch))
+        predictions = self.predictor.predict(batch)
         if predictions.shape[1] != plan.channels:
             raise ModelOutputError(
                 f"the model returned {predictions.shape[1]} channels for tiles {tuple(tiles)}, but {plan.channels} for "
                 "the first tile; all tiles must have as many"
             )
         self._spent.add(StageSeconds(read=read - start, model=perf_counter() - read))
-        return [crop(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True)]
+        valid = [crop(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True)]
+        return valid if self._memory.is_left_alone(predictions) else [region.copy() for region in valid]
 
     def take_seconds(self) -> StageSeconds:
         """Return what predicting took in this process since the last call: the next receipt carries it along."""

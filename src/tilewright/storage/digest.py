@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from xxhash import xxh3_64
 
+PIECE_NBYTES = 2**20
+"""What is read, and then stored, at once: it fits into a cache, and a page cache takes larger pieces more slowly."""
+
 _LENGTH_NBYTES = 8
 
 
@@ -43,10 +46,10 @@ class ObjectDigest:
 
 
 class DigestedObject:
-    """The parts of an object, each of which passes the digest when somebody takes it: just before it is stored.
+    """The pieces of an object, each of which passes the digest when somebody takes it: just before it is stored.
 
-    So it is read from memory once, and from a cache when it is stored. Whoever begins again gets all parts again, and
-    a new digest.
+    So it is read from memory once, and from a cache when it is stored. Whoever begins again gets all pieces again,
+    and a new digest.
 
     Parameters
     ----------
@@ -73,8 +76,10 @@ class DigestedObject:
         self.digest = ObjectDigest()
         for part in self._parts:
             view = memoryview(part).cast("B")
-            self.digest.update(view)
-            yield view
+            for start in range(0, view.nbytes, PIECE_NBYTES):
+                piece = view[start : start + PIECE_NBYTES]
+                self.digest.update(piece)
+                yield piece
 
 
 class UnitDigest:

@@ -9,7 +9,7 @@ Equal chunks become equal bytes, whenever that is: the time in the header of gzi
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -70,8 +70,15 @@ class ObjectEncoder:
 
     def key(self, position: tuple[int, ...]) -> str:
         """Return the key in the store of the object at this position of the grid."""
-        name = self.array.metadata.encode_chunk_key(position)
-        return f"{self.array.path}/{name}" if self.array.path else name
+        return self._folder + self.array.metadata.encode_chunk_key(position)
+
+    @cached_property
+    def _folder(self) -> str:
+        return f"{self.array.path}/" if self.array.path else ""
+
+    @cached_property
+    def _is_sharded(self) -> bool:
+        return self.array.shards is not None
 
     def encode_part(self, part: AnyArray) -> Encoded:
         """Return the bytes of one part of an object: a chunk, or a whole object where zarr encodes.
@@ -85,30 +92,29 @@ class ObjectEncoder:
             return self._encode_chunk(part)
         return sync(self._encode_by_zarr(part))
 
-    def join(self, parts: Sequence[Encoded | None]) -> list[Encoded]:
-        """Return what makes up an object, in order.
+    def join(self, parts: Iterable[Encoded | None]) -> Iterator[Encoded]:
+        """Iterate over what makes up an object, in order, and keep none of it where the index of a shard is its end.
 
         Parameters
         ----------
-        parts : sequence of bytes-like or None
-            Its encoded parts in C order; None for a chunk of a shard that lies beyond the end of the image.
+        parts : iterable of bytes-like or None
+            Its encoded parts in C order, each of which need not last until the next one; None for a chunk of a shard
+            that lies beyond the end of the image.
         """
-        stored = [part for part in parts if part is not None]
-        if self.array.shards is None or not self.is_direct:
-            return stored
-        index_is_first = _index_is_first(self.array)
-        offset = 16 * len(parts) + _CHECKSUM_NBYTES if index_is_first else 0
-        entries: list[int] = []
-        for part in parts:
-            if part is None:
-                entries += [_NOT_STORED, _NOT_STORED]
-            else:
-                nbytes = memoryview(part).nbytes
-                entries += [offset, nbytes]
-                offset += nbytes
-        index = struct.pack(f"<{len(entries)}Q", *entries)
-        index += int(crc32c(index)).to_bytes(_CHECKSUM_NBYTES, "little")
-        return [index, *stored] if index_is_first else [*stored, index]
+        if not self._is_sharded or not self.is_direct:
+            yield from filter(None, parts)
+        elif _index_is_first(self.array):
+            kept = [None if part is None else bytes(part) for part in parts]
+            lengths = [None if part is None else len(part) for part in kept]
+            yield _index_of_shard(lengths, start=16 * len(lengths) + _CHECKSUM_NBYTES)
+            yield from filter(None, kept)
+        else:
+            lengths = []
+            for part in parts:
+                lengths.append(None if part is None else memoryview(part).nbytes)
+                if part is not None:
+                    yield part
+            yield _index_of_shard(lengths, start=0)
 
     async def _encode_by_zarr(self, part: AnyArray) -> Encoded:
         array = self.array.with_config({"write_empty_chunks": True})._async_array
@@ -126,7 +132,10 @@ class ObjectEncoder:
 
 def buffer_of(parts: Iterable[Encoded]) -> cpu.Buffer:
     """Return the parts of an object as one buffer that a zarr store takes, and may keep: it is a copy."""
-    return cpu.Buffer.from_bytes(b"".join(parts))
+    whole = bytearray()
+    for part in parts:
+        whole += part
+    return cpu.Buffer.from_bytes(whole)
 
 
 def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:
@@ -200,6 +209,16 @@ def _chain(codecs: Sequence[Any], *, as_bytes: bool = False) -> EncodeChunk:
         return encoded
 
     return encode
+
+
+def _index_of_shard(lengths: Sequence[int | None], *, start: int) -> bytes:
+    """Return the index of chunks that lie one after the other: where each begins and how long it is, in bytes."""
+    entries: list[int] = []
+    for length in lengths:
+        entries += [_NOT_STORED, _NOT_STORED] if length is None else [start, length]
+        start += length or 0
+    index = struct.pack(f"<{len(entries)}Q", *entries)
+    return index + int(crc32c(index)).to_bytes(_CHECKSUM_NBYTES, "little")
 
 
 def _index_is_first(array: zarr.Array[Any]) -> bool:

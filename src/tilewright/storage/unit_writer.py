@@ -1,8 +1,9 @@
 """A unit is written whole: each of its objects is filled from tiles, encoded once, put once; nothing is read back."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from math import prod
 from time import perf_counter
@@ -45,6 +46,30 @@ class _Memory:
 
 
 @dataclass(frozen=True)
+class _EncodedObject:
+    """An object, put together and encoded part by part while it is stored: anew whenever that begins again."""
+
+    encoder: ObjectEncoder
+    unit_parts: UnitParts
+    positions: Sequence[tuple[int, ...] | None]
+    seconds: StageSeconds
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return self.encoder.join(map(self._encoded, self.positions))
+
+    def _encoded(self, position: tuple[int, ...] | None) -> Encoded | None:
+        if position is None:
+            return None
+        start = perf_counter()
+        part = self.unit_parts.part(position)
+        assembled = perf_counter()
+        encoded = self.encoder.encode_part(part)
+        self.seconds.assemble += assembled - start
+        self.seconds.encode += perf_counter() - assembled
+        return encoded
+
+
+@dataclass(frozen=True)
 class UnitWriter:
     """Write the units of one array.
 
@@ -65,13 +90,13 @@ class UnitWriter:
     patience: Patience = field(default_factory=Patience)
     guard: LockGuard | None = None
     _unit_memory: _Memory = field(init=False, repr=False, compare=False)
-    _object_memory: _Memory = field(init=False, repr=False, compare=False)
+    _part_memory: _Memory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most_nbytes = min(KEPT_NBYTES, self.plan.peak_live_nbytes)
         stored = self.plan.stored_extents
         largest = (-(-units.largest // extent) * extent for units, extent in zip(self.plan.units, stored, strict=True))
-        for name, extents in (("_unit_memory", largest), ("_object_memory", stored)):
+        for name, extents in (("_unit_memory", largest), ("_part_memory", self.encoder.part_extents)):
             object.__setattr__(self, name, _Memory(prod(extents) * self.plan.itemsize, most_nbytes))
 
     @property
@@ -96,11 +121,11 @@ class UnitWriter:
         OSError
             As `write`.
         """
-        memory = self._object_memory.take()
+        memory = self._part_memory.take()
         receipt = self.write(
             unit, UnitTiles(self.plan, unit, self.encoder.part_extents, self.array.fill_value, tiles, memory)
         )
-        self._object_memory.give(memory)
+        self._part_memory.give(memory)
         return receipt
 
     def write(self, unit: int, unit_parts: UnitParts) -> UnitReceipt:
@@ -119,35 +144,31 @@ class UnitWriter:
             If an object cannot be stored, or the run has ended meanwhile. The unit may then be written again: each
             object is replaced as a whole.
         """
+        start = perf_counter()
         seconds = StageSeconds()
         digest = UnitDigest()
         object_count = 0
         for position in self.plan.objects_of_unit(unit):
-            encoded: list[Encoded | None] = []
-            for position_of_part in self._parts_of(position):
-                if not self._is_inside(position_of_part):
-                    encoded.append(None)
-                    continue
-                start = perf_counter()
-                part = unit_parts.part(position_of_part)
-                assembled = perf_counter()
-                encoded.append(self.encoder.encode_part(part))
-                seconds.assemble += assembled - start
-                seconds.encode += perf_counter() - assembled
-            stored = DigestedObject(self.encoder.join(encoded))
-            start = perf_counter()
+            positions = [part if self._is_inside(part) else None for part in self._parts_of(position)]
+            stored = DigestedObject(_EncodedObject(self.encoder, unit_parts, positions, seconds))
             if self.guard is not None:
                 self.guard.check()
             put_object(self.array.store, self.encoder.key(position), stored, self.patience)
             digest.add(stored.digest)
-            seconds.put += perf_counter() - start
             object_count += 1
+        seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
         return UnitReceipt(unit, object_count, digest.nbytes, digest.value, seconds, peak_memory_nbytes())
 
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""
         for position in self.plan.objects_of_unit(unit):
             delete_object(self.array.store, self.encoder.key(position), self.patience)
+
+    @cached_property
+    def _part_counts(self) -> tuple[int, ...]:
+        """How many parts an object has on each axis."""
+        extents = zip(self.plan.stored_extents, self.encoder.part_extents, strict=True)
+        return tuple(stored // part for stored, part in extents)
 
     def _is_inside(self, part: tuple[int, ...]) -> bool:
         """Tell whether a part holds an element of the image: the last shards reach beyond its end."""
@@ -156,9 +177,5 @@ class UnitWriter:
 
     def _parts_of(self, position: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """Iterate over the positions of the parts of an object, in C order."""
-        counts = [
-            stored // part for stored, part in zip(self.plan.stored_extents, self.encoder.part_extents, strict=True)
-        ]
-        return product(
-            *(range(index * count, (index + 1) * count) for index, count in zip(position, counts, strict=True))
-        )
+        counts = zip(position, self._part_counts, strict=True)
+        return product(*(range(index * count, (index + 1) * count) for index, count in counts))

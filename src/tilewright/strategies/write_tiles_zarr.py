@@ -159,13 +159,13 @@ class WriteTilesZarr:
         try:
             self.prepare(trainer, dirpath)
             tiles, infos = tiles_and_information(prediction, batch)
-            tiles = self._memory.take(tiles)
+            is_left_alone = self._memory.is_left_alone(tiles)
             groups: dict[int, list[tuple[Any, AnyArray]]] = {}
             images = self._images[dataloader_idx]
             for tile, information in zip(tiles, infos, strict=True):
                 groups.setdefault(image_of_sample(images, information.sample_id), []).append((information, tile))
             for index, group in groups.items():
-                self._hand_over((dataloader_idx, index), group)
+                self._hand_over((dataloader_idx, index), group, is_left_alone)
             self._close_complete()
         except BaseException:
             self.abort()
@@ -278,7 +278,8 @@ class WriteTilesZarr:
         begun = image_run.output_run.header()
         if begun is None:
             return None
-        self._begin(image_run, begun.plan.channels, begun.plan.dtype, begun.plan)
+        asked_for = self._plan(image_run.image, begun.plan.channels, self.dtype or begun.plan.dtype, begun.plan)
+        self._begin(image_run, asked_for, begun.plan)
         is_open = _open_tiles(image_run.run)
         # An image that is complete is closed before the next one is opened.
         self._close_complete()
@@ -297,7 +298,7 @@ class WriteTilesZarr:
             ]
             dataset.open_tiles.keep(np.concatenate(is_open), getattr(loader, "batch_size", None))
 
-    def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]]) -> None:
+    def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]], is_left_alone: bool) -> None:
         image_run = self._runs.get(key)
         if image_run is None:
             # Tiles that came twice: the image has them.
@@ -326,11 +327,13 @@ class WriteTilesZarr:
             )
         numbers = [image.tile_of(information, plan) for information, _ in group]
         if image_run.plan is None:
-            self._begin(image_run, channels, dtype)
+            self._begin(image_run, plan)
         arrays = [
             crop(tile, plan, number, information.overlap_crop_coords)
             for number, (information, tile) in zip(numbers, group, strict=True)
         ]
+        if not is_left_alone:
+            arrays = [array.copy() for array in arrays]
         self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
 
@@ -349,9 +352,8 @@ class WriteTilesZarr:
             window_nbytes=None if isinstance(self.max_inflight_nbytes, str) else self.max_inflight_nbytes,
         )
 
-    def _begin(self, image_run: _ImageRun, channels: int, dtype: str, begun: WritePlan | None = None) -> None:
+    def _begin(self, image_run: _ImageRun, asked_for: WritePlan, begun: WritePlan | None = None) -> None:
         source = image_run.image.source
-        asked_for = self._plan(image_run.image, channels, self.dtype or dtype, begun)
         template = Output.template(asked_for, self.options)
         predicted_by = f"{self._predicted_by}, borders {image_run.image.borders}"
         fingerprint = fingerprint_of(source, self._model, predicted_by, asked_for, template)
