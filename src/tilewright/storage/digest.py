@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from xxhash import xxh3_64
 
-PIECE_NBYTES = 2**20
+PIECE_NBYTES = 2**19
 """What is read, and then stored, at once: it fits into a cache, and a page cache takes larger pieces more slowly."""
 
 _LENGTH_NBYTES = 8
