@@ -58,7 +58,7 @@ class Contestant:
 
     def takes_part(self, workload: Workload, codec: Codec, asked_for: list[str] | None) -> bool:
         if asked_for is not None:
-            return self.name in (TILEWRIGHT, *asked_for)
+            return self.name in asked_for
         return workload.name in self.workloads and codec.name in self.codecs
 
     def interpreter(self) -> Path:
@@ -80,14 +80,15 @@ def wrong_voxels(written: Any, volume: np.ndarray) -> tuple[int, float]:
     return count, most
 
 
-CONTESTANTS = (
-    Contestant(
-        TILEWRIGHT,
-        "tilewright_callback",
-        "callback",
-        TILEWRIGHT,
-        opened=partial(open_zarr, "prediction.zarr/0/0"),
-    ),
+CALLBACK = Contestant(
+    TILEWRIGHT,
+    "tilewright_callback",
+    "callback",
+    TILEWRIGHT,
+    opened=partial(open_zarr, "prediction.zarr/0/0"),
+)
+WRITING_PATH = (
+    CALLBACK,
     Contestant("tensorstore", "tensorstore_pass", "one_pass", "tensorstore"),
     Contestant("zarr-python", "zarr_pass", "slabs", "zarr"),
     Contestant("zarr-python-empty-chunks", "zarr_pass", "slabs_with_empty_chunks", "zarr"),
@@ -117,4 +118,28 @@ CONTESTANTS = (
         rounds=1,
     ),
 )
-BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
+HAND_OVER = (
+    Contestant(
+        "tilewright-processes",
+        "tilewright_callback",
+        "callback_of_processes",
+        TILEWRIGHT,
+        opened=partial(open_zarr, "prediction.zarr/0/0"),
+        starts_processes=True,
+    ),
+    Contestant("scatter", "bare_scatter", "scatter", "distributed", opened=None, starts_processes=True),
+    CALLBACK,
+)
+PREDICTION = (
+    Contestant(
+        "tilewright-prediction",
+        "tilewright_prediction",
+        "identity",
+        TILEWRIGHT,
+        opened=partial(open_zarr, "prediction.zarr/0"),
+        starts_processes=True,
+    ),
+    Contestant("dask-prediction", "dask_overlap", "map_overlap_on_processes", "dask", starts_processes=True),
+    Contestant("daisy-prediction", "daisy_blocks", "blockwise_from_zarr", "daisy", starts_processes=True),
+)
+BY_NAME = {contestant.name: contestant for contestant in (*WRITING_PATH, *HAND_OVER, *PREDICTION)}

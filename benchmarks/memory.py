@@ -1,10 +1,11 @@
 """Peak resident memory of predicting, against the size of the volume: it must not grow.
 
-    python -m benchmarks.memory [--sizes 1 16] [--folder DIR]
+    python -m benchmarks.memory [--sizes 1 4 16 64] [--layouts auto aligned] [--folder DIR]
 
-Source and output lie on disk, uncompressed; one time the size is 512 MiB of float32. Each run is a process of its own.
-Of the embedded cluster that process counts, of the cluster of two processes each worker and the client. The model is a
-torch module with one convolution, so that torch and its memory are there.
+Source and output lie on disk, uncompressed; one time the size is 512 MiB of float32, so that the output of 64 times
+takes 32 GiB there. Each run is a process of its own. Of the embedded cluster that process counts, of the cluster of two
+processes each worker and the client. The model is a torch module with one convolution, so that torch and its memory are
+there.
 """
 
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,9 @@ from benchmarks.measure import save, table
 from tilewright.storage.receipts import peak_memory_nbytes
 
 SHAPES = {1: (128, 1024, 1024), 4: (256, 1024, 2048), 16: (512, 2048, 2048), 64: (1024, 4096, 2048)}
+CHUNKS = (32, 256, 256)
+DISTINCT = 13
+"""Different chunks of the source, of which it has many more: a prime number, so that they form no pattern."""
 CLUSTERS = ("embedded", "two processes")
 
 
@@ -37,10 +42,16 @@ class Sharpen(torch.nn.Module):
 
 
 def write_source(path: Path, shape: tuple[int, int, int]) -> None:
-    array = zarr.create_array(path, shape=shape, dtype="float32", chunks=(32, 256, 256), compressors=None)
+    """Write some chunks, and link all others to them: what is read is as large, and takes no room on the disk."""
+    array = zarr.create_array(path, shape=shape, dtype="float32", chunks=CHUNKS, compressors=None)
     random = np.random.default_rng(0)
-    for start in range(0, shape[0], 32):
-        array[start : start + 32] = random.random((32, *shape[1:]), dtype=np.float32)
+    positions = list(product(*(range(extent // chunk) for extent, chunk in zip(shape, CHUNKS, strict=True))))
+    files = [path / array.metadata.encode_chunk_key(position) for position in positions]
+    for position in positions[:DISTINCT]:
+        array.set_block_selection(position, random.random(CHUNKS, dtype=np.float32))
+    for number, file in enumerate(files[DISTINCT:]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.hardlink_to(files[number % DISTINCT])
 
 
 def predict(cluster: str, layout: str, source: Path, destination: Path) -> dict[str, object]:
@@ -77,7 +88,7 @@ def predict(cluster: str, layout: str, source: Path, destination: Path) -> dict[
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16], choices=sorted(SHAPES))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 64], choices=sorted(SHAPES))
     parser.add_argument("--folder", type=Path, default=Path("benchmark-output"))
     parser.add_argument("--layouts", nargs="+", default=["auto", "aligned"])
     parser.add_argument("--one", nargs=4, metavar=("CLUSTER", "LAYOUT", "SOURCE", "DESTINATION"))

@@ -81,6 +81,11 @@ class Assignment:
     volume_path: Path
     threads: int
 
+    @property
+    def source_path(self) -> Path:
+        """The volume as a Zarr array, where a benchmark has made one."""
+        return self.volume_path.with_suffix(".zarr")
+
     def object_codecs(self, leading: tuple[int, ...] = ()) -> list[dict[str, Any]]:
         """The codecs of a stored object, which may have more axes, as they stand in the metadata of an array."""
         codecs = self.codec.metadata

@@ -12,6 +12,7 @@ they take part in all that is asked for.
 """
 
 from argparse import ArgumentParser
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contest import Outcome, compete
-from benchmarks.contestants import BY_NAME, CONTESTANTS, TILEWRIGHT
+from benchmarks.contestants import WRITING_PATH, Contestant
 from benchmarks.measure import median, save, table
 from benchmarks.workloads import CODECS, WORKLOADS
 
@@ -30,7 +31,7 @@ HEAD = ["contestant", "MB/s", "seconds", "ratio", "peak MB", "files", "stored MB
 
 
 def ratio(outcome: Outcome, ours: Outcome) -> float | None:
-    """How many times as long as tilewright it takes, in the rounds that both took part in."""
+    """How many times as long as ours it takes, in the rounds that both took part in."""
     rounds = [theirs.seconds / own.seconds for theirs, own in zip(outcome.turns, ours.turns, strict=False)]
     return median(rounds) if rounds else None
 
@@ -60,13 +61,20 @@ def row(outcome: Outcome, ours: Outcome, nbytes: int) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+def hold_contests(
+    name: str, description: str, contestants: tuple[Contestant, ...], prepare: Callable[[Path], None] = lambda _: None
+) -> None:
+    """Let contestants compete in all workloads that are asked for; the first one is what the others are compared with.
+
+    `prepare` makes what they need beside the file of the volume.
+    """
+    parser = ArgumentParser(description=description)
+    names = [contestant.name for contestant in contestants]
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("benchmark-output"))
     parser.add_argument("--codec", choices=[codec.name for codec in CODECS])
     parser.add_argument("--workload", choices=[workload.name for workload in WORKLOADS])
-    parser.add_argument("--peers", nargs="+", choices=list(BY_NAME), metavar="NAME", help=", ".join(BY_NAME))
+    parser.add_argument("--peers", nargs="+", choices=names[1:], metavar="NAME", help=", ".join(names[1:]))
     parser.add_argument("--shape", type=int, nargs=3, default=WORKLOADS[0].shape, metavar=("Z", "Y", "X"))
     arguments = parser.parse_args()
     codecs = [codec for codec in CODECS if arguments.codec in (None, codec.name)]
@@ -77,10 +85,13 @@ def main() -> None:
         volume_path = Path(shared) / "volume.npy"
         volume = np.lib.format.open_memmap(volume_path, "w+", np.float32, tuple(arguments.shape))
         np.random.default_rng(0).random(out=volume, dtype=np.float32)
+        volume.flush()
+        prepare(volume_path)
         for codec, workload in product(codecs, [replace(w, shape=volume.shape) for w in workloads]):
-            contestants = [c for c in CONTESTANTS if c.takes_part(workload, codec, arguments.peers)]
-            outcomes = compete(contestants, workload, codec, volume_path, arguments.folder, arguments.runs)
-            (ours,) = (outcome for outcome in outcomes if outcome.name == TILEWRIGHT)
+            others = [c for c in contestants[1:] if c.takes_part(workload, codec, arguments.peers)]
+            taking_part = [contestants[0], *others]
+            outcomes = compete(taking_part, workload, codec, volume_path, arguments.folder, arguments.runs)
+            ours = outcomes[0]
             print(f"\n{workload.name}, {codec.name}, {volume.nbytes / 2**20:.0f} MiB, {arguments.runs} rounds\n")
             print(table(HEAD, [row(outcome, ours, volume.nbytes) for outcome in outcomes]), flush=True)
             results.append(
@@ -91,8 +102,12 @@ def main() -> None:
                 }
             )
             # After each, so that a run that is ended early leaves what it has measured.
-            path = save("writing_path", results)
+            path = save(name, results)
     print(f"\n{path}")
+
+
+def main() -> None:
+    hold_contests("writing_path", __doc__.splitlines()[0], WRITING_PATH)
 
 
 if __name__ == "__main__":

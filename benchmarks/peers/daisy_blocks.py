@@ -1,6 +1,8 @@
 """daisy hands blocks with context to processes of its own: it costs their start, and every halo is computed again."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import daisy.v2 as daisy
 import numpy as np
@@ -11,6 +13,16 @@ from benchmarks.workloads import Assignment, Write
 
 
 def blockwise(assignment: Assignment) -> Write:
+    volume_path = assignment.volume_path
+    return _writer(assignment, lambda: np.load(volume_path, mmap_mode="r"))
+
+
+def blockwise_from_zarr(assignment: Assignment) -> Write:
+    source_path = assignment.source_path
+    return _writer(assignment, lambda: zarr.open_array(source_path, mode="r"))
+
+
+def _writer(assignment: Assignment, open_source: Callable[[], Any]) -> Write:
     workload = assignment.workload
     # Whole stored objects, even where they are larger than what a tile contributes: daisy does not keep two processes
     # from writing to one object, and cannot rechunk.
@@ -20,7 +32,7 @@ def blockwise(assignment: Assignment) -> Write:
     total = daisy.Roi((0, 0, 0), workload.shape).grow(workload.halo, workload.halo)
     # What workers print goes where all else does, and not into files here.
     set_log_basedir(None)
-    volume_path, shape = assignment.volume_path, workload.shape
+    shape = workload.shape
 
     def write(folder: Path) -> None:
         array_path = folder / "prediction.zarr"
@@ -28,7 +40,7 @@ def blockwise(assignment: Assignment) -> Write:
 
         def work() -> None:
             """Run in a worker, which knows nothing of this process, until there are no more blocks."""
-            volume = np.load(volume_path, mmap_mode="r")
+            volume = open_source()
             array = zarr.open_array(array_path, mode="r+")
             client = daisy.Client()
             while True:

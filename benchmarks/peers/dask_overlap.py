@@ -1,10 +1,14 @@
-"""dask.array maps over overlapping blocks on threads, and stores them: it costs a copy of each halo, and a rechunk."""
+"""dask.array maps over overlapping blocks, and stores them: it costs a copy of each halo, and a rechunk."""
 
+import atexit
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import zarr
+from distributed import Client, LocalCluster
 
 from benchmarks.workloads import Assignment, Write
 
@@ -14,8 +18,25 @@ def identity(block: np.ndarray) -> np.ndarray:
 
 
 def map_overlap(assignment: Assignment) -> Write:
+    """On threads, of an array in memory."""
+    source = da.from_array(assignment.volume, chunks=assignment.workload.aligned_valid, name=False)
+    return _writer(assignment, source, scheduler="threads", num_workers=assignment.threads)
+
+
+def map_overlap_on_processes(assignment: Assignment) -> Write:
+    """On a cluster of worker processes, of a Zarr array."""
+    opened = ExitStack()
+    cluster = opened.enter_context(
+        LocalCluster(n_workers=assignment.threads, threads_per_worker=1, dashboard_address=None)
+    )
+    client = opened.enter_context(Client(cluster))
+    atexit.register(opened.close)
+    source = da.from_array(zarr.open_array(assignment.source_path, mode="r"), chunks=assignment.workload.aligned_valid)
+    return _writer(assignment, source, scheduler=client)
+
+
+def _writer(assignment: Assignment, source: da.Array, **computed: Any) -> Write:
     workload = assignment.workload
-    source = da.from_array(assignment.volume, chunks=workload.aligned_valid, name=False)
 
     def write(folder: Path) -> None:
         array = zarr.create_array(folder / "prediction.zarr", **assignment.array_options)
@@ -23,6 +44,6 @@ def map_overlap(assignment: Assignment) -> Write:
         # No two tasks write to one stored object, which would lose data.
         whole = predicted.rechunk(workload.objects)
         stored = da.to_zarr(whole, array, compute=False)
-        stored.compute(scheduler="threads", num_workers=assignment.threads)
+        stored.compute(**computed)
 
     return write

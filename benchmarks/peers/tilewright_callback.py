@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from distributed import Client
+from distributed import Client, LocalCluster
 
 import tilewright as tw
 from benchmarks.workloads import Assignment, Codec, Workload, Write
@@ -17,6 +17,17 @@ from tilewright.execution.cluster import open_embedded_cluster
 def callback(assignment: Assignment) -> Write:
     opened = ExitStack()
     client = opened.enter_context(open_embedded_cluster(assignment.threads))
+    atexit.register(opened.close)
+    return tilewright_writer(assignment.workload, assignment.codec, assignment.volume, client)
+
+
+def callback_of_processes(assignment: Assignment) -> Write:
+    """The same on a cluster of worker processes, to which the tiles are sent."""
+    opened = ExitStack()
+    cluster = opened.enter_context(
+        LocalCluster(n_workers=assignment.threads, threads_per_worker=1, dashboard_address=None)
+    )
+    client = opened.enter_context(Client(cluster))
     atexit.register(opened.close)
     return tilewright_writer(assignment.workload, assignment.codec, assignment.volume, client)
 

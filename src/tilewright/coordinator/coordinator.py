@@ -98,6 +98,7 @@ class Coordinator:
         self._written_count = 0
         self._admitting = False
         self._next_unit = 0
+        self._next_tiles: tuple[int, ...] = ()
         self._next_nbytes: int | None = None
         self._first_open = 0
         self._waited_for = 0
@@ -137,11 +138,6 @@ class Coordinator:
         tiles = {tile for unit in self.missing_units() for tile in self.plan.tiles_of_unit(unit)}
         held = {tile for tile, record in self._tiles.items() if record.state is TileState.HELD}
         return sorted(tiles - held)
-
-    def expects(self, tiles: Iterable[int]) -> bool:
-        """Tell whether one of these tiles was asked for, or offered, and is not there yet."""
-        records = (self._tiles.get(tile) for tile in tiles)
-        return any(record is not None and record.state is TileState.EXPECTED for record in records)
 
     def must_wait(self, nbytes: int) -> bool:
         """Tell whether a producer that nobody asked should wait before it hands over this many bytes more.
@@ -288,7 +284,7 @@ class Coordinator:
             unit = self._next_unit
             self._next_unit += 1
             if not self.plan.units_are_independent:
-                self._admit_tiles(self.plan.tiles_starting_in(unit), instructions)
+                self._admit_tiles(self._next_tiles, instructions)
             elif not self._is_done(unit):
                 self._admit_unit(unit, self._next_nbytes, instructions)
             self._look_ahead()
@@ -301,7 +297,8 @@ class Coordinator:
         elif self.plan.units_are_independent:
             self._next_nbytes = self.plan.unit_nbytes(self._next_unit)
         else:
-            self._next_nbytes = sum(map(self.plan.tile_nbytes, self.plan.tiles_starting_in(self._next_unit)))
+            self._next_tiles = self.plan.tiles_starting_in(self._next_unit)
+            self._next_nbytes = sum(map(self.plan.tile_nbytes, self._next_tiles))
 
     def _admit_unit(self, unit: int, nbytes: int, instructions: list[Instruction]) -> None:
         """Let a unit be produced."""

@@ -38,7 +38,7 @@ from tilewright.coordinator import (
 )
 from tilewright.errors import ClusterGoneError, UnitGivenUpError
 from tilewright.execution.executor import TASKS_PER_THREAD, Errors
-from tilewright.execution.scatter import scatter
+from tilewright.execution.sender import SentTiles, TileSender
 from tilewright.execution.watch import LOOK_SECONDS, RECONNECT_SECONDS, Watch, gone
 from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
@@ -161,7 +161,8 @@ class RemoteExecutor:
         self._suspects: deque[Instruction] = deque()
         self._alone: Future[Any] | None = None
         self._running: dict[Future[Any], Instruction] = {}
-        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[Future[Any] | SentTiles | BaseException] = queue.SimpleQueue()
+        self._sender = TileSender(client, self._ended.put)
         self._at_once: deque[Event] = deque()
         self._number = 0
         self._most_tasks = 0
@@ -195,11 +196,22 @@ class RemoteExecutor:
         ended: list[Future[Any]] = []
         while True:
             try:
-                ended.append(self._ended.get(block=wait and not (ended or happened), timeout=LOOK_SECONDS))
+                outcome = self._ended.get(block=wait and not (ended or happened), timeout=LOOK_SECONDS)
             except queue.Empty:
                 if wait and not (ended or happened):
                     self._watch.look()
                 break
+            match outcome:
+                case BaseException() if ended or happened:
+                    # After what was stored is recorded.
+                    self._ended.put(outcome)
+                    break
+                case BaseException():
+                    raise outcome
+                case SentTiles(tiles, futures):
+                    happened.append(self._sent(tiles, futures))
+                case _:
+                    ended.append(outcome)
         if monotonic() > self._count_again:
             # A cluster may grow while it is busy.
             self._count_threads()
@@ -221,7 +233,8 @@ class RemoteExecutor:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued, submitted or to be told."""
-        return not (self._running or self._at_once or self._suspects or any(self._waiting))
+        is_sent = self._sender.is_idle and self._ended.empty()
+        return is_sent and not (self._running or self._at_once or self._suspects or any(self._waiting))
 
     @property
     def wanted_nbytes(self) -> int:
@@ -234,18 +247,20 @@ class RemoteExecutor:
         return False
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
-        """Send copies of tiles to the workers, straight, and keep them here too."""
+        """Let copies of tiles be sent to the workers, straight, and keep them here too."""
         if instructions:
             tiles = tuple(instruction.tile for instruction in instructions)
             self._copies.update(zip(tiles, (np.array(valid) for valid in arrays), strict=True))
             self._send(tiles)
 
     def _send(self, tiles: Sequence[int]) -> None:
-        """Send tiles that were handed over, for the first time, or again since their worker died."""
-        futures = scatter(self._client, self._watch, [self._copies[tile] for tile in tiles])
+        """Let tiles be sent that were handed over, for the first time, or again since their worker died."""
+        self._sender.send(tiles, [self._copies[tile] for tile in tiles])
+
+    def _sent(self, tiles: tuple[int, ...], futures: Sequence[Future[Any]]) -> TilesPredicted:
         handles = tuple(self._next_key("tile", tile) for tile in tiles)
         self._tiles.update(zip(handles, (_Tile(future, None) for future in futures), strict=True))
-        self._at_once.append(TilesPredicted(tuple(tiles), handles))
+        return TilesPredicted(tiles, handles)
 
     def error_behind(self, reason: str) -> BaseException | None:
         """Return the error behind the reason of a failure."""
@@ -256,6 +271,7 @@ class RemoteExecutor:
         if self._closed:
             return
         self._closed = True
+        self._sender.close()
         if self._client.status == "running":
             with suppress(OSError):
                 self._at_once.extend(self.events(wait=False))

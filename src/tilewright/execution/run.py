@@ -117,8 +117,7 @@ class Run:
                 self.advance(wait=True)
             offered[tile] = array
         self._offer(offered)
-        while self.coordinator.expects(tiles):
-            self.advance(wait=True)
+        self.advance()
 
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened; where `wait` is true, wait for something, a second at most."""

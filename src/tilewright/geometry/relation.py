@@ -11,6 +11,9 @@ from typing import NamedTuple
 from tilewright.geometry.intervals import Interval, Region
 from tilewright.geometry.product import ranks_in
 
+ROWS_KEPT = 4096
+"""Rows of cells of which is kept what was found."""
+
 
 class _Axis(NamedTuple):
     """One axis: where each cell starts, and its part in the rank of the first related cell and in the kind."""
@@ -59,9 +62,9 @@ class GridRelation:
             self._axes.append(_Axis(len(ranks), starts, ranks, kinds))
             self._kinds.append(list(found))
             factor *= len(found)
-        # What is the same for all cells of a row is added once, and kept for the row that was asked for last.
+        # What is the same for all cells of a row is added once, and kept for the rows that were asked for last.
         self._last_axis = self._axes[-1]
-        self._row: tuple[int, int, int] = (0, *self._place_of_row(0, 0))
+        self._rows: dict[int, tuple[int, int]] = {}
 
     def region(self, cell: int) -> Region:
         """Return the elements that a cell covers."""
@@ -76,7 +79,7 @@ class GridRelation:
     def related(self, cell: int) -> tuple[int, ...]:
         """Return the ranks of the cells of the other grid that belong to this one, in C order."""
         rank, kind = self._place(cell)
-        offsets = (self._shapes.get(kind) or self._shape(kind))[1]
+        _, offsets = self._shapes.get(kind) or self._shape(kind)
         return tuple([rank + offset for offset in offsets])
 
     def related_count(self, cell: int) -> int:
@@ -91,12 +94,10 @@ class GridRelation:
 
     def _place(self, cell: int) -> tuple[int, int]:
         """Return the rank of the first cell that is related to this one, and the kind of this one."""
-        row, index = divmod(cell, self._last_axis.cell_count)
-        last_row, rank, kind = self._row
-        if row != last_row:
-            rank, kind = self._place_of_row(cell, row)
-            self._row = row, rank, kind
-        return rank + self._last_axis.ranks[index], kind + self._last_axis.kinds[index]
+        cell_count, _, ranks, kinds = self._last_axis
+        row, index = divmod(cell, cell_count)
+        rank, kind = self._rows.get(row) or self._place_of_row(cell, row)
+        return rank + ranks[index], kind + kinds[index]
 
     def _place_of_row(self, cell: int, row: int) -> tuple[int, int]:
         rest, rank, kind = row, 0, 0
@@ -105,6 +106,9 @@ class GridRelation:
             rank += axis.ranks[index]
             kind += axis.kinds[index]
         self._check(cell, rest)
+        if len(self._rows) == ROWS_KEPT:
+            self._rows.clear()
+        self._rows[row] = rank, kind
         return rank, kind
 
     def _shape(self, kind: int) -> tuple[int, tuple[int, ...]]:
