@@ -70,7 +70,8 @@ def predict_to_zarr(
     layout, chunks, shards, memory_nbytes
         As in `plan_write`.
     compressors : "auto", None, or codecs
-        As in ``zarr.Group.create_array``.
+        As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
+        whole numbers.
     dtype : data type, optional
         The data type of the output; that of the model where not given. To whole numbers is rounded, within limits;
         floats that are too large become infinite.

@@ -1,7 +1,10 @@
 """The bytes of an object are those that zarr itself writes."""
 
+import errno
+import os
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,17 @@ from google_crc32c import value as crc32c
 from tests.strategies import in_small_units
 from tests.support import Case, PositionModel, Receipts, objects, run
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from tilewright.coordinator import Coordinator
 from tilewright.execution.local import SerialExecutor
 from tilewright.execution.run import Run
 from tilewright.execution.work import Work
 from tilewright.plan import WritePlan, plan_write
+from tilewright.storage import objects as objects_module
 from tilewright.storage.encoding import ObjectEncoder
+from tilewright.storage.objects import Patience
+from tilewright.storage.output import Output, OutputOptions
 from tilewright.storage.unit_writer import UnitWriter
 
 SHAPE = (13, 17)
@@ -274,3 +280,70 @@ def test_an_encoder_travels_to_other_processes(tmp_path: Path) -> None:
     encoder = pickle.loads(pickle.dumps(ObjectEncoder(array)))
     assert encoder.is_direct
     assert encoder.key((0, 0)) == ObjectEncoder(array).key((0, 0)) == "0/c/0/0"
+
+
+def test_blosc_makes_the_same_bytes_in_the_main_thread_and_in_others_and_leaves_its_setting_alone() -> None:
+    # Several blocks, which several threads of Blosc would put down in any order.
+    chunk = np.random.default_rng(0).random((32, 128, 128), dtype=np.float32)
+    codec = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    array = zarr.create_array(MemoryStore(), shape=chunk.shape, chunks=chunk.shape, dtype="float32", compressors=codec)
+    encoder = ObjectEncoder(array)
+    assert encoder.is_direct
+    before = numcodecs.blosc.use_threads
+    with ThreadPoolExecutor(2) as threads:
+        elsewhere = [bytes(encoded) for encoded in threads.map(encoder.encode_part, [chunk] * 4)]
+        here = [bytes(encoder.encode_part(chunk)) for _ in range(4)]
+    assert len({*elsewhere, *here}) == 1
+    assert numcodecs.blosc.use_threads is before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "name"), [("float32", "lz4"), ("float64", "lz4"), ("uint8", "zstd"), ("int32", "zstd")]
+)
+def test_what_nobody_chooses_is_blosc_with_shuffled_bits_and_encoded_here(
+    dtype: str, name: str, zarr_format: int
+) -> None:
+    plan = plan_of(dtype, None)
+    array = Output.template(plan, OutputOptions(zarr_format=zarr_format))
+    (codec,) = array.compressors
+    found = codec.get_config() if zarr_format == 2 else codec.to_dict()["configuration"]
+    assert found["cname"] == name
+    assert found["shuffle"] in (numcodecs.Blosc.BITSHUFFLE, "bitshuffle")
+    assert found.get("typesize") in (None, np.dtype(dtype).itemsize)
+    assert ObjectEncoder(array).is_direct
+
+
+@pytest.mark.parametrize("codec", [None, "auto"])
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_a_shard_that_could_not_be_stored_half_way_is_put_together_anew(
+    location: str, codec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharding = ShardingCodec(chunk_shape=(3, 4), codecs=[BytesCodec()], index_location=location)
+    values = values_of("float32")
+    plan = plan_of("float32", (6, 8))
+    store = LocalStore(tmp_path)
+    array = zarr.create_array(store, shape=SHAPE, chunks=(6, 8), dtype="float32", serializer=sharding, compressors=None)
+    if codec is not None:
+        array = zarr.create_array(store, shape=SHAPE, chunks=(3, 4), shards=(6, 8), dtype="float32", overwrite=True)
+    tiles = {
+        tile: values[tuple(slice(*interval) for interval in plan.valid_region(tile))] for tile in range(plan.tile_count)
+    }
+    writer = UnitWriter(plan, ObjectEncoder(array), Patience(pause_seconds=0))
+    assert writer.encoder.is_direct
+    write, calls = os.write, []
+
+    def write_with_trouble(descriptor: int, content: Any) -> int:
+        calls.append(len(content))
+        if len(calls) % 7 == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return write(descriptor, content)
+
+    monkeypatch.setattr(objects_module.os, "write", write_with_trouble)
+    receipts = [writer.write_tiles(unit, tiles) for unit in range(plan.unit_count)]
+    monkeypatch.undo()
+    assert len(calls) > plan.object_count
+    np.testing.assert_array_equal(zarr.open_array(tmp_path, mode="r")[...], values)
+    undisturbed = [writer.write_tiles(unit, tiles) for unit in range(plan.unit_count)]
+    assert [r.digest for r in receipts] == [r.digest for r in undisturbed]
+    assert [r.stored_nbytes for r in receipts] == [r.stored_nbytes for r in undisturbed]

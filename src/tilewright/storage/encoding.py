@@ -5,11 +5,14 @@ are put together here from the metadata of the array, by the public specificatio
 bytes that zarr makes; in a shard they lie in C order. Any other chain of codecs
 goes through zarr's own pipeline. This is the one module that touches what zarr does not document.
 
-Equal chunks become equal bytes, whenever that is: the time in the header of gzip is left out.
+Equal chunks become equal bytes, whenever and wherever that is: the time in the header of gzip is left out, and Blosc
+compresses a chunk in one thread.
 """
 
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -144,7 +147,7 @@ def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:
     if metadata.zarr_format == 2:
         if metadata.order != "C" or metadata.filters:
             return None
-        return _chain([] if metadata.compressor is None else [_timeless(metadata.compressor)])
+        return _chain([] if metadata.compressor is None else [_repeatable(metadata.compressor)])
     codecs: list[dict[str, Any]] = [_as_dict(codec) for codec in metadata.codecs]
     if codecs[0]["name"] == "sharding_indexed":
         sharding: Any = codecs[0]["configuration"]
@@ -171,16 +174,17 @@ def _numcodec(codec: Any) -> Any:
         case "zstd":
             return numcodecs.Zstd(level=options["level"], checksum=options["checksum"])
         case "gzip":
-            return _timeless(numcodecs.GZip(level=options["level"]))
+            return _repeatable(numcodecs.GZip(level=options["level"]))
         case "blosc":
             shuffles = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-            return numcodecs.Blosc(
+            blosc = numcodecs.Blosc(
                 cname=options["cname"],
                 clevel=options["clevel"],
                 shuffle=shuffles[options["shuffle"]],
                 blocksize=options["blocksize"],
                 typesize=options["typesize"],
             )
+            return _repeatable(blosc)
     return None
 
 
@@ -195,8 +199,36 @@ class _TimelessGzip:
         return encoded[:4] + bytes(4) + encoded[8:]
 
 
-def _timeless(codec: Any) -> Any:
-    return _TimelessGzip(codec) if isinstance(codec, numcodecs.GZip) else codec
+class _OneThreadBlosc:
+    """Compress in the calling thread alone: several put their blocks down in the order in which they finish them."""
+
+    def __init__(self, codec: numcodecs.Blosc) -> None:
+        self._codec = codec
+
+    def encode(self, raw: AnyArray) -> bytes:
+        with _without_further_threads():
+            encoded: bytes = self._codec.encode(raw)
+        return encoded
+
+
+@contextmanager
+def _without_further_threads() -> Iterator[None]:
+    """Keep Blosc from using further threads, which numcodecs lets it do in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, numcodecs.blosc.use_threads = numcodecs.blosc.use_threads, False
+    try:
+        yield
+    finally:
+        numcodecs.blosc.use_threads = before
+
+
+def _repeatable(codec: Any) -> Any:
+    """Return a codec that makes the same bytes of the same chunk each time."""
+    if isinstance(codec, numcodecs.GZip):
+        return _TimelessGzip(codec)
+    return _OneThreadBlosc(codec) if isinstance(codec, numcodecs.Blosc) else codec
 
 
 def _chain(codecs: Sequence[Any], *, as_bytes: bool = False) -> EncodeChunk:

@@ -16,6 +16,7 @@ from tilewright.errors import DestinationError, DestinationExistsError, Geometry
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
+from tilewright.storage.compressors import default_compressor
 from tilewright.storage.fingerprint import array_metadata, differences
 from tilewright.storage.ledger import Header, LedgerFolder
 from tilewright.storage.objects import remove_partial_files
@@ -35,7 +36,7 @@ class OutputOptions:
     Parameters
     ----------
     compressors : object
-        As in `zarr.create_array`.
+        As in `zarr.create_array`, but for ``"auto"``, which is that of `default_compressor`.
     fill_value : scalar
         What elements that were never written read as.
     zarr_format : {3, 2}
@@ -293,13 +294,16 @@ class Output:
 
     @staticmethod
     def _create_array(group: zarr.Group, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
+        compressors = options.compressors
+        if isinstance(compressors, str) and compressors == "auto":
+            compressors = default_compressor(plan.dtype, options.zarr_format)
         return group.create_array(
             FULL_RESOLUTION,
             shape=plan.shape,
             dtype=plan.dtype,
             chunks=plan.chunks,
             shards=plan.shards,
-            compressors=options.compressors,
+            compressors=compressors,
             fill_value=options.fill_value,
             dimension_names=list(plan.axes.lower()) if options.names_dimensions and options.zarr_format == 3 else None,
             chunk_key_encoding={"name": "v2", "separator": "/"} if options.zarr_format == 2 else None,

@@ -59,7 +59,8 @@ def write_zarr(
     chunks, shards
         As in `plan_write`.
     compressors : "auto", None, or codecs
-        As in ``zarr.Group.create_array``.
+        As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
+        whole numbers.
     fill_value : scalar, default=0
         The fill value of the array.
     zarr_format : {3, 2}

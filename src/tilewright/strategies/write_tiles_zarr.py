@@ -65,7 +65,8 @@ class WriteTilesZarr:
     chunks, shards
         As in `plan_write`.
     compressors : "auto", None, or codecs
-        As in ``zarr.Group.create_array``.
+        As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
+        whole numbers.
     dtype : data type, optional
         The data type of the output; that of the predictions where not given.
     fill_value : scalar, default=0
