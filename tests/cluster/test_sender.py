@@ -1,0 +1,106 @@
+"""Tiles are sent in their order, each once, and nobody keeps them longer than it takes."""
+
+import gc
+import queue
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from tilewright.errors import ClusterGoneError
+from tilewright.execution import sender as sender_module
+from tilewright.execution.sender import SentTiles, TileSender
+
+SECONDS = 30.0
+
+
+class Told(queue.SimpleQueue[Any]):
+    """Takes what a sender reports."""
+
+    def tiles(self, count: int) -> list[SentTiles]:
+        """Wait until so many tiles are sent."""
+        sent: list[SentTiles] = []
+        while sum(len(one.tiles) for one in sent) < count:
+            sent.append(self.get(timeout=SECONDS))
+        return sent
+
+
+def test_tiles_arrive_in_their_order_in_groups_that_are_not_too_large(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = [np.full(100, number, np.uint8) for number in range(30)]
+    monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 350)
+    told = Told()
+    sender = TileSender(two_processes, told.put)
+    assert sender.is_idle
+    sender.send(range(10), arrays[:10])
+    sender.send(range(10, 30), arrays[10:])
+    sent = told.tiles(30)
+    assert [tile for one in sent for tile in one.tiles] == list(range(30))
+    assert max(len(one.tiles) for one in sent) <= 4
+    for one in sent:
+        for tile, array in zip(one.tiles, two_processes.gather(list(one.futures)), strict=True):
+            np.testing.assert_array_equal(array, arrays[tile])
+    sender.close()
+    assert sender.is_idle
+
+
+def test_neither_a_tile_nor_its_future_is_kept_when_it_is_sent(two_processes: Client) -> None:
+    told = Told()
+    sender = TileSender(two_processes, told.put)
+    array = np.ones(1000)
+    kept = weakref.ref(array)
+    sender.send([0], [array])
+    del array
+    (sent,) = told.tiles(1)
+    key = sent.futures[0].key
+    del sent
+    # One more, so that the sender has let go of the first, wherever it was.
+    sender.send([1], [np.ones(1)])
+    second = told.tiles(1)
+    gc.collect()
+    assert kept() is None
+    assert key not in two_processes.futures
+    assert second[0].tiles == (1,)
+    sender.close()
+
+
+def test_a_cluster_that_is_gone_is_reported_once_and_nothing_more_is_sent() -> None:
+    with Client(processes=False, n_workers=1, dashboard_address=None, set_as_default=False) as client:
+        told = Told()
+        sender = TileSender(client, told.put)
+        sender.send([0], [np.ones(3)])
+        assert told.tiles(1)[0].tiles == (0,)
+    sender.send([1, 2], [np.ones(3), np.ones(3)])
+    assert isinstance(told.get(timeout=SECONDS), ClusterGoneError)
+    assert not sender.is_idle
+    sender.close()
+    assert told.empty()
+
+
+def test_what_waits_when_it_is_closed_is_not_sent(two_processes: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def slow(client: Client, watch: Any, arrays: Any) -> list[Any]:
+        calls.append(len(arrays))
+        begun.set()
+        assert go_on.wait(SECONDS)
+        return []
+
+    monkeypatch.setattr(sender_module, "scatter", slow)
+    monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 1)
+    monkeypatch.setattr(sender_module, "CLOSE_SECONDS", 0.01)
+    told, before = Told(), set(threading.enumerate())
+    sender = TileSender(two_processes, told.put)
+    sender.send([0, 1], [np.ones(1), np.ones(1)])
+    assert begun.wait(SECONDS)
+    sender.close()
+    (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "tilewright-sender")
+    go_on.set()
+    thread.join(SECONDS)
+    assert calls == [1]
+    assert told.empty()
