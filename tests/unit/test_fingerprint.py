@@ -96,7 +96,8 @@ def fingerprint(source: Any = IMAGE, model: str = "a model", axes: str = "YX", *
         ({"overlap": (4, 2)}, {"overlap", "chunks"}),
         ({"chunks": (8, 8)}, {"chunks"}),
         ({"chunks": (8, 8), "shards": (16, 16)}, {"chunks", "shards", "codecs"}),
-        ({"dtype": "float16"}, {"dtype"}),
+        # What nobody chooses is chosen by the data type.
+        ({"dtype": "float16"}, {"dtype", "codecs"}),
         ({"layout": "aligned"}, {"layout", "chunks"}),
         ({"compressors": None}, {"codecs"}),
         ({"compressors": zarr.codecs.GzipCodec(level=1)}, {"codecs"}),
