@@ -1,13 +1,11 @@
 """A client of Dask sends tiles to workers, and that is all: nobody who sends tiles by Dask is faster."""
 
-import atexit
 from collections import deque
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from distributed import Client, LocalCluster
 
+from benchmarks.processes import client_of_processes
 from benchmarks.workloads import Assignment, Write
 
 KEPT = 8
@@ -15,12 +13,7 @@ KEPT = 8
 
 
 def scatter(assignment: Assignment) -> Write:
-    opened = ExitStack()
-    cluster = opened.enter_context(
-        LocalCluster(n_workers=assignment.threads, threads_per_worker=1, dashboard_address=None)
-    )
-    client = opened.enter_context(Client(cluster))
-    atexit.register(opened.close)
+    client = client_of_processes(assignment.threads)
     workload = assignment.workload
     # Without halos, as tilewright sends them: together they are the volume.
     steps = [range(0, extent, valid) for extent, valid in zip(workload.shape, workload.valid, strict=True)]

@@ -1,15 +1,13 @@
 """dask.array maps over overlapping blocks, and stores them: it costs a copy of each halo, and a rechunk."""
 
-import atexit
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import zarr
-from distributed import Client, LocalCluster
 
+from benchmarks.processes import client_of_processes
 from benchmarks.workloads import Assignment, Write
 
 
@@ -25,12 +23,7 @@ def map_overlap(assignment: Assignment) -> Write:
 
 def map_overlap_on_processes(assignment: Assignment) -> Write:
     """On a cluster of worker processes, of a Zarr array."""
-    opened = ExitStack()
-    cluster = opened.enter_context(
-        LocalCluster(n_workers=assignment.threads, threads_per_worker=1, dashboard_address=None)
-    )
-    client = opened.enter_context(Client(cluster))
-    atexit.register(opened.close)
+    client = client_of_processes(assignment.threads)
     source = da.from_array(zarr.open_array(assignment.source_path, mode="r"), chunks=assignment.workload.aligned_valid)
     return _writer(assignment, source, scheduler=client)
 

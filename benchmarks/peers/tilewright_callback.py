@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import tilewright as tw
+from benchmarks.processes import client_of_processes
 from benchmarks.workloads import Assignment, Codec, Workload, Write
 from tilewright.execution.cluster import open_embedded_cluster
 
@@ -23,12 +24,7 @@ def callback(assignment: Assignment) -> Write:
 
 def callback_of_processes(assignment: Assignment) -> Write:
     """The same on a cluster of worker processes, to which the tiles are sent."""
-    opened = ExitStack()
-    cluster = opened.enter_context(
-        LocalCluster(n_workers=assignment.threads, threads_per_worker=1, dashboard_address=None)
-    )
-    client = opened.enter_context(Client(cluster))
-    atexit.register(opened.close)
+    client = client_of_processes(assignment.threads)
     return tilewright_writer(assignment.workload, assignment.codec, assignment.volume, client)
 
 

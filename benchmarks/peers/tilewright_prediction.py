@@ -1,13 +1,11 @@
 """tilewright predicts from Zarr to Zarr on a cluster of worker processes."""
 
-import atexit
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from distributed import Client, LocalCluster
 
 import tilewright as tw
+from benchmarks.processes import client_of_processes
 from benchmarks.workloads import Assignment, Write
 
 
@@ -16,12 +14,7 @@ def same(tiles: np.ndarray) -> np.ndarray:
 
 
 def identity(assignment: Assignment) -> Write:
-    opened = ExitStack()
-    cluster = opened.enter_context(
-        LocalCluster(n_workers=assignment.threads, threads_per_worker=1, dashboard_address=None)
-    )
-    client = opened.enter_context(Client(cluster))
-    atexit.register(opened.close)
+    client = client_of_processes(assignment.threads)
     workload = assignment.workload
 
     def write(folder: Path) -> None:
