@@ -4,6 +4,9 @@ import os
 import traceback
 import warnings
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread, current_thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +17,9 @@ from zarr.storage import MemoryStore
 
 import tilewright as tw
 from tilewright.errors import SourceError
-from tilewright.execution import remote
+from tilewright.execution import remote, sender
 from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.strategies import write_tiles_zarr
 
 IMAGE = np.random.default_rng(7).integers(1, 255, (60, 64)).astype("uint8")
 REQUEST = {"axes": "YX", "tile_size": (16, 16), "overlap": (4, 4), "progress": False}
@@ -142,6 +146,29 @@ def test_workers_forget_a_run_that_has_ended(fails: bool, two_processes: Client,
 
 def _shared_names() -> tuple[str, ...]:
     return tuple(remote._shared)
+
+
+def test_workers_forget_a_run_in_which_sending_failed_and_its_own_error_stays(
+    two_processes: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: SimpleQueue[Thread] = SimpleQueue()
+
+    def scatter(*_: object) -> None:
+        threads.put(current_thread())
+        raise MemoryError("no room to send a tile")
+
+    monkeypatch.setattr(sender, "scatter", scatter)
+    # What is in flight is not waited for, so that the error is found at the very end.
+    monkeypatch.setattr(write_tiles_zarr, "GRACE_SECONDS", 0)
+    before = two_processes.run(_shared_names)
+    dataset = tw.IterableTiledPredDataset(IMAGE, "YX", (16, 16), (4, 4))
+    trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
+    tile, information = next(iter(dataset))
+    writer = tw.WriteTilesZarr(two_processes)
+    writer.write_batch(trainer, None, (tile[None], [information]), None, None, 0, 0, tmp_path)
+    threads.get(timeout=20).join(20)
+    writer.abort()
+    assert two_processes.run(_shared_names) == before
 
 
 @pytest.mark.parametrize("client", CLUSTERS, indirect=True)

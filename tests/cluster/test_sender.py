@@ -1,4 +1,4 @@
-"""Tiles are sent in their order, each once, and nobody keeps them longer than it takes."""
+"""Tiles are sent in their order, each once, to the worker of their share, and are kept no longer than it takes."""
 
 import gc
 import queue
@@ -11,10 +11,19 @@ import pytest
 from distributed import Client
 
 from tilewright.errors import ClusterGoneError
+from tilewright.execution import scatter as scatter_module
 from tilewright.execution import sender as sender_module
 from tilewright.execution.sender import SentTiles, TileSender
 
 SECONDS = 30.0
+
+
+def one_share(tile: int, count: int) -> int:
+    return 0
+
+
+def in_turn(tile: int, count: int) -> int:
+    return tile % count
 
 
 class Told(queue.SimpleQueue[Any]):
@@ -34,7 +43,7 @@ def test_tiles_arrive_in_their_order_in_groups_that_are_not_too_large(
     arrays = [np.full(100, number, np.uint8) for number in range(30)]
     monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 350)
     told = Told()
-    sender = TileSender(two_processes, told.put)
+    sender = TileSender(two_processes, one_share, told.put)
     assert sender.is_idle
     sender.send(range(10), arrays[:10])
     sender.send(range(10, 30), arrays[10:])
@@ -48,9 +57,41 @@ def test_tiles_arrive_in_their_order_in_groups_that_are_not_too_large(
     assert sender.is_idle
 
 
+def test_each_worker_gets_the_tiles_of_its_share_in_their_order(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 350)
+    told = Told()
+    sender = TileSender(two_processes, in_turn, told.put)
+    sender.send(range(20), [np.full(100, number, np.uint8) for number in range(20)])
+    sent = told.tiles(20)
+    sender.close()
+    sent_to: dict[str, list[int]] = {}
+    for one in sent:
+        assert len({tile % 2 for tile in one.tiles}) == 1
+        for tile, future in zip(one.tiles, one.futures, strict=True):
+            (worker,) = two_processes.who_has([future])[future.key]
+            sent_to.setdefault(worker, []).append(tile)
+    assert [sent_to[worker] for worker in sorted(sent_to)] == [list(range(0, 20, 2)), list(range(1, 20, 2))]
+
+
+def test_a_tile_goes_to_another_worker_where_its_own_takes_nothing(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = sorted(two_processes.nthreads())
+    monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: ["tcp://127.0.0.1:1", one, other])
+    monkeypatch.setattr(scatter_module, "ASK_SECONDS", 0.1)
+    told = Told()
+    sender = TileSender(two_processes, one_share, told.put)
+    sender.send([0], [np.ones(3)])
+    (sent,) = told.tiles(1)
+    sender.close()
+    np.testing.assert_array_equal(sent.futures[0].result(timeout=SECONDS), np.ones(3))
+
+
 def test_neither_a_tile_nor_its_future_is_kept_when_it_is_sent(two_processes: Client) -> None:
     told = Told()
-    sender = TileSender(two_processes, told.put)
+    sender = TileSender(two_processes, one_share, told.put)
     array = np.ones(1000)
     kept = weakref.ref(array)
     sender.send([0], [array])
@@ -71,7 +112,7 @@ def test_neither_a_tile_nor_its_future_is_kept_when_it_is_sent(two_processes: Cl
 def test_a_cluster_that_is_gone_is_reported_once_and_nothing_more_is_sent() -> None:
     with Client(processes=False, n_workers=1, dashboard_address=None, set_as_default=False) as client:
         told = Told()
-        sender = TileSender(client, told.put)
+        sender = TileSender(client, one_share, told.put)
         sender.send([0], [np.ones(3)])
         assert told.tiles(1)[0].tiles == (0,)
     sender.send([1, 2], [np.ones(3), np.ones(3)])
@@ -85,7 +126,7 @@ def test_what_waits_when_it_is_closed_is_not_sent(two_processes: Client, monkeyp
     begun, go_on = threading.Event(), threading.Event()
     calls: list[int] = []
 
-    def slow(client: Client, watch: Any, arrays: Any) -> list[Any]:
+    def slow(client: Client, watch: Any, arrays: Any, worker: str | None) -> list[Any]:
         calls.append(len(arrays))
         begun.set()
         assert go_on.wait(SECONDS)
@@ -95,7 +136,7 @@ def test_what_waits_when_it_is_closed_is_not_sent(two_processes: Client, monkeyp
     monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 1)
     monkeypatch.setattr(sender_module, "CLOSE_SECONDS", 0.01)
     told, before = Told(), set(threading.enumerate())
-    sender = TileSender(two_processes, told.put)
+    sender = TileSender(two_processes, one_share, told.put)
     sender.send([0, 1], [np.ones(1), np.ones(1)])
     assert begun.wait(SECONDS)
     sender.close()

@@ -55,6 +55,23 @@ def test_tiles_know_their_units_and_units_their_tiles(plan: WritePlan) -> None:
     assert sorted(starting) == list(range(plan.tile_count))
 
 
+@given(write_plans(), st.integers(1, 9))
+def test_tiles_that_begin_in_one_unit_are_in_one_share_and_shares_are_about_as_large(
+    plan: WritePlan, count: int
+) -> None:
+    per_share = [0] * count
+    for unit in range(plan.unit_count):
+        tiles = plan.tiles_starting_in(unit)
+        shares = {plan.share_of_tile(tile, count) for tile in tiles}
+        assert len(shares) <= 1
+        for share in shares:
+            per_share[share] += 1
+    if all(plan.tiles_starting_in(unit) for unit in range(plan.unit_count)):
+        # Each layer of units is cut as evenly as it can be.
+        layers = plan.unit_count // plan._units_per_layer
+        assert max(per_share) - min(per_share) <= layers
+
+
 @given(write_plans())
 def test_independent_units_share_no_tile(plan: WritePlan) -> None:
     units_per_tile = {len(plan.units_of_tile(tile)) for tile in range(plan.tile_count)}

@@ -162,7 +162,7 @@ class RemoteExecutor:
         self._alone: Future[Any] | None = None
         self._running: dict[Future[Any], Instruction] = {}
         self._ended: queue.SimpleQueue[Future[Any] | SentTiles | BaseException] = queue.SimpleQueue()
-        self._sender = TileSender(client, self._ended.put)
+        self._sender = TileSender(client, work.plan.share_of_tile, self._ended.put)
         self._at_once: deque[Event] = deque()
         self._number = 0
         self._most_tasks = 0
@@ -273,7 +273,8 @@ class RemoteExecutor:
         self._closed = True
         self._sender.close()
         if self._client.status == "running":
-            with suppress(OSError):
+            # An error of sending, say: what ended the run matters more, and the workers must forget it all the same.
+            with suppress(Exception):
                 self._at_once.extend(self.events(wait=False))
         futures, self._running = list(self._running), {}
         self._tiles.clear()

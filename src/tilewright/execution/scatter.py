@@ -20,10 +20,30 @@ PAUSE_SECONDS = 0.5
 """How long to wait after a worker that was chosen has died: the scheduler may not know it yet."""
 
 
-def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray]) -> list[Future[Any]]:
+def running_workers(client: Client, watch: Watch) -> list[str]:
+    """Return the addresses of the workers that take anything now, in an order that stays."""
+    watch.wait_until_connected()
+    scheduler: Any = client.scheduler
+    with watch.talking():
+        return sorted(client.sync(scheduler.ncores_running, workers=None))
+
+
+def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray], worker: str | None = None) -> list[Future[Any]]:
     """Send arrays to workers, and again where the worker that was chosen has just died.
 
     What was sent dies with its worker, so that the caller must keep it.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+    watch : Watch
+        Tells whether the cluster is still there.
+    arrays : sequence of array
+        What to send.
+    worker : str, optional
+        The address of the worker that should get all of them; where it takes nothing, or none is given, each goes to
+        the next worker in turn.
 
     Raises
     ------
@@ -35,10 +55,13 @@ def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray]) -> list[Fu
         watch.wait_until_connected()
         try:
             # Without hash=False two equal tiles, blank ones say, would be one.
-            futures: list[Future[Any]] = client.scatter(list(arrays), direct=True, hash=False, timeout=ASK_SECONDS)
+            futures: list[Future[Any]] = client.scatter(
+                list(arrays), workers=worker, direct=True, hash=False, timeout=ASK_SECONDS
+            )
         except OSError as error:
             # The client keeps the error for a while, and so would keep what the frames hold: all tiles of this call.
             error.__traceback__ = None
+            worker = None
             watch.look()
             if monotonic() - start > PATIENCE_SECONDS:
                 raise ClusterGoneError(

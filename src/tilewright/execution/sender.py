@@ -1,4 +1,8 @@
-"""Tiles that were handed over travel to workers while the next ones are predicted: one thread sends all that waits."""
+"""Tiles that were handed over travel to workers while the next ones are predicted, those of one unit to the same one.
+
+One thread sends all that waits. What is on another worker than the rest of its unit travels a second time, so where a
+tile goes follows from where it lies in the image.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,7 +12,7 @@ from typing import Any
 from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
-from tilewright.execution.scatter import scatter
+from tilewright.execution.scatter import running_workers, scatter
 from tilewright.execution.watch import Watch
 
 AT_ONCE_NBYTES = 64 * 2**20
@@ -26,18 +30,26 @@ class SentTiles:
 
 
 class TileSender:
-    """Send tiles to the workers of a cluster, in their order, while the caller goes on.
+    """Send tiles to the workers of a cluster, to each worker in their order, while the caller goes on.
 
     Parameters
     ----------
     client : distributed.Client
         A client of the cluster.
+    share_of_tile : callable
+        Takes a tile and the number of workers, and returns the number of the one to which it should go.
     report : callable
         Takes what was sent, or the error because of which nothing more is. It is called in another thread.
     """
 
-    def __init__(self, client: Client, report: Callable[[SentTiles | BaseException], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        share_of_tile: Callable[[int, int], int],
+        report: Callable[[SentTiles | BaseException], None],
+    ) -> None:
         self._client = client
+        self._share_of_tile = share_of_tile
         self._watch = Watch(client)
         self._report = report
         self._waiting: list[tuple[int, AnyArray]] = []
@@ -80,24 +92,34 @@ class TileSender:
 
     def _send_group(self) -> bool:
         """Send what goes together, and keep neither the tiles nor their futures."""
-        group = self._next_group()
-        if not group:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+        if self._closed:
             return False
-        tiles, arrays = zip(*group, strict=True)
-        futures = scatter(self._client, self._watch, arrays)
+        worker, tiles, arrays = self._next_group(running_workers(self._client, self._watch))
+        if not tiles:
+            # Closed in this moment.
+            return False
+        futures = scatter(self._client, self._watch, arrays, worker)
         if not self._closed:
-            self._report(SentTiles(tiles, tuple(futures)))
+            self._report(SentTiles(tuple(tiles), tuple(futures)))
         with self._changed:
             self._unsent_count -= len(tiles)
         return True
 
-    def _next_group(self) -> list[tuple[int, AnyArray]]:
-        """Wait for tiles, and return some that go together; none when this is closed."""
+    def _next_group(self, workers: Sequence[str]) -> tuple[str | None, list[int], list[AnyArray]]:
+        """Return the oldest tile that waits, with others that go to the same worker, and which one that is."""
+        tiles: list[int] = []
+        arrays: list[AnyArray] = []
+        nbytes = 0
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            group: list[tuple[int, AnyArray]] = []
-            nbytes = 0
-            while self._waiting and nbytes < AT_ONCE_NBYTES:
-                group.append(self._waiting.pop(0))
-                nbytes += group[-1][1].nbytes
-            return group
+            waiting, self._waiting = self._waiting, []
+            shares = [self._share_of_tile(tile, max(1, len(workers))) for tile, _ in waiting]
+            for (tile, array), share in zip(waiting, shares, strict=True):
+                if share == shares[0] and nbytes < AT_ONCE_NBYTES:
+                    tiles.append(tile)
+                    arrays.append(array)
+                    nbytes += array.nbytes
+                else:
+                    self._waiting.append((tile, array))
+        return (workers[shares[0]] if workers and shares else None), tiles, arrays
