@@ -355,7 +355,9 @@ def test_objects_that_are_not_as_stored_are_written_again_and_no_others(
     units = {unit_of(output, plan, file) for file in faulty}
     assert len(units) == len(FAULTS)
     assert (report.unit_count, report.kept_unit_count) == (len(units), plan.unit_count - len(units))
-    assert noted(tmp_path / "calls") == 1 + tiles_predicted_for(plan, units, batch_size)
+    # The first tile says what the model returns; in this process that is of use later.
+    probed = 1 if executor == "processes" or batch_size > 1 else 0
+    assert noted(tmp_path / "calls") == probed + tiles_predicted_for(plan, units, batch_size)
     after = identities(object_files(output))
     changed = {file for file in after if after[file] != before[file]}
     assert changed == {file for unit in units for file in files_of_unit(output, plan, unit)}

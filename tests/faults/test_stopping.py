@@ -52,7 +52,7 @@ STOPPED = 75
 COMPACT: dict[str, Any] = {}
 ALIGNED: dict[str, Any] = {"layout": "aligned", "memory_nbytes": 2**17}
 GATE_AT = 12
-"""At which call the model waits; the first is for the first tile alone."""
+"""At which call the model waits."""
 TILES_PER_UNIT = 9
 """Of the aligned plan, at most."""
 
@@ -298,8 +298,8 @@ def test_a_client_that_is_asked_to_stop_at_its_last_tile_has_nothing_left_to_do(
     folder: Path, start_client: Any, embedded: Client
 ) -> None:
     (folder / "begun").write_bytes(b"." * (GATE_AT - 2))
-    # One tile in one unit: behind the gate there is no more.
-    options = {"tile_size": (240, 288), "chunks": (240, 288), "memory_nbytes": None}
+    # Two tiles in one unit: behind the gate there is no more.
+    options = {"tile_size": (240, 160), "chunks": (240, 288), "memory_nbytes": None}
     process = start_client(options)
     ask_to_stop(process.pid, signal.SIGTERM, folder)
     (folder / "go").touch()

@@ -404,11 +404,28 @@ def test_the_report_counts_what_was_done(predict: Callable[..., Any], tmp_path: 
     assert "all complete" in str(report)
 
 
-def test_each_tile_is_predicted_once_and_the_first_once_more_to_see_what_comes_out(
+def test_each_tile_is_predicted_once(predict: Callable[..., Any], tmp_path: Path) -> None:
+    report = predict(CallCounter(str(tmp_path / "calls")))
+    assert noted(tmp_path / "calls") == report.tile_count
+
+
+def test_of_a_batch_the_first_tile_is_predicted_alone_too_to_see_what_comes_out(
     predict: Callable[..., Any], tmp_path: Path
 ) -> None:
-    report = predict(CallCounter(str(tmp_path / "calls")))
-    assert noted(tmp_path / "calls") == report.tile_count + 1
+    report = predict(CallCounter(str(tmp_path / "calls")), batch_size=100, layout="compact")
+    batches = [unit for unit in range(report.plan.unit_count) if report.plan.tiles_starting_in(unit)]
+    assert noted(tmp_path / "calls") == len(batches) + 1
+
+
+def test_what_the_first_tile_became_is_kept_where_the_model_uses_its_memory_again(
+    predict: Callable[..., Any],
+) -> None:
+    memory = np.zeros((1, 1, 16, 16), IMAGE.dtype)
+
+    def negative(batch: np.ndarray) -> np.ndarray:
+        return np.invert(batch, out=memory)
+
+    np.testing.assert_array_equal(predict(negative).array[...], ~IMAGE)
 
 
 # --- Stores that fail.

@@ -125,10 +125,11 @@ class Placement:
     def probe(self, plan: WritePlan) -> Probe:
         """Predict the first tile, and return what it says of the model."""
         if self._shared is not None:
+            # Which worker will be asked for the tile, nobody knows.
             return self._shared.probe(plan)
         if self._prediction is None:
             raise RuntimeError("there is no model to probe: tiles are handed over")
-        return self._prediction.probe(plan)
+        return self._prediction.probe(plan, for_use=True)
 
     def executor(self, plan: WritePlan, writer: UnitWriter) -> Executor:
         """Return an executor for one output array."""

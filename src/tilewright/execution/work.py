@@ -41,6 +41,26 @@ class _Spent:
         return taken
 
 
+class _FirstPrediction:
+    """The prediction of the first tile, by which the model was probed, until that tile is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._prediction: AnyArray | None = None
+
+    def __reduce__(self) -> tuple[type["_FirstPrediction"], tuple[()]]:
+        return _FirstPrediction, ()
+
+    def keep(self, prediction: AnyArray) -> None:
+        # The model may write to its memory again.
+        self._prediction = prediction.copy()
+
+    def take(self) -> AnyArray | None:
+        with self._lock:
+            taken, self._prediction = self._prediction, None
+        return taken
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What is known of a model when it has predicted one tile.
@@ -79,6 +99,7 @@ class TilePrediction:
     batch_size: int
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
     _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
+    _first: _FirstPrediction = field(default_factory=_FirstPrediction, repr=False, compare=False)
 
     def batches(self, plan: WritePlan, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the batches that the model must see for these tiles.
@@ -94,6 +115,9 @@ class TilePrediction:
 
     def predict(self, plan: WritePlan, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of one batch of tiles, in the data type of the plan."""
+        first = self._first.take() if tuple(tiles) == (0,) else None
+        if first is not None:
+            return [crop(first[0], plan, 0)]
         start = perf_counter()
         windows = [self.read_tile(plan, tile) for tile in tiles]
         batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
@@ -113,17 +137,21 @@ class TilePrediction:
         """Return what predicting took in this process since the last call: the next receipt carries it along."""
         return self._spent.take()
 
-    def probe(self, plan: WritePlan) -> "Probe":
+    def probe(self, plan: WritePlan, *, for_use: bool = False) -> "Probe":
         """Predict the first tile, and return what it says of the model.
 
         Parameters
         ----------
         plan : WritePlan
             Any plan of the tiles; what it says of the output does not matter.
+        for_use : bool, default=False
+            Whether to keep the prediction until the tile is asked for, where the model sees it alone.
         """
         prediction = self.predictor.predict(self.read_tile(plan, 0)[np.newaxis])
         if prediction.dtype.kind not in "buif":
             raise ModelOutputError(f"the model returned elements of type {prediction.dtype}; only numbers are stored")
+        if for_use and self.batch_size == 1:
+            self._first.keep(prediction)
         return Probe(prediction.shape[1], prediction.dtype.name, self.predictor.identity)
 
     def read_tile(self, plan: WritePlan, tile: int) -> AnyArray:
