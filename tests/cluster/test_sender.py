@@ -14,6 +14,7 @@ from tilewright.errors import ClusterGoneError
 from tilewright.execution import scatter as scatter_module
 from tilewright.execution import sender as sender_module
 from tilewright.execution.sender import SentTiles, TileSender
+from tilewright.execution.watch import Watch
 
 SECONDS = 30.0
 
@@ -81,6 +82,24 @@ def test_a_tile_goes_to_another_worker_where_its_own_takes_nothing(
     one, other = sorted(two_processes.nthreads())
     monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: ["tcp://127.0.0.1:1", one, other])
     monkeypatch.setattr(scatter_module, "ASK_SECONDS", 0.1)
+    told = Told()
+    sender = TileSender(two_processes, one_share, told.put)
+    sender.send([0], [np.ones(3)])
+    (sent,) = told.tiles(1)
+    sender.close()
+    np.testing.assert_array_equal(sent.futures[0].result(timeout=SECONDS), np.ones(3))
+
+
+def test_a_tile_goes_anywhere_while_nobody_says_who_is_there(
+    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the connection is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(two_processes, "sync", broken)
+        assert scatter_module.running_workers(two_processes, Watch(two_processes)) == []
+    monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: [])
     told = Told()
     sender = TileSender(two_processes, one_share, told.put)
     sender.send([0], [np.ones(3)])
