@@ -7,8 +7,8 @@ An event is one tile that is predicted, or one unit that is written; the time is
 tile takes is what the coordinator allocates while all tiles come and no unit is written, with its open units.
 
 The bound is a loop that counts what is missing, and nothing else: it gets the same events and gives the same
-instructions, but knows neither failures nor states nor memory, and finds each relation worked out in a list, of which
-each tile of the volume takes some hundred bytes. No coordinator of these messages in Python is faster.
+instructions, but knows neither failures nor states nor memory, and finds each relation worked out in a list, which
+takes some 400 bytes for each tile of the volume: 4 GB of 10**7 tiles.
 """
 
 import tracemalloc

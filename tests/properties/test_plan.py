@@ -56,20 +56,14 @@ def test_tiles_know_their_units_and_units_their_tiles(plan: WritePlan) -> None:
 
 
 @given(write_plans(), st.integers(1, 9))
-def test_tiles_that_begin_in_one_unit_are_in_one_share_and_shares_are_about_as_large(
+def test_shares_of_the_tiles_are_as_large_as_each_other_but_for_one_tile_of_each_layer(
     plan: WritePlan, count: int
 ) -> None:
     per_share = [0] * count
-    for unit in range(plan.unit_count):
-        tiles = plan.tiles_starting_in(unit)
-        shares = {plan.share_of_tile(tile, count) for tile in tiles}
-        assert len(shares) <= 1
-        for share in shares:
-            per_share[share] += 1
-    if all(plan.tiles_starting_in(unit) for unit in range(plan.unit_count)):
-        # Each layer of units is cut as evenly as it can be.
-        layers = plan.unit_count // plan._units_per_layer
-        assert max(per_share) - min(per_share) <= layers
+    for tile in range(plan.tile_count):
+        per_share[plan.share_of_tile(tile, count)] += 1
+    layers = next((tiling.count for tiling in plan.tilings if tiling.count > 1), 1)
+    assert max(per_share) - min(per_share) <= layers
 
 
 @given(write_plans())

@@ -1,6 +1,8 @@
 """predict_to_zarr: what is wrong is said before anything exists, and what comes out is what was asked for."""
 
+import itertools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tests.support import CallCounter, FullStore, PositionModel, noted, stitched
 from zarr.storage import MemoryStore
 
 import tilewright as tw
+from tilewright import assemble
 from tilewright.errors import (
     DestinationError,
     DestinationExistsError,
@@ -21,6 +24,8 @@ from tilewright.errors import (
     ModelOutputError,
     SourceError,
 )
+from tilewright.execution import work
+from tilewright.plan import choose
 
 IMAGE = np.random.default_rng(6).integers(0, 255, (40, 48)).astype("uint8")
 
@@ -426,6 +431,33 @@ def test_what_the_first_tile_became_is_kept_where_the_model_uses_its_memory_agai
         return np.invert(batch, out=memory)
 
     np.testing.assert_array_equal(predict(negative).array[...], ~IMAGE)
+
+
+def test_a_model_writes_to_its_memory_again_only_when_the_prediction_was_taken_from_it(
+    predict: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = np.zeros((1, 1, 16, 16), IMAGE.dtype)
+    predicted, taken = threading.Semaphore(0), itertools.count()
+
+    def negative(batch: np.ndarray) -> np.ndarray:
+        np.invert(batch, out=memory)
+        predicted.release()
+        return memory
+
+    def crop_late(*arguments: Any) -> Any:
+        if next(taken) < 5:
+            # This prediction, and the next one, if the other thread gets to it.
+            predicted.acquire(timeout=0.2)
+            predicted.acquire(timeout=0.2)
+        return assemble.crop(*arguments)
+
+    monkeypatch.setattr(work, "crop", crop_late)
+    # Tiles that units share are predicted by all threads.
+    for name in ("UNIT_NBYTES", "SMALL_UNIT_NBYTES", "LARGE_UNIT_NBYTES"):
+        monkeypatch.setattr(choose, name, 1)
+    report = predict(negative, chunks=(10, 10), layout="compact")
+    assert not report.plan.units_are_independent
+    np.testing.assert_array_equal(report.array[...], ~IMAGE)
 
 
 # --- Stores that fail.

@@ -15,6 +15,9 @@ class OwnMemory:
     copied, and kept until a further one has come: memory that is given again while it is kept was used again, and then
     all are to be copied.
 
+    Whoever has a model called by several threads holds `lock` from the call until the prediction is copied, or is known
+    to be left alone: the batch of another thread may be written to the same memory.
+
     Examples
     --------
     >>> import numpy as np
@@ -24,7 +27,7 @@ class OwnMemory:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._kept: list[AnyArray] = []
         self._is_known = False
         self._is_used_again = False
@@ -35,7 +38,7 @@ class OwnMemory:
     def is_left_alone(self, prediction: AnyArray) -> bool:
         """Tell whether this prediction may be held as it is, since the model does not write to it again."""
         if not self._is_known:
-            with self._lock:
+            with self.lock:
                 self._look_at(prediction)
         return self._is_known and not self._is_used_again
 

@@ -1,7 +1,6 @@
 """Arrays go from this process straight to workers, each under a key of its own, and from there to other workers."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -17,6 +16,8 @@ PATIENCE_SECONDS = 120.0
 """How long a cluster may be without a worker that takes anything before the run ends."""
 ASK_SECONDS = 10.0
 """How long one waits for a worker before looking again whether there still is a scheduler."""
+CHOSEN_SECONDS = 1.0
+"""How long one waits for one worker before another one will do as well."""
 PAUSE_SECONDS = 0.5
 """How long to wait after a worker that was chosen has died: the scheduler may not know it yet."""
 
@@ -25,10 +26,13 @@ def running_workers(client: Client, watch: Watch) -> list[str]:
     """Return the addresses of the workers that take anything now, in an order that stays; none if nobody says."""
     watch.wait_until_connected()
     scheduler: Any = client.scheduler
-    # A scheduler that is away may come back: whoever sends something then has the patience.
-    with suppress(OSError):
+    try:
         return sorted(client.sync(scheduler.ncores_running, workers=None))
-    return []
+    except OSError as error:
+        # A scheduler that is away may come back: whoever sends something then has the patience. As below, the error is
+        # kept for a while.
+        error.__traceback__ = None
+        return []
 
 
 def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray], worker: str | None = None) -> list[Future[Any]]:
@@ -58,8 +62,9 @@ def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray], worker: st
         watch.wait_until_connected()
         try:
             # Without hash=False two equal tiles, blank ones say, would be one.
+            timeout = ASK_SECONDS if worker is None else CHOSEN_SECONDS
             futures: list[Future[Any]] = client.scatter(
-                list(arrays), workers=worker, direct=True, hash=False, timeout=ASK_SECONDS
+                list(arrays), workers=worker, direct=True, hash=False, timeout=timeout
             )
         except OSError as error:
             # The client keeps the error for a while, and so would keep what the frames hold: all tiles of this call.

@@ -1,4 +1,4 @@
-"""Tiles that were handed over travel to workers while the next ones are predicted, those of one unit to the same one.
+"""Tiles that were handed over travel to workers while the next ones are predicted, neighbours to the same one.
 
 One thread sends all that waits. What is on another worker than the rest of its unit travels a second time, so where a
 tile goes follows from where it lies in the image.
@@ -111,15 +111,18 @@ class TileSender:
         """Return the oldest tile that waits, with others that go to the same worker, and which one that is."""
         tiles: list[int] = []
         arrays: list[AnyArray] = []
+        left: list[tuple[int, AnyArray]] = []
         nbytes = 0
         with self._changed:
             waiting, self._waiting = self._waiting, []
-            shares = [self._share_of_tile(tile, max(1, len(workers))) for tile, _ in waiting]
-            for (tile, array), share in zip(waiting, shares, strict=True):
-                if share == shares[0] and nbytes < AT_ONCE_NBYTES:
-                    tiles.append(tile)
-                    arrays.append(array)
-                    nbytes += array.nbytes
-                else:
-                    self._waiting.append((tile, array))
+        shares = [self._share_of_tile(tile, max(1, len(workers))) for tile, _ in waiting]
+        for (tile, array), share in zip(waiting, shares, strict=True):
+            if share == shares[0] and nbytes < AT_ONCE_NBYTES:
+                tiles.append(tile)
+                arrays.append(array)
+                nbytes += array.nbytes
+            else:
+                left.append((tile, array))
+        with self._changed:
+            self._waiting = left + self._waiting
         return (workers[shares[0]] if workers and shares else None), tiles, arrays

@@ -123,15 +123,19 @@ class TilePrediction:
         batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
         del windows
         read = perf_counter()
-        predictions = self.predictor.predict(batch)
-        if predictions.shape[1] != plan.channels:
-            raise ModelOutputError(
-                f"the model returned {predictions.shape[1]} channels for tiles {tuple(tiles)}, but {plan.channels} for "
-                "the first tile; all tiles must have as many"
-            )
-        self._spent.add(StageSeconds(read=read - start, model=perf_counter() - read))
-        valid = [crop(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True)]
-        return valid if self._memory.is_left_alone(predictions) else [region.copy() for region in valid]
+        with self._memory.lock:
+            predictions = self.predictor.predict(batch)
+            self._spent.add(StageSeconds(read=read - start, model=perf_counter() - read))
+            if predictions.shape[1] != plan.channels:
+                raise ModelOutputError(
+                    f"the model returned {predictions.shape[1]} channels for tiles {tuple(tiles)}, but {plan.channels} "
+                    "for the first tile; all tiles must have as many"
+                )
+            valid = (crop(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True))
+            if not self._memory.is_left_alone(predictions):
+                # Before another thread lets the model write to the same memory.
+                return [region.copy() for region in valid]
+        return list(valid)
 
     def take_seconds(self) -> StageSeconds:
         """Return what predicting took in this process since the last call: the next receipt carries it along."""
@@ -147,11 +151,16 @@ class TilePrediction:
         for_use : bool, default=False
             Whether to keep the prediction until the tile is asked for, where the model sees it alone.
         """
-        prediction = self.predictor.predict(self.read_tile(plan, 0)[np.newaxis])
+        start = perf_counter()
+        window = self.read_tile(plan, 0)
+        read = perf_counter()
+        prediction = self.predictor.predict(window[np.newaxis])
+        seconds = StageSeconds(read=read - start, model=perf_counter() - read)
         if prediction.dtype.kind not in "buif":
             raise ModelOutputError(f"the model returned elements of type {prediction.dtype}; only numbers are stored")
         if for_use and self.batch_size == 1:
             self._first.keep(prediction)
+            self._spent.add(seconds)
         return Probe(prediction.shape[1], prediction.dtype.name, self.predictor.identity)
 
     def read_tile(self, plan: WritePlan, tile: int) -> AnyArray:

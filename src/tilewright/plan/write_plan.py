@@ -252,25 +252,23 @@ class WritePlan:
     def share_of_tile(self, tile: int, count: int) -> int:
         """Return in which of so many parts of the image a tile lies, so that tiles of one unit are mostly together.
 
-        A part is a column along the axis on which the order of tiles advances last, so that all parts grow while the
-        tiles come in their order. Where there are fewer columns than parts, units are dealt out one by one.
+        The parts take up equal shares of each layer, the tiles with one place on the first axis that has several, and
+        are the same in all layers. Where a layer has fewer tiles than there are parts, tiles are dealt out one by one.
 
         Examples
         --------
         >>> from tilewright.plan import plan_write
-        >>> plan = plan_write((64, 512, 512), "ZYX", (64, 256, 256), (16, 64, 64))
+        >>> plan = plan_write((96, 512, 512), "ZYX", (64, 256, 256), (16, 64, 64))
         >>> [plan.share_of_tile(tile, 2) for tile in range(plan.tile_count)]
-        [0, 0, 1, 0, 0, 1, 0, 0, 1]
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1]
         """
-        unit = self.units_of_tile(tile)[0]
-        columns = self._units_per_layer
-        return unit % columns * count // columns if columns >= count else unit % count
+        tiles = self._tiles_per_layer
+        return tile % tiles * count // tiles if tiles >= count else tile % count
 
     @cached_property
-    def _units_per_layer(self) -> int:
-        """The number of units with one place on the first spatial axis that has several."""
-        counts = [u.count for u, name in zip(self.units, self.axes, strict=True) if name in "ZYX" and u.count > 1]
-        return prod(counts[1:])
+    def _tiles_per_layer(self) -> int:
+        """The number of tiles with one place on the first axis that has several."""
+        return prod([count for count in self._tile_counts if count > 1][1:])
 
     def tile_nbytes(self, tile: int) -> int:
         """Return the bytes of a tile's valid region."""
