@@ -14,6 +14,7 @@ takes some 400 bytes for each tile of the volume: 4 GB of 10**7 tiles.
 import tracemalloc
 from argparse import ArgumentParser
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from time import process_time
 
@@ -58,20 +59,33 @@ def answers(instruction: Instruction) -> list[Event]:
     return []
 
 
-def events_per_second(plan: WritePlan) -> float:
-    """Let a coordinator finish a plan, and return how fast it was."""
-    coordinator = Coordinator(plan)
-    waiting: deque[Event] = deque([StartAdmitting()])
+def per_second(handle: Callable[[Event], list[Instruction]], first: Iterable[Event], expected: int) -> float:
+    """Let all happen that follows from some events, and return how many events a second were handled."""
+    waiting = deque(first)
     count = 0
     start = process_time()
     while waiting:
-        for instruction in coordinator.handle(waiting.popleft()):
+        for instruction in handle(waiting.popleft()):
             waiting.extend(answers(instruction))
         count += 1
     seconds = process_time() - start
+    if count != expected:
+        raise SystemExit(f"{count} events have happened instead of {expected}")
+    return count / seconds
+
+
+def event_count(plan: WritePlan) -> int:
+    """Return how many tiles and units are told of."""
+    return plan.unit_count if plan.units_are_independent else plan.tile_count + plan.unit_count
+
+
+def events_per_second(plan: WritePlan) -> float:
+    """Let a coordinator finish a plan, and return how fast it was."""
+    coordinator = Coordinator(plan)
+    rate = per_second(coordinator.handle, [StartAdmitting()], 1 + event_count(plan))
     if not coordinator.is_complete:
         raise SystemExit("the coordinator did not finish")
-    return count / seconds
+    return rate
 
 
 def bound_per_second(plan: WritePlan) -> float:
@@ -108,21 +122,8 @@ def bound_per_second(plan: WritePlan) -> float:
 
     # Some units are asked for at once, and a further one whenever one is written.
     at_once = min(plan.unit_count, plan.largest_unit_distance + 1)
-    waiting: deque[Event] = deque()
-    for unit in range(at_once):
-        waiting.extend(answers(ask_for(unit)))
-    written = count = 0
-    start = process_time()
-    while waiting:
-        event = waiting.popleft()
-        written += isinstance(event, UnitWritten)
-        for instruction in handle(event):
-            waiting.extend(answers(instruction))
-        count += 1
-    seconds = process_time() - start
-    if written != plan.unit_count:
-        raise SystemExit("the bound did not finish")
-    return count / seconds
+    first = [event for unit in range(at_once) for event in answers(ask_for(unit))]
+    return per_second(handle, first, event_count(plan))
 
 
 def bytes_per_waiting_tile() -> float:

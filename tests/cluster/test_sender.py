@@ -38,6 +38,15 @@ class Told(queue.SimpleQueue[Any]):
         return sent
 
 
+def assert_a_tile_arrives(client: Client) -> None:
+    told = Told()
+    sender = TileSender(client, one_share, told.put)
+    sender.send([0], [np.ones(3)])
+    (sent,) = told.tiles(1)
+    sender.close()
+    np.testing.assert_array_equal(sent.futures[0].result(timeout=SECONDS), np.ones(3))
+
+
 def test_tiles_arrive_in_their_order_in_groups_that_are_not_too_large(
     two_processes: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,13 +90,8 @@ def test_a_tile_goes_to_another_worker_where_its_own_takes_nothing(
 ) -> None:
     one, other = sorted(two_processes.nthreads())
     monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: ["tcp://127.0.0.1:1", one, other])
-    monkeypatch.setattr(scatter_module, "ASK_SECONDS", 0.1)
-    told = Told()
-    sender = TileSender(two_processes, one_share, told.put)
-    sender.send([0], [np.ones(3)])
-    (sent,) = told.tiles(1)
-    sender.close()
-    np.testing.assert_array_equal(sent.futures[0].result(timeout=SECONDS), np.ones(3))
+    monkeypatch.setattr(scatter_module, "CHOSEN_SECONDS", 0.1)
+    assert_a_tile_arrives(two_processes)
 
 
 def test_a_tile_goes_anywhere_while_nobody_says_who_is_there(
@@ -100,12 +104,7 @@ def test_a_tile_goes_anywhere_while_nobody_says_who_is_there(
         patch.setattr(two_processes, "sync", broken)
         assert scatter_module.running_workers(two_processes, Watch(two_processes)) == []
     monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: [])
-    told = Told()
-    sender = TileSender(two_processes, one_share, told.put)
-    sender.send([0], [np.ones(3)])
-    (sent,) = told.tiles(1)
-    sender.close()
-    np.testing.assert_array_equal(sent.futures[0].result(timeout=SECONDS), np.ones(3))
+    assert_a_tile_arrives(two_processes)
 
 
 def test_neither_a_tile_nor_its_future_is_kept_when_it_is_sent(two_processes: Client) -> None:

@@ -1,5 +1,7 @@
 """Tiles that a trainer hands over, in whatever order, become one array per image, whole and exact, or an error."""
 
+import copy
+import pickle
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -756,6 +758,12 @@ def test_a_second_end_does_nothing_and_returns_the_same(writer: tw.WriteTilesZar
     assert writer.finalize() == reports
     assert len(reports) == 2
     assert tree(tmp_path) == before
+
+
+def test_a_strategy_that_has_not_begun_travels_and_is_copied() -> None:
+    strategy = tw.WriteTilesZarr(chunks=(8, 8))
+    for other in (pickle.loads(pickle.dumps(strategy)), copy.deepcopy(strategy)):
+        assert other.chunks == (8, 8)
 
 
 def test_an_end_without_a_beginning_does_nothing() -> None:

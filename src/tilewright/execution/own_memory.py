@@ -27,7 +27,7 @@ class OwnMemory:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         self._kept: list[AnyArray] = []
         self._is_known = False
         self._is_used_again = False
@@ -38,8 +38,7 @@ class OwnMemory:
     def is_left_alone(self, prediction: AnyArray) -> bool:
         """Tell whether this prediction may be held as it is, since the model does not write to it again."""
         if not self._is_known:
-            with self.lock:
-                self._look_at(prediction)
+            self._look_at(prediction)
         return self._is_known and not self._is_used_again
 
     def _look_at(self, prediction: AnyArray) -> None:

@@ -28,9 +28,6 @@ class _Spent:
         self._lock = threading.Lock()
         self._seconds = StageSeconds()
 
-    def __reduce__(self) -> tuple[type["_Spent"], tuple[()]]:
-        return _Spent, ()
-
     def add(self, seconds: StageSeconds) -> None:
         with self._lock:
             self._seconds.add(seconds)
@@ -45,19 +42,14 @@ class _FirstPrediction:
     """The prediction of the first tile, by which the model was probed, until that tile is asked for."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._prediction: AnyArray | None = None
-
-    def __reduce__(self) -> tuple[type["_FirstPrediction"], tuple[()]]:
-        return _FirstPrediction, ()
 
     def keep(self, prediction: AnyArray) -> None:
         # The model may write to its memory again.
         self._prediction = prediction.copy()
 
     def take(self) -> AnyArray | None:
-        with self._lock:
-            taken, self._prediction = self._prediction, None
+        taken, self._prediction = self._prediction, None
         return taken
 
 
@@ -100,6 +92,10 @@ class TilePrediction:
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
     _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
     _first: _FirstPrediction = field(default_factory=_FirstPrediction, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type["TilePrediction"], tuple[Source, Predictor, int]]:
+        # What the model has done, and in which memory, is known of the process that it is in.
+        return TilePrediction, (self.source, self.predictor, self.batch_size)
 
     def batches(self, plan: WritePlan, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the batches that the model must see for these tiles.
