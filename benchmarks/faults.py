@@ -52,8 +52,9 @@ import tilewright as tw
 from benchmarks.measure import save, table
 from tilewright.execution.remote import TASKS_PER_THREAD
 from tilewright.plan import WritePlan
-from tilewright.storage.ledger import RECORD_NBYTES, LedgerFolder, Record
-from tilewright.storage.ledger import Status as Recorded
+from tilewright.storage.ledger import LedgerFolder
+from tilewright.storage.records import RECORD_NBYTES, Record
+from tilewright.storage.records import Status as Recorded
 
 CLIENT_SECONDS = 90.0
 """A client that takes longer hangs; without faults it takes one or two,"""

@@ -27,8 +27,10 @@ from tilewright.execution.predictor import Predictor
 from tilewright.execution.run import Run
 from tilewright.execution.work import TilePrediction, Work
 from tilewright.plan import WritePlan, plan_write
+from tilewright.storage.arrays import create_array
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.options import OutputOptions
+from tilewright.storage.output import Output
 from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.source import open_source
 from tilewright.storage.unit_writer import UnitWriter
@@ -245,7 +247,7 @@ class Case:
 
     def create(self, destination: Any) -> zarr.Array:
         options = OutputOptions(self.compressors, zarr_format=self.zarr_format)
-        return Output.at(destination).create(self.plan, options)
+        return create_array(Output.at(destination), self.plan, options)
 
     def prediction(self) -> TilePrediction:
         return TilePrediction(open_source(self.image, self.axes), Predictor(self.model), self.batch_size)

@@ -14,8 +14,10 @@ from tilewright.execution.report import Report
 from tilewright.execution.stopping import GRACE_SECONDS, StopRequest, listening
 from tilewright.execution.work import TilePrediction
 from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
+from tilewright.storage.arrays import existing_array, template_array
 from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SOURCE_PATH, fingerprint_of
-from tilewright.storage.output import FULL_RESOLUTION, Output, OutputOptions, output_dtype
+from tilewright.storage.options import OutputOptions, output_dtype
+from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.source import Source, open_source
 from tilewright.verification import begun_output
 
@@ -85,8 +87,11 @@ def predict_to_zarr(
         A torch device; ``"auto"`` is a GPU where a worker has one.
     client : distributed.Client, optional
         The cluster. Where not given it is the current client's, else one in this process, closed at the end.
-    if_exists : {"fail", "overwrite", "resume"}
-        What to do where the destination exists. ``"resume"`` completes what an earlier run with the same source, model,
+    if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
+        What to do where the destination exists. ``"overwrite"`` replaces an output of tilewright, and nothing else;
+        it stays whole until the first unit of the new one is stored. ``"overwrite-foreign"`` replaces any Zarr group or
+        array, with all that is in it; files that are no Zarr are in its way too.
+        ``"resume"`` completes what an earlier run with the same source, model,
         tiles and chunks has begun, or begins; what is stored is compared with the ledger first.
     progress : bool, default=True
         Whether to show a progress line on standard error.
@@ -135,7 +140,7 @@ def predict_to_zarr(
     opened = source if isinstance(source, Source) else open_source(source, axes)
     output = Output.at(destination, ledger=ledger)
     output.check(options, opened)
-    output.check_shards(shards, options)
+    options.check_shards(shards)
     predictor = Predictor(model, device)
     request: dict[str, Any] = {
         "tile_size": tile_size,
@@ -170,7 +175,7 @@ def predict_to_zarr(
         if on_plan is not None:
             on_plan(plan)
         line.expect(plan)
-        template = output.template(plan, options)
+        template = template_array(plan, options)
         fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
         with output_run:
             run = output_run.begin(plan, fingerprint)
@@ -237,7 +242,7 @@ def repair(
     if begun.output.group:
         raise ResumeError(f"the output {begun.output} is a group of a store; pass the whole store")
     try:
-        array = begun.output.existing_array()
+        array = existing_array(begun.output)
     except FileNotFoundError:
         raise ResumeError(
             f"the array {begun.output}/{FULL_RESOLUTION} is gone, or its metadata are; use predict_to_zarr with "

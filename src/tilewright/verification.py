@@ -13,11 +13,14 @@ from tilewright.execution.checking import check_units
 from tilewright.execution.run import describe_region
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
+from tilewright.storage.arrays import existing_array, existing_group
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import array_metadata, differences
 from tilewright.storage.ledger import Header, LedgerFolder
-from tilewright.storage.lock import WriterLock
-from tilewright.storage.output import FULL_RESOLUTION, LEDGER_SUFFIX, Output
+from tilewright.storage.output import FULL_RESOLUTION, Output
+from tilewright.storage.output_lock import LEDGER_SUFFIX
+from tilewright.storage.removal import is_partial
+from tilewright.storage.surplus import surplus_objects
 from tilewright.storage.unit_checker import Condition, UnitChecker
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class Verification:
         Who is writing the output at the moment; empty where nobody is.
     metadata : list of str
         How the metadata of the array differ from those that it was created with.
+    surplus : list of str
+        What lies in the array and is none of its objects: keys relative to the array.
     """
 
     name: str
@@ -54,11 +59,12 @@ class Verification:
     conditions: dict[int, str]
     writer: str = ""
     metadata: list[str] = field(default_factory=list)
+    surplus: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every object is there, and is what was stored, and the metadata are those that they need."""
-        return not self.conditions and not self.metadata
+        """Whether every object is there, and is what was stored, no other one, and the metadata are what they need."""
+        return not (self.conditions or self.metadata or self.surplus)
 
     def units(self, condition: str) -> list[int]:
         """Return the units in this condition."""
@@ -82,6 +88,9 @@ class Verification:
         if len(self.conditions) > _SHOWN:
             lines.append(f"    and {len(self.conditions) - _SHOWN:,} more")
         lines += [f"  metadata     {text}" for text in self.metadata]
+        if self.surplus:
+            lines.append(f"  surplus      {len(self.surplus):,}, which repair removes where they are objects")
+        lines += [f"    surplus: {key}" for key in self.surplus[:_SHOWN]]
         if self.writer:
             lines.append(f"  being written by {self.writer}")
         return "\n".join(lines)
@@ -141,21 +150,28 @@ def verify(
     plan = begun.header.plan
     records = begun.ledger.records()
     metadata: list[str] = []
+    surplus: list[str] = []
     try:
-        begun.output.existing_group()
+        existing_group(begun.output)
     except FileNotFoundError:
         metadata = ["those of the group around the array are gone"]
     try:
-        array = begun.output.existing_array()
+        array = existing_array(begun.output)
     except FileNotFoundError:
         # All of its objects are missing, wherever they are looked for.
         metadata.append("those of the array are gone")
         conditions = dict.fromkeys(range(plan.unit_count), Condition.MISSING)
     else:
         metadata += differences(begun.header.array, array_metadata(array))
+        encoder = ObjectEncoder(array)
         with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
-            conditions = check_units(UnitChecker(plan, ObjectEncoder(array)), records, client, line.update)
-    holder = WriterLock(begun.ledger.path, str(begun.output)).holder()
+            conditions = check_units(UnitChecker(plan, encoder), records, client, line.update)
+        surplus = list(surplus_objects(begun.output, plan, encoder))
+    holder = begun.output.lock().holder()
+    if holder is not None:
+        # What is being written has other names until it is whole.
+        surplus = [key for key in surplus if not is_partial(key.rpartition("/")[2])]
+    metadata += [f"those of an output that is being replaced lie in {aside}" for aside in begun.output.asides()]
     return Verification(
         f"{begun.output}/{FULL_RESOLUTION}",
         plan,
@@ -163,6 +179,7 @@ def verify(
         {unit: condition.value for unit, condition in conditions.items()},
         "" if holder is None else f"process {holder.process} on {holder.host}",
         metadata,
+        surplus,
     )
 
 

@@ -46,7 +46,7 @@ from zarr.storage import LocalStore
 
 import tilewright as tw
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
-from tilewright.storage.ledger import RECORD_NBYTES
+from tilewright.storage.records import RECORD_NBYTES
 
 
 class WaitsAtTheEnd:
@@ -123,7 +123,7 @@ def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_record
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(file)
     raw = file.read_bytes()
-    assert (len(raw) - raw.index(b"\n") - 1) % RECORD_NBYTES == 0
+    assert (len(raw) - 2 * (raw.index(b"\n") + 1)) % RECORD_NBYTES == 0
     recorded = {record.unit for record in records_in(file)}
     (disk.path / "filler").unlink()
     conditions = tw.verify(output, ledger=ledger, progress=False).conditions

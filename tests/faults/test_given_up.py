@@ -43,8 +43,9 @@ from tilewright.execution.run import Run, describe_region
 from tilewright.execution.work import Work
 from tilewright.plan import WritePlan, choose, plan_write
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.ledger import LedgerFolder, Status
-from tilewright.storage.objects import Patience
+from tilewright.storage.ledger import LedgerFolder
+from tilewright.storage.patience import Patience
+from tilewright.storage.records import Status
 from tilewright.storage.unit_writer import UnitWriter
 
 ROOT = Path(__file__).parent.parent.parent

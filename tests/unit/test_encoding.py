@@ -26,9 +26,10 @@ from tilewright.execution.run import Run
 from tilewright.execution.work import Work
 from tilewright.plan import WritePlan, plan_write
 from tilewright.storage import objects as objects_module
+from tilewright.storage.arrays import template_array
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.objects import Patience
-from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.options import OutputOptions
+from tilewright.storage.patience import Patience
 from tilewright.storage.unit_writer import UnitWriter
 
 SHAPE = (13, 17)
@@ -305,7 +306,7 @@ def test_what_nobody_chooses_is_blosc_with_shuffled_bits_and_encoded_here(
     dtype: str, name: str, zarr_format: int
 ) -> None:
     plan = plan_of(dtype, None)
-    array = Output.template(plan, OutputOptions(zarr_format=zarr_format))
+    array = template_array(plan, OutputOptions(zarr_format=zarr_format))
     (codec,) = array.compressors
     found = codec.get_config() if zarr_format == 2 else codec.to_dict()["configuration"]
     assert found["cname"] == name

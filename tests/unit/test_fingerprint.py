@@ -22,6 +22,7 @@ from zarr.storage import MemoryStore
 
 from tilewright.execution.model_identity import model_identity
 from tilewright.plan import plan_write
+from tilewright.storage.arrays import template_array
 from tilewright.storage.fingerprint import (
     array_digest,
     array_metadata,
@@ -29,7 +30,7 @@ from tilewright.storage.fingerprint import (
     fingerprint_of,
     identity_of,
 )
-from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.options import OutputOptions
 from tilewright.storage.source import open_source
 
 IMAGE = np.random.default_rng(11).integers(0, 60_000, (40, 50)).astype("uint16")
@@ -84,7 +85,7 @@ def fingerprint(source: Any = IMAGE, model: str = "a model", axes: str = "YX", *
     opened = open_source(source, axes)
     request: dict[str, Any] = {"tile_size": (16, 16), "overlap": (4, 4), "dtype": "float32", "layout": "compact"}
     plan = plan_write(opened.axes.shape, axes, **request | asked_for)
-    return fingerprint_of(opened, model, "predict_to_zarr", plan, Output.template(plan, options))
+    return fingerprint_of(opened, model, "predict_to_zarr", plan, template_array(plan, options))
 
 
 @pytest.mark.parametrize(

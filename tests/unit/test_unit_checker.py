@@ -28,7 +28,7 @@ from tilewright.geometry import AxisUnits
 from tilewright.plan import WritePlan, plan_write
 from tilewright.storage import unit_checker
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.ledger import Record, Status
+from tilewright.storage.records import Record, Status
 from tilewright.storage.unit_checker import Condition, UnitChecker
 from tilewright.storage.unit_writer import UnitWriter
 

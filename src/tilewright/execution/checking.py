@@ -10,7 +10,7 @@ from distributed import CancelledError, Client, as_completed
 
 from tilewright.execution.cluster import shares_memory
 from tilewright.execution.watch import Watch, gone
-from tilewright.storage.ledger import Record, Records
+from tilewright.storage.records import Record, Records
 from tilewright.storage.unit_checker import Condition, UnitChecker
 
 GROUP_NBYTES = 128 * 2**20

@@ -5,25 +5,37 @@ ledger says, never less.
 """
 
 import logging
+import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from threading import Thread
 from typing import Any, Self
 
 import zarr
 
 from tilewright.coordinator import Coordinator
-from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, UnitGivenUpError
+from tilewright.errors import (
+    DestinationExistsError,
+    OutputInUseError,
+    ResumeError,
+    RunStoppedError,
+    UnitGivenUpError,
+)
 from tilewright.execution.checking import check_units
 from tilewright.execution.cluster import Placement
 from tilewright.execution.report import Report, Tally
 from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan
+from tilewright.storage.arrays import create_array, open_array, template_array
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import Fingerprint, array_metadata, differences
-from tilewright.storage.ledger import Header, Ledger, LedgerFolder, Records
-from tilewright.storage.lock import LockGuard, WriterLock
-from tilewright.storage.output import Output, OutputOptions
+from tilewright.storage.ledger import EVERYTHING, NOTHING, OUTPUT, Header, Ledger, LedgerFolder
+from tilewright.storage.options import OutputOptions
+from tilewright.storage.output import Output
 from tilewright.storage.receipts import UnitReceipt
+from tilewright.storage.records import Records
+from tilewright.storage.replacement import Replacement
+from tilewright.storage.surplus import remove_surplus
 from tilewright.storage.unit_checker import UnitChecker
 from tilewright.storage.unit_writer import UnitWriter
 
@@ -67,7 +79,12 @@ class OutputRun:
         self._placement = placement
         self._callbacks = callbacks or Callbacks()
         self._opened = ExitStack()
-        self._lock: WriterLock | None = None
+        self._lock = output.lock()
+        self._replacement = Replacement(output, self._lock.check)
+        self._finishing: Thread | None = None
+        self._is_replacing = False
+        self._has_begun_to_replace = False
+        self._number = 1
         self._ledger: Ledger | None = None
         self._run: Run | None = None
         self.tally = Tally()
@@ -87,20 +104,15 @@ class OutputRun:
         OutputInUseError
             If another process has it.
         """
-        if self.output.ledger is not None:
-            self._lock = WriterLock(self.output.ledger.path, str(self.output))
-            try:
-                self._lock.acquire()
-            except DestinationError:
-                raise
-            except OSError as error:
-                reason = f"the ledger {self.output.ledger} cannot be written: {error.strerror}; mend that, or choose "
-                reason += "another folder for it, or for the output"
-                raise DestinationError(error.errno, reason, error.filename) from error
-            self._opened.callback(self._lock.release)
+        ledger = self.output.ledger
+        number = 1 if ledger is None else ledger.next_number()
+        self._lock.acquire(number, has_workers=not self._placement.is_here)
+        # A run that has just ended may have taken the number.
+        self._number = max(self._lock.number, number if ledger is None else ledger.next_number())
+        self._opened.callback(self._lock.release)
         if not self._placement.is_here:
-            # Workers that are killed leave them, and nobody else may while the lock is held.
-            self._opened.callback(self.output.remove_partial_files)
+            # Workers that are killed leave them, and no other process may remove them while the lock is held.
+            self._opened.callback(self._remove_partial_files)
 
     def header(self) -> Header | None:
         """Return what the output was begun from, where it is to be completed and was begun."""
@@ -133,13 +145,16 @@ class OutputRun:
             raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
         kept: list[int] = []
         if found is None:
-            # Again, now that nobody else can create it.
+            # Again, now that no other run can create it.
             self.output.check(self._options)
             self.output.check_space(self._options, plan.output_nbytes)
             array = self._create(plan, fingerprint)
         else:
-            array = self.output.open(plan, self._options)
-        writer = UnitWriter(plan, ObjectEncoder(array), guard=self._guard())
+            self._check_last_holder(found.fingerprint == fingerprint)
+            self._replacement.go_on()
+            self._is_replacing = self._replacement.is_pending
+            array = open_array(self.output, plan, self._options)
+        writer = UnitWriter(plan, ObjectEncoder(array), guard=self._lock.guard())
         if found is not None:
             kept = self._intact_units(writer)
         # Of the others there are fewer, mostly, and each costs some microseconds.
@@ -149,7 +164,7 @@ class OutputRun:
         if found is not None:
             self.output.check_space(self._options, plan.output_nbytes - self.tally.kept_nbytes)
             if len(kept) < plan.unit_count:
-                self._append_to_ledger(self._new_header(plan, fingerprint))
+                self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
         self._callbacks.kept(len(kept), kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
@@ -194,6 +209,8 @@ class OutputRun:
                 # What ended in this moment is worth a line in the ledger. What ends the run matters more.
                 with suppress(Exception):
                     run.settle()
+            with suppress(OutputInUseError):
+                self._end_replacement()
         finally:
             self._opened.close()
 
@@ -208,58 +225,120 @@ class OutputRun:
 
     def given_up(self, unit: int) -> None:
         """Record a unit that is given up; it reads as the fill value from now on."""
+        self._lock.check()
         if self._ledger is not None:
             self._ledger.add_given_up(unit)
             self._ledger.flush()
         try:
             self._writer.erase(unit)
+        except OutputInUseError:
+            raise
         except Exception:
             _log.warning("the objects of unit %d of %s could not be removed", unit, self.output, exc_info=True)
 
     def flush(self) -> None:
         """Bring the ledger up to date."""
-        if self._lock is not None:
-            self._lock.check()
+        self._lock.check()
         if self._ledger is not None:
             self._ledger.flush()
+        if self._is_replacing and self.tally.unit_count:
+            self._is_replacing = False
+            # It may be millions of files.
+            self._finishing = Thread(target=self._finish_replacement, name="tilewright-replaced")
+            self._finishing.start()
 
     # How it begins.
 
     def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:
         """Create the output, and before it the ledger: an array without one could never be completed."""
+        ledger = self.output.ledger
+        if ledger is not None:
+            self._check_ledger(ledger)
+        self._check_last_holder(is_same=False)
         # In memory first: what zarr does not take must not cost what is there.
-        header = self._new_header(plan, fingerprint)
-        if self.output.ledger is not None:
-            self._check_ledger(self.output.ledger)
-            self.output.ledger.clear()
+        header = self._new_header(plan, fingerprint, NOTHING)
+        self._replacement.settle()
+        is_there = not self.output.listing.is_empty or bool(self.output.asides())
+        if is_there or (ledger is not None and ledger.files()):
+            header = replace(header, replaces=EVERYTHING if self._options.overwrites_foreign else OUTPUT)
+            self._is_replacing = self._has_begun_to_replace = True
+        if is_there and self._options.overwrites_foreign:
+            _log.warning("%s is replaced, with all Zarr groups and arrays in it", self.output)
         self._append_to_ledger(header)
-        return self.output.create(plan, self._options)
+        if is_there and not self.output.asides():
+            self._replacement.make_room(self._number, also_zarr=self._options.overwrites_foreign)
+        self._lock.check()
+        return create_array(self.output, plan, self._options)
 
-    def _guard(self) -> LockGuard | None:
-        """Return what keeps a task from writing when this run has ended, where workers see the lock."""
-        return self._lock.guard() if self._lock is not None and self.output.ledger_path is None else None
+    def _check_last_holder(self, is_same: bool) -> None:
+        """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
+
+        Where each object is a file, such a task finds that its temporary file is gone; see `put_object`.
+        """
+        last = self._lock.taken_from
+        if last is None or is_same or self.output.is_fenced or not last.may_still_write:
+            return
+        if self.output.listing.is_empty:
+            return
+        raise OutputInUseError(
+            f"the run of process {last.process} on {last.host} has not given the output {self.output} back, and its "
+            "tasks may still write there; complete it with if_exists='resume' and the same arguments, or choose "
+            "another destination"
+        )
+
+    def _finish_replacement(self) -> None:
+        try:
+            self._replacement.finish()
+        except Exception:
+            _log.warning("what %s has replaced could not be removed", self.output, exc_info=True)
+
+    def _end_replacement(self) -> None:
+        """Finish a replacement, or roll it back where the run has failed before a unit was stored."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        error = sys.exception()
+        has_failed = isinstance(error, Exception) and not isinstance(error, RunStoppedError | OutputInUseError)
+        if has_failed and self._is_replacing and self._has_begun_to_replace:
+            if self._ledger is not None:
+                self._ledger.close()
+            self._replacement.roll_back(self._number)
+
+    def _remove_partial_files(self) -> None:
+        with suppress(OutputInUseError):
+            self._lock.check()
+            self.output.remove_partial_files()
 
     def _check_ledger(self, ledger: LedgerFolder) -> None:
-        """Refuse to remove the ledger of another output, which a user may have named by mistake."""
-        header = ledger.header() if self.output.ledger_path is not None else None
-        if header is not None and header.output != str(self.output):
-            raise DestinationExistsError(
-                f"the ledger {ledger} is that of the output {header.output}; choose another folder for that of "
-                f"{self.output}"
-            )
+        """Refuse a ledger of another output, which a user may have named by mistake, and one with files of others."""
+        for file in ledger.files():
+            if not file.is_ours:
+                raise DestinationExistsError(
+                    f"{file.path} has the name of a file of a ledger, and is none of tilewright; move it away, or "
+                    "choose another folder for the ledger"
+                )
+            is_chosen = self.output.ledger_path is not None
+            if is_chosen and (file.header is None or file.header.output != str(self.output)):
+                other = "unknown" if file.header is None else file.header.output
+                raise DestinationExistsError(
+                    f"the ledger {ledger} is that of the output {other}; choose another folder for that of "
+                    f"{self.output}"
+                )
 
-    def _new_header(self, plan: WritePlan, fingerprint: Fingerprint) -> Header:
-        template = array_metadata(self.output.template(plan, self._options))
-        return Header(fingerprint, plan, str(self.output), template)
+    def _new_header(self, plan: WritePlan, fingerprint: Fingerprint, replaces: str) -> Header:
+        template = array_metadata(template_array(plan, self._options))
+        return Header(fingerprint, plan, str(self.output), template, replaces)
 
     def _append_to_ledger(self, header: Header) -> None:
-        if self.output.ledger is not None:
-            self._ledger = self.output.ledger.begin(header)
+        ledger = self.output.ledger
+        if ledger is not None:
+            self._ledger = ledger.begin(header, self._number, self._lock.check)
             self._opened.callback(self._ledger.close)
 
     def _intact_units(self, writer: UnitWriter) -> list[int]:
         """Compare what is stored with what the ledger says, and return the units that are as it says."""
         self.output.remove_partial_files()
+        remove_surplus(self.output, writer.plan, writer.encoder, self._lock.check)
         records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
         checker = UnitChecker(writer.plan, writer.encoder)
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)

@@ -22,11 +22,11 @@ from tilewright.coordinator import (
     TilesOffered,
     UnitFailed,
 )
-from tilewright.errors import DestinationError, RunStoppedError, UnitGivenUpError
+from tilewright.errors import DestinationError, OutputInUseError, RunStoppedError, UnitGivenUpError
 from tilewright.execution.executor import Executor
 from tilewright.execution.stopping import StopRequest
 from tilewright.geometry import Region
-from tilewright.storage.objects import is_fatal
+from tilewright.storage.patience import is_fatal
 from tilewright.storage.receipts import UnitReceipt
 
 HOPELESS = 3
@@ -89,6 +89,8 @@ class Run:
             The error of the model, the source or the store, where no unit at all could be written.
         DestinationError
             If the disk is full.
+        OutputInUseError
+            If the run does not hold its lock any more.
         """
         if stop is not None:
             stop.is_heeded = True
@@ -177,7 +179,7 @@ class Run:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, UnitFailed):
-            self._check_disk(event)
+            self._check_store(event)
         for instruction in self.coordinator.handle(event):
             self._carry_out(instruction)
 
@@ -193,8 +195,11 @@ class Run:
             case _:
                 self.executor.carry_out(instruction)
 
-    def _check_disk(self, failed: UnitFailed) -> None:
+    def _check_store(self, failed: UnitFailed) -> None:
+        """Raise where no later attempt can be better: another run has the output, or the disk is full."""
         error = self.executor.error_behind(failed.reason)
+        if isinstance(error, OutputInUseError):
+            raise error
         if isinstance(error, OSError) and is_fatal(error):
             full = DestinationError(
                 error.errno,

@@ -1,125 +1,37 @@
 """The ledger says that a unit is stored only after it is, and what a crash tears off it is a record that never was.
 
-It is a folder beside the store. Each run appends to one file of its own: a line of text, the header, which says what
-is written from what; then records of one length, each with a checksum of its own. The last record of a unit counts.
+It is a folder beside the store. Each run appends to one file of its own, which has the fencing number of the run: the
+header twice, each a line of text, which says what is written from what; then records of one length. The last record of
+a unit counts. Where a header says that it replaces, what earlier files say is about an output that is no more, or that
+was moved aside.
 """
 
+import errno
 import json
 import os
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zlib import crc32
 
-import numpy as np
-
-from tilewright.errors import DestinationError, ResumeError
+from tilewright.errors import DestinationError, OutputInUseError, ResumeError
 from tilewright.plan import WritePlan
-from tilewright.storage.objects import naming, write_file
+from tilewright.storage.objects import write_file
+from tilewright.storage.patience import naming
 from tilewright.storage.receipts import UnitReceipt
+from tilewright.storage.records import RECORD_NBYTES, Record, Records, Status
+from tilewright.storage.removal import remove_file
 
-_MAGIC = "tilewright-ledger-1"
+_MAGIC = b"tilewright-ledger-2"
 _SUFFIX = ".ledger"
-_FIELDS = struct.Struct("<QQQII")
-_CHECKSUM = struct.Struct("<I")
-RECORD_NBYTES = _FIELDS.size + _CHECKSUM.size
-"""Bytes of the ledger per unit."""
-
-
-class Status(IntEnum):
-    """What became of a unit."""
-
-    WRITTEN = 1
-    GIVEN_UP = 2
-
-
-_STATUSES = frozenset(Status)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the ledger says of one unit.
-
-    Parameters
-    ----------
-    unit : int
-        Which one.
-    status : Status
-        What became of it.
-    object_count : int
-        Its stored objects.
-    stored_nbytes : int
-        Their bytes, as encoded.
-    digest : int
-        Their `UnitDigest`.
-    """
-
-    unit: int
-    status: Status
-    object_count: int = 0
-    stored_nbytes: int = 0
-    digest: int = 0
-
-    def to_bytes(self) -> bytes:
-        """Return the record as it lies in the file.
-
-        Examples
-        --------
-        >>> record = Record(7, Status.WRITTEN, 1, 4096, 2**63)
-        >>> Record.from_bytes(record.to_bytes()) == record
-        True
-        """
-        fields = _FIELDS.pack(self.unit, self.stored_nbytes, self.digest, self.object_count, self.status)
-        return fields + _CHECKSUM.pack(crc32(fields))
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> "Record | None":
-        """Return the record that these bytes are, or None where they are none."""
-        if len(raw) < RECORD_NBYTES:
-            return None
-        unit, stored_nbytes, digest, object_count, status = _FIELDS.unpack_from(raw)
-        (checksum,) = _CHECKSUM.unpack_from(raw, _FIELDS.size)
-        if checksum != crc32(raw[: _FIELDS.size]) or status not in _STATUSES:
-            return None
-        return cls(unit, Status(status), object_count, stored_nbytes, digest)
-
-
-class Records:
-    """The last record of each unit, in the order of units; there may be millions, so that they stay as they are stored.
-
-    Parameters
-    ----------
-    raw : bytes
-        Whole records one after the other, in the order in which they were made.
-
-    Examples
-    --------
-    >>> made = [Record(3, Status.GIVEN_UP), Record(1, Status.WRITTEN, 1, 8, 2), Record(3, Status.WRITTEN, 1, 8, 4)]
-    >>> records = Records(b"".join(record.to_bytes() for record in made))
-    >>> list(records) == [made[1], made[2]], records.absent(5)
-    (True, [0, 2, 4])
-    """
-
-    def __init__(self, raw: bytes) -> None:
-        rows = np.frombuffer(raw, np.dtype(("V", RECORD_NBYTES)))
-        units = np.frombuffer(raw, np.uint8).reshape(-1, RECORD_NBYTES)[:, :8].copy().view("<u8").reshape(-1)
-        self._units, last = np.unique(units[::-1], return_index=True)
-        self._rows = rows[::-1][last]
-
-    def __len__(self) -> int:
-        return len(self._units)
-
-    def __iter__(self) -> Iterator[Record]:
-        return (record for row in self._rows if (record := Record.from_bytes(row.tobytes())) is not None)
-
-    def absent(self, unit_count: int) -> list[int]:
-        """Return the units that have no record."""
-        is_absent = np.ones(unit_count, bool)
-        is_absent[self._units[self._units < unit_count]] = False
-        return [int(unit) for unit in np.flatnonzero(is_absent)]
+_NAME = re.compile(r"\d{6}\.ledger")
+_LARGEST_HEADER_NBYTES = 2**24
+NOTHING, OUTPUT, EVERYTHING = "", "output", "zarr"
+"""What a run may replace."""
 
 
 @dataclass(frozen=True)
@@ -136,27 +48,121 @@ class Header:
         Where the output was when the run began.
     array : dict
         The metadata of the array, as they are stored.
+    replaces : {"", "output", "zarr"}
+        What this run replaces: nothing, the output that earlier files of the folder are about, or any Zarr node.
     """
 
     fingerprint: dict[str, Any]
     plan: WritePlan
     output: str = ""
     array: dict[str, Any] = field(default_factory=dict)
+    replaces: str = ""
 
-    def to_line(self) -> bytes:
-        """Return the first line of a file."""
-        text = json.dumps({**vars(self), "plan": self.plan.to_dict()}, sort_keys=True)
-        return f"{_MAGIC} {crc32(text.encode()):08x} {text}\n".encode()
+    def to_bytes(self) -> bytes:
+        """Return the beginning of a file: the same line of text twice, so that a damaged byte spoils one of them."""
+        text = json.dumps({**vars(self), "plan": self.plan.to_dict()}, sort_keys=True).encode()
+        return 2 * (b"%s %08x %s\n" % (_MAGIC, crc32(text), text))
 
     @classmethod
     def from_line(cls, line: bytes) -> "Header | None":
         """Return the header that this line is, or None where it is none."""
         magic, _, rest = line.partition(b" ")
         checksum, _, text = rest.removesuffix(b"\n").partition(b" ")
-        if magic != _MAGIC.encode() or checksum != b"%08x" % crc32(text):
+        if magic != _MAGIC or checksum != b"%08x" % crc32(text):
             return None
-        fields = json.loads(text)
-        return cls(**fields | {"plan": WritePlan.from_dict(fields["plan"])})
+        try:
+            fields = json.loads(text)
+            header = cls(**fields | {"plan": WritePlan.from_dict(fields["plan"])})
+            header._check()
+        except Exception:
+            # Made by hand: whatever it says, it is about no output.
+            return None
+        return header
+
+    def _check(self) -> None:
+        """Raise where a field is of another type, or the plan is about no image."""
+        if not (isinstance(self.fingerprint, dict) and isinstance(self.array, dict) and isinstance(self.output, str)):
+            raise TypeError("a field of the header has another type")
+        if self.replaces not in (NOTHING, OUTPUT, EVERYTHING):
+            raise ValueError(f"no run replaces {self.replaces!r}")
+        plan = self.plan
+        for unit in (0, plan.unit_count - 1):
+            plan.unit_region(unit)
+            plan.objects_of_unit(unit)
+        for number in (plan.output_nbytes // plan.itemsize, plan.tile_count, plan.compact_tile_count):
+            if number < 1:
+                raise ValueError("the plan is about no image")
+        plan.valid_region(plan.tile_count - 1)
+
+
+@dataclass(frozen=True)
+class LedgerFile:
+    """One file of a ledger, as it is found.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """The fencing number of the run that wrote it."""
+        return int(self.path.stem)
+
+    @cached_property
+    def _head(self) -> tuple[Header | None, int, bool]:
+        """The header, where the records begin, and whether the file is one of tilewright, even if it is damaged."""
+        with self._opened() as opened:
+            first = opened.readline(_LARGEST_HEADER_NBYTES)
+            header = Header.from_line(first)
+            if header is not None:
+                return header, 2 * len(first), True
+            # One of the two lines is damaged, perhaps at its end: then both are read as one.
+            head = first + opened.read(_LARGEST_HEADER_NBYTES)
+        for found in re.finditer(re.escape(_MAGIC), head):
+            end = head.find(b"\n", found.start()) + 1
+            header = Header.from_line(head[found.start() : end]) if end else None
+            if header is not None:
+                return header, end, True
+        return None, 0, _MAGIC.split(b"-2")[0] in head
+
+    @property
+    def header(self) -> Header | None:
+        """What it is about; None where that cannot be read."""
+        return self._head[0]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a file of a ledger, even if its header is damaged."""
+        return self._head[2]
+
+    def records(self) -> Iterator[bytes]:
+        """Iterate over the records that are whole, as they lie in it."""
+        header, start, _ = self._head
+        if header is None:
+            # What these records are about is not known.
+            return
+        with self._opened() as opened:
+            opened.seek(start)
+            while raw := opened.read(RECORD_NBYTES):
+                if Record.from_bytes(raw) is not None:
+                    yield raw
+
+    def _opened(self) -> BinaryIO:
+        """Open the file, and never wait for it as one would for a pipe."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise ResumeError(
+                f"the file {self.path} of the ledger cannot be read: {error.strerror}; mend that, or move it away"
+            ) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ResumeError(f"{self.path} has the name of a file of a ledger, and is no file; move it away")
+        return os.fdopen(descriptor, "rb", buffering=2**16 * RECORD_NBYTES)
 
 
 @dataclass(frozen=True)
@@ -174,51 +180,115 @@ class LedgerFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def files(self) -> list[LedgerFile]:
+        """Return its files, in the order of the runs."""
+        try:
+            names = sorted(filter(_NAME.fullmatch, os.listdir(self.path)))  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            reason = "the ledger is no folder, or lies in none; choose another one"
+            raise DestinationError(errno.ENOTDIR, reason, str(self)) from None
+        except OSError as error:
+            raise ResumeError(f"the ledger {self} cannot be read: {error.strerror}; mend that") from error
+        return [LedgerFile(self.path / name) for name in names]
+
+    def current(self) -> list[LedgerFile]:
+        """Return the files that are about the output as it is now: since the last run that replaced another one."""
+        files = self.files()
+        starts = [index for index, file in enumerate(files) if file.header is not None and file.header.replaces]
+        return files[starts[-1] :] if starts else files
+
     def header(self) -> Header | None:
         """Return what the ledger is about, or None where there is none.
 
         Raises
         ------
         ResumeError
-            If there are files, and none can be read.
+            If there are files, and none can be read, or they are about different outputs.
         """
-        files = self._files()
-        for file in files:
-            with file.open("rb") as opened:
-                header = Header.from_line(opened.readline())
-            if header is not None:
-                return header
-        if files:
+        files = self.current()
+        header = self._header_of(files)
+        if files and header is None:
             raise ResumeError(
-                f"the ledger {self} is damaged: no file of it has a readable header; write the output anew"
+                f"the ledger {self} is damaged: no file of it has a readable header; write the output anew with "
+                "if_exists='overwrite', or move the ledger away"
             )
-        return None
+        return header
 
-    def records(self) -> "Records":
-        """Return the last record of each unit."""
-        return Records(b"".join(record for file in self._files() for record in _records_of(file)))
+    def _header_of(self, files: list[LedgerFile]) -> Header | None:
+        """Return what files are about, which must be the same output; None where no header can be read."""
+        readable = [(file, file.header) for file in files if file.header is not None]
+        if not readable:
+            return None
+        first, header = readable[0]
+        for file, other in readable[1:]:
+            if _what_it_is_about(other) != _what_it_is_about(header):
+                raise ResumeError(
+                    f"the files {first.path} and {file.path} of one ledger are about different outputs; move the one "
+                    "away that does not belong there"
+                )
+        return header
 
-    def begin(self, header: Header) -> "Ledger":
-        """Return a ledger to which this run appends, in a new file."""
+    def records(self) -> Records:
+        """Return the last record of each unit; records of units that are not in the plan are none."""
+        files = self.current()
+        header = self._header_of(files)
+        records = Records(b"".join(record for file in files for record in file.records()))
+        return records if header is None else records.below(header.plan.unit_count)
+
+    def replaced(self) -> list[LedgerFile]:
+        """Return the files that are about an output that was, or is being, replaced."""
+        current = {file.path for file in self.current()}
+        return [file for file in self.files() if file.path not in current]
+
+    def next_number(self) -> int:
+        """Return a fencing number that is larger than that of every run that has written here."""
+        return max((file.number for file in self.files()), default=0) + 1
+
+    def begin(self, header: Header, number: int, check: Callable[[], None]) -> "Ledger":
+        """Return a ledger to which this run appends, in a new file.
+
+        Parameters
+        ----------
+        header : Header
+            What is written.
+        number : int
+            The fencing number of the run.
+        check : callable
+            Raises OutputInUseError where this run does not hold the lock any more.
+
+        Raises
+        ------
+        OutputInUseError
+            If a run with that number has begun.
+        """
+        file = self.path / f"{number:06d}{_SUFFIX}"
         with naming(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            last = max((int(file.stem) for file in self._files()), default=0)
-            file = self.path / f"{last + 1:06d}{_SUFFIX}"
-            write_file(file, [header.to_line()])
-        return Ledger(file)
+        if file.exists():
+            raise OutputInUseError(f"another run has begun {file}; run this one again")
+        beginning = header.to_bytes()
+        with naming(self.path):
+            write_file(file, [beginning], check)
+        return Ledger(file, len(beginning))
 
-    def clear(self) -> None:
-        """Remove what earlier runs have said, of an output that is no more."""
-        for file in self._files():
-            file.unlink(missing_ok=True)
+    def remove(self, files: list[LedgerFile], check: Callable[[], None]) -> None:
+        """Remove files of an output that is no more; what is no file of a ledger stays."""
+        for file in files:
+            if file.is_ours:
+                check()
+                remove_file(file.path)
 
     def inner(self) -> list[str]:
         """Return the names of the ledgers that lie in this folder: of the groups of a common store."""
         folders = {file.parent for file in self.path.rglob(f"*{_SUFFIX}") if file.is_file()} - {self.path}
         return sorted(str(folder.relative_to(self.path)) for folder in folders)
 
-    def _files(self) -> list[Path]:
-        return sorted(file for file in self.path.glob(f"*{_SUFFIX}") if file.stem.isdigit())
+
+def _what_it_is_about(header: Header) -> Header:
+    """Return what all headers of one output share: not where it was, nor how much memory a run had."""
+    return replace(header, output="", replaces="", plan=replace(header.plan, window_nbytes=0))
 
 
 class Ledger:
@@ -230,10 +300,13 @@ class Ledger:
     ----------
     file : Path
         The file, with its header.
+    header_nbytes : int
+        Where its records begin.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, header_nbytes: int) -> None:
         self.file = file
+        self._header_nbytes = header_nbytes
         self._waiting = bytearray()
         with naming(file):
             self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -284,20 +357,7 @@ class Ledger:
             os.close(self._descriptor)
 
     def _drop_torn_record(self) -> None:
-        with self.file.open("rb") as opened:
-            header_nbytes = len(opened.readline())
-        whole = header_nbytes + (self._nbytes - header_nbytes) // RECORD_NBYTES * RECORD_NBYTES
+        whole = self._header_nbytes + (self._nbytes - self._header_nbytes) // RECORD_NBYTES * RECORD_NBYTES
         self._waiting.clear()
         os.ftruncate(self._descriptor, whole)
         self._nbytes = whole
-
-
-def _records_of(file: Path) -> Iterator[bytes]:
-    """Iterate over the records of a file that are whole, as they lie in it."""
-    with file.open("rb", buffering=2**16 * RECORD_NBYTES) as opened:
-        if Header.from_line(opened.readline()) is None:
-            # Nobody knows what these records are about.
-            return
-        while raw := opened.read(RECORD_NBYTES):
-            if Record.from_bytes(raw) is not None:
-                yield raw

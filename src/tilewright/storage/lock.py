@@ -1,115 +1,56 @@
-"""At most one process writes an output, and one that is dead keeps nobody from it for long.
+"""At most one process holds a lock, and one that is dead keeps no other from it for long.
 
-The lock is a file that says who holds it. On the same machine the process itself is looked for; the holder on another
+The lock is a file that names its holder. On the same machine the process itself is looked for; the holder on another
 machine shows that it lives by touching the file again and again.
 """
 
 import errno
-import json
 import os
-import socket
+import re
 import threading
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic, sleep, time
-from typing import Any
-
-import psutil
+from time import monotonic, sleep
+from typing import Protocol
 
 from tilewright.errors import OutputInUseError
-from tilewright.storage.objects import naming, write_file
+from tilewright.storage.holder import Holder
+from tilewright.storage.objects import write_file
+from tilewright.storage.patience import naming
+from tilewright.storage.removal import remove_empty_folder, remove_file, replace_file
 
 BEAT_SECONDS = 5.0
 """How often a holder touches its file."""
 DEAD_SECONDS = 30.0
 """How long the file of a holder on another machine must stay untouched until it counts as dead."""
-GUARD_SECONDS = 0.1
-"""How long a task relies on its last look at the lock."""
 _LOOK_SECONDS = 1.0
 _NAME = "lock"
 _ATTEMPTS = 20
+_LEFTOVER = re.compile(rf"{_NAME}(\.([0-9a-f]{{32}}|unknown))+(\.partial)?")
 _dead: dict[tuple[str, int, float], int] = {}
 """Holders on other machines that were found dead, and when they had touched their lock last."""
 
 
-@cache
-def _this_machine() -> str:
-    """Return what tells this machine, since it was started, and this container, from all others."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        # Processes of another one cannot be seen from here.
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
+class Guard(Protocol):
+    """A proof of the lock that travels with each task."""
+
+    def check(self) -> None:
+        """Raise OutputInUseError where the run does not hold its lock any more."""
+
+
+def lost(lock: object, output: str = "the output") -> OutputInUseError:
+    """Return the error of a run whose lock is gone."""
+    return OutputInUseError(
+        f"the lock {lock} of {output} was removed, or taken away from this run, which had not touched it for too long; "
+        "nothing more is written. What is written is complete, the rest is missing"
+    )
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who holds a lock.
-
-    Parameters
-    ----------
-    host, machine : str
-        The name of the machine, and what tells it, and a container on it, from all others.
-    process : int
-        The process on it.
-    process_started, since : float
-        When the process was started, and when it took the lock, in seconds since 1970.
-    token : str
-        What tells this lock from any other of the same process.
-    """
-
-    host: str
-    machine: str
-    process: int
-    process_started: float
-    since: float
-    token: str
-
-    @classmethod
-    def me(cls) -> "Holder":
-        """Return this process as the holder of a new lock."""
-        started = psutil.Process().create_time()
-        return cls(socket.gethostname(), _this_machine(), os.getpid(), started, time(), uuid.uuid4().hex)
-
-    @classmethod
-    def read(cls, path: Path) -> "Holder | None":
-        """Return who holds the lock, or None where nobody does."""
-        try:
-            holder = cls(**json.loads(path.read_bytes()))
-            is_whole = type(holder.process) is int and holder.process > 0 and str(holder.token).isalnum()
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            is_whole = False
-        # Else it is being written at this moment, on a file system without links.
-        return holder if is_whole else cls("an unknown machine", "", 0, 0.0, 0.0, "unknown")
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
-        return self.machine == _this_machine()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it is a process that runs on this machine."""
-        try:
-            process = psutil.Process(self.process)
-            # Numbers of processes are used again; times of their start differ by rounding.
-            is_same = bool(abs(process.create_time() - self.process_started) < 1.0)
-            return is_same and bool(process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
-        except psutil.AccessDenied:
-            return True
-
-
-@dataclass
-class LockGuard:
-    """What tells a task, in whatever process, whether the run that it belongs to still holds the lock.
+class FileGuard:
+    """The proof that a lock file is still that of one holder, by its content.
 
     A task outlives its client where that is killed, and would write over what the next run has written.
 
@@ -117,35 +58,35 @@ class LockGuard:
     ----------
     path : Path
         The lock.
-    token : str
-        That of the run.
+    content : bytes
+        What its holder wrote.
     """
 
     path: Path
-    token: str
-    _seen: float = float("-inf")
+    content: bytes
 
     def check(self) -> None:
-        """Raise InterruptedError where the run has ended; looks ten times a second at most."""
-        if monotonic() - self._seen < GUARD_SECONDS:
-            return
-        holder = Holder.read(self.path)
-        if holder is None or holder.token != self.token:
-            raise InterruptedError(f"nothing more is written: the run that held {self.path} has ended")
-        self._seen = monotonic()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The clocks of processes differ.
-        return {"path": self.path, "token": self.token}
+        """Raise OutputInUseError where the lock is gone, or of another holder."""
+        try:
+            # Once for each object: no `Path`, which takes as long as a call of the system.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                found = os.read(descriptor, len(self.content) + 1)
+            finally:
+                os.close(descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            raise lost(self.path) from None
+        if found != self.content:
+            raise lost(self.path)
 
 
 class WriterLock:
-    """The right to write one output, held from `acquire` to `release`.
+    """A lock that is a file, held from `acquire` to `release`.
 
     Parameters
     ----------
     folder : Path
-        The folder of the ledger, where the lock lies.
+        The folder of a ledger, where the lock lies.
     output : str
         The output, for messages.
     """
@@ -154,76 +95,125 @@ class WriterLock:
         self.path = folder / _NAME
         self._output = output
         self._holder: Holder | None = None
-        self._is_lost = False
         self._made: list[Path] = []
+        self.taken_from: Holder | None = None
 
-    def acquire(self) -> None:
+    def acquire(self, number: int = 1, *, has_workers: bool = False) -> None:
         """Take the lock.
+
+        Parameters
+        ----------
+        number : int
+            The fencing number; larger where the lock is taken from a holder that is dead.
+        has_workers : bool
+            Whether tasks in other processes will write.
 
         Raises
         ------
         OutputInUseError
             If a process that lives holds it. Of one on another machine this is known after at most `DEAD_SECONDS`.
+        DestinationError
+            If a file of others has its name.
         """
         self._made = [folder for folder in self.path.parents if not folder.exists()]
-        holder = Holder.me()
+        holder = Holder.me(number, has_workers=has_workers)
         try:
             with naming(self.path):
                 found = _take(self.path, holder)
         except BaseException:
             self.release()
             raise
-        if found is not None:
+        if isinstance(found, Holder):
             raise OutputInUseError(
                 f"the output {self._output} is being written by process {found.process} on {found.host}; let it end, "
                 f"or end it. Its lock is {self.path}"
             )
-        self._holder = holder
-        _beating.add(self)
+        self.taken_from, self._holder = found
+        beating.add(self)
 
     def holder(self) -> Holder | None:
-        """Return who holds the lock, as far as can be told at once; None where nobody does."""
+        """Return the holder, as far as can be told at once; None where there is none."""
         found = Holder.read(self.path)
         return None if found is None or (found.is_here and not found.is_running) else found
 
-    def guard(self) -> LockGuard | None:
-        """Return what tells tasks whether the lock is still held; None where it is not."""
-        return None if self._holder is None else LockGuard(self.path, self._holder.token)
+    def wait_for_holder(self) -> Holder | None:
+        """Return the holder where it lives; of one on another machine this is known after at most `DEAD_SECONDS`."""
+        found = Holder.read(self.path)
+        return None if found is None or _is_dead(self.path, found) else found
+
+    @property
+    def number(self) -> int:
+        """The fencing number; 0 where the lock is not held."""
+        return 0 if self._holder is None else self._holder.number
+
+    def guard(self) -> FileGuard:
+        """Return what tells tasks whether the lock is still held.
+
+        Raises
+        ------
+        OutputInUseError
+            If it is not held.
+        """
+        if self._holder is None:
+            raise lost(self.path, self._output)
+        return FileGuard(self.path, self._holder.to_bytes())
 
     def check(self) -> None:
-        """Raise OutputInUseError where the lock is gone: another process believed that this one was dead."""
-        if self._is_lost:
-            raise OutputInUseError(
-                f"the lock {self.path} of the output {self._output} was taken away from this process, which had not "
-                "touched it for too long; what is written is complete, the rest is missing"
-            )
+        """Raise OutputInUseError where the lock is gone: it was removed, or another process has taken it."""
+        self.guard().check()
 
     def release(self) -> None:
-        """Give the lock back; a second call does nothing."""
-        _beating.discard(self)
-        if self._holder is not None and Holder.read(self.path) == self._holder:
-            self.path.unlink(missing_ok=True)
-        self._holder = None
-        for folder in self._made:
+        """Give the lock back; a second call does nothing. A lock of another holder is left alone."""
+        beating.discard(self)
+        holder, self._holder = self._holder, None
+        if holder is not None:
             with suppress(OSError):
-                # Empty where nothing was begun.
-                folder.rmdir()
+                _give_back(self.path, holder)
+        for folder in self._made:
+            # Empty where nothing was begun.
+            remove_empty_folder(folder)
 
     def beat(self) -> None:
-        """Show that the holder lives; a lock that is somebody else's is left alone."""
+        """Show that the holder lives; a lock of another holder is left alone."""
         holder = self._holder
         with suppress(OSError):
-            if holder is not None and Holder.read(self.path) != holder:
-                self._is_lost = self._holder is holder
-            elif holder is not None:
+            if holder is not None and Holder.read(self.path) == holder:
                 os.utime(self.path)
 
 
-def _take(path: Path, holder: Holder) -> Holder | None:
-    """Make a file that says who holds it, or return who does.
+def remove_lock_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of locks beside the lock of a folder, which this process holds."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(folder):  # noqa: PTH208
+            if _LEFTOVER.fullmatch(name):
+                remove_file(folder / name)
+
+
+def _give_back(path: Path, holder: Holder) -> None:
+    """Remove a lock while no other process may take it over."""
+    right = path.with_name(f"{path.name}.{holder.token}")
+    try:
+        # No new file, for which a full disk has no room.
+        os.link(path, right)
+    except (FileExistsError, FileNotFoundError):
+        # Another process holds this one for dead, and takes over; or the lock is gone.
+        return
+    except OSError:
+        if Holder.read(path) == holder:
+            remove_file(path)
+        return
+    try:
+        if Holder.read(right) == holder:
+            remove_file(path)
+    finally:
+        remove_file(right)
+
+
+def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]":
+    """Make a file that names its holder, and return the dead holder before, and this one; or return who lives.
 
     The file of the dead may be replaced by one process alone: the one that holds another file, of that name and the
-    dead one's. So nobody takes away what somebody else has just taken.
+    dead one's. So no process takes away what another one has just taken.
     """
     while not _create_whole(path, holder):
         found = Holder.read(path)
@@ -231,17 +221,21 @@ def _take(path: Path, holder: Holder) -> Holder | None:
             continue
         if not _is_dead(path, found):
             return found
+        # A fencing number grows also where nothing was recorded under the last one.
+        holder = replace(holder, number=max(holder.number, found.number + 1))
         right = path.with_name(f"{path.name}.{found.token}")
         faster = _take(right, holder)
-        if faster is not None:
+        if isinstance(faster, Holder):
             return faster
+        # As it lies in the file that becomes the lock.
+        holder = faster[1]
         try:
             if Holder.read(path) == found:
-                right.replace(path)
-                return None
+                replace_file(right, path)
+                return found, holder
         finally:
-            right.unlink(missing_ok=True)
-    return None
+            remove_file(right)
+    return None, holder
 
 
 def _is_dead(path: Path, found: Holder) -> bool:
@@ -264,11 +258,16 @@ def _is_dead(path: Path, found: Holder) -> bool:
 def _create_whole(path: Path, holder: Holder) -> bool:
     """Make a file with all that is in it at once, or return False where it is there."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    content = json.dumps(asdict(holder)).encode()
+    content = holder.to_bytes()
     _write_where_folders_go(aside, content)
     try:
         os.link(aside, path)
     except FileExistsError:
+        return False
+    except FileNotFoundError:
+        # Taken for a leftover, by a process that has just ended or begun; the caller looks again.
+        if aside.exists() or not path.parent.is_dir():
+            raise
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
@@ -280,12 +279,12 @@ def _create_whole(path: Path, holder: Holder) -> bool:
         except FileExistsError:
             return False
     finally:
-        aside.unlink(missing_ok=True)
+        remove_file(aside)
     return True
 
 
 def _write_where_folders_go(path: Path, content: bytes) -> None:
-    """Write a file, also where whoever has just given a lock back takes its folders away in the same moment."""
+    """Write a file, also where a process that gives its lock back removes the folders in the same moment."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             write_file(path, [content])
@@ -303,22 +302,29 @@ def _touched(path: Path) -> int | None:
         return None
 
 
+class BeatingLock(Protocol):
+    """A lock whose holder must show that it lives."""
+
+    def beat(self) -> None:
+        """Show that the holder lives."""
+
+
 class _Beating:
     """The locks that this process holds; one thread touches them all."""
 
     def __init__(self) -> None:
-        self._locks: set[WriterLock] = set()
+        self._locks: set[BeatingLock] = set()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
 
-    def add(self, lock: WriterLock) -> None:
+    def add(self, lock: BeatingLock) -> None:
         with self._guard:
             self._locks.add(lock)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="tilewright-locks", daemon=True)
                 self._thread.start()
 
-    def discard(self, lock: WriterLock) -> None:
+    def discard(self, lock: BeatingLock) -> None:
         with self._guard:
             self._locks.discard(lock)
 
@@ -334,4 +340,4 @@ class _Beating:
                 lock.beat()
 
 
-_beating = _Beating()
+beating = _Beating()

@@ -3,61 +3,24 @@
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import zarr
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from tilewright.errors import DestinationError, DestinationExistsError, GeometryError, ResumeError
-from tilewright.plan import WritePlan
+from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
 from tilewright.plan.describe import format_nbytes
-from tilewright.plan.dtypes import dtype_name
-from tilewright.storage.compressors import default_compressor
-from tilewright.storage.fingerprint import array_metadata, differences
+from tilewright.storage.inventory import FolderListing, Inventory, Listing, StoreListing, shown
 from tilewright.storage.ledger import Header, LedgerFolder
-from tilewright.storage.objects import remove_partial_files
+from tilewright.storage.metadata import Node, array_node
+from tilewright.storage.options import OutputOptions
+from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock
+from tilewright.storage.removal import remove_partial_files
 from tilewright.storage.source import Source
 
-IF_EXISTS = ("fail", "overwrite", "resume")
-LEDGER_SUFFIX = ".ledger"
-"""The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``."""
 FULL_RESOLUTION = "0"
 """The array of the full resolution in its group, as OME-Zarr lays it out."""
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """How the arrays of an output are stored.
-
-    Parameters
-    ----------
-    compressors : object
-        As in `zarr.create_array`, but for ``"auto"``, which is that of `default_compressor`.
-    fill_value : scalar
-        What elements that were never written read as.
-    zarr_format : {3, 2}
-        The version of the format.
-    if_exists : {"fail", "overwrite", "resume"}
-        What to do where the output exists.
-    names_dimensions : bool
-        Whether the axes of the plan are stored as the names of the dimensions; format 2 has none.
-    """
-
-    compressors: Any = "auto"
-    fill_value: Any = 0
-    zarr_format: int = 3
-    if_exists: str = "fail"
-    names_dimensions: bool = True
-
-    def __post_init__(self) -> None:
-        if self.zarr_format not in (2, 3):
-            raise ValueError(f"zarr_format must be 2 or 3, got {self.zarr_format!r}")
-        if self.if_exists not in IF_EXISTS:
-            raise ValueError(f"if_exists must be one of {IF_EXISTS}, got {self.if_exists!r}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +67,7 @@ class Output:
         return cls(LocalStore(Path(destination).expanduser().resolve()), group, ledger_path)
 
     def __str__(self) -> str:
-        return f"{self._folder or self.store}"
+        return f"{self.folder or self.store}"
 
     @property
     def is_only_here(self) -> bool:
@@ -116,13 +79,63 @@ class Output:
         """Its ledger, or None where it has no place: beside a store that is no folder."""
         if self.ledger_path is not None:
             return LedgerFolder(self.ledger_path)
-        if not isinstance(self.store, LocalStore):
-            return None
-        return LedgerFolder(self.store.root.with_name(f"{self.store.root.name}{LEDGER_SUFFIX}") / self.group)
+        return None if self._folder_beside is None else LedgerFolder(self._folder_beside)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder that it is, where its store lies in one."""
+        root = folder_of(self.store)
+        return None if root is None else root / self.group
+
+    @cached_property
+    def _folder_beside(self) -> Path | None:
+        """The folder beside its store where its lock lies, and its ledger where no other place was chosen."""
+        root = folder_of(self.store)
+        return None if root is None else root.with_name(f"{root.name}{LEDGER_SUFFIX}") / self.group
 
     @property
-    def _folder(self) -> Path | None:
-        return self.store.root / self.group if isinstance(self.store, LocalStore) else None
+    def is_fenced(self) -> bool:
+        """Whether a task that outlives its run cannot replace what the next run has written; see `put_object`."""
+        return type(self.store) is LocalStore
+
+    def lock(self) -> OutputLock:
+        """Return its lock, which is not held yet."""
+        return OutputLock(self.store, self.group, self.folder, self._folder_beside, self.ledger_path)
+
+    @property
+    def listing(self) -> Listing:
+        """The objects in its place."""
+        return StoreListing(self.store, self.group) if self.folder is None else FolderListing(self.folder)
+
+    def inventory(self) -> Inventory:
+        """Return what lies in its place."""
+        return Inventory(self.listing, FULL_RESOLUTION, self.recorded_nodes())
+
+    def recorded_nodes(self) -> list[Node]:
+        """Return what its array may be, as the files of its ledger say: the last run comes last."""
+        try:
+            files = [] if self.ledger is None else self.ledger.files()
+            headers = [file.header for file in files if file.header is not None]
+        except ResumeError:
+            return []
+        # A ledger that was chosen may be that of another output.
+        named = [header for header in headers if self.ledger_path is None or header.output == str(self)]
+        return [node for header in named if (node := array_node(header.array)) is not None]
+
+    @property
+    def exists(self) -> bool:
+        """Whether something lies in its place, or was moved aside from there by a run that did not get to its end."""
+        return not self.listing.is_empty or bool(self.asides())
+
+    def asides(self) -> list[Path]:
+        """Return the folders to which runs that replace this output, as its ledger says, have moved what was there."""
+        files = [] if self.ledger is None or self.folder is None else self.ledger.files()
+        numbers = [file.number for file in files if file.header is not None and file.header.replaces]
+        return [aside for number in numbers if (aside := self.aside(number)) is not None and aside.is_dir()]
+
+    def aside(self, number: int) -> Path | None:
+        """Return where a run moves what is there: beside it. None where it is no folder."""
+        return None if self.folder is None else self.folder.with_name(f"{self.folder.name}.replaced-{number:06d}")
 
     def check(self, options: OutputOptions, source: Source | None = None) -> None:
         """Raise where the output cannot be created, before anything is done.
@@ -138,16 +151,16 @@ class Output:
         """
         if source is not None and source.stored_at is not None:
             self._check_store(*source.stored_at)
-        if self._folder is not None:
-            self._check_folder(self._folder, source.path if source is not None else None)
-        if self._folder is not None and self.ledger_path is not None and self.ledger_path.is_relative_to(self._folder):
+        if self.folder is not None:
+            self._check_folder(self.folder, source.path if source is not None else None)
+        if self.folder is not None and self.ledger_path is not None and self.ledger_path.is_relative_to(self.folder):
             raise DestinationError(f"the ledger {self.ledger_path} lies in the output {self}; choose another folder")
         if options.if_exists == "resume" and self.ledger is None:
             raise ResumeError(
                 f"the output {self} is in no local folder, so that there is no place beside it for the ledger, which "
                 "says what is complete; pass ledger='a/local/folder', also to the run that begins it"
             )
-        if not self._exists():
+        if not self.exists:
             return
         if options.if_exists == "resume":
             self.header()
@@ -157,17 +170,27 @@ class Output:
                 f"the output {self} exists and is left as it is; choose another destination, or if_exists='overwrite' "
                 "to replace it"
             )
-        if self._folder is not None and not is_zarr(self._folder):
-            raise DestinationExistsError(
-                f"{self} exists and is no Zarr group or array, so it is not overwritten; choose another destination "
-                "or remove it yourself"
-            )
+        self._check_replaceable(options)
 
-    @staticmethod
-    def check_shards(shards: object, options: OutputOptions) -> None:
-        """Raise GeometryError for what no plan can make right."""
-        if shards is not None and options.zarr_format == 2:
-            raise GeometryError(f"Zarr format 2 has no shards, got shards={shards!r}; use zarr_format=3 or shards=None")
+    def _check_replaceable(self, options: OutputOptions) -> None:
+        """Raise DestinationExistsError where something is in the way that is not to be replaced."""
+        inventory = self.inventory()
+        others = inventory.in_the_way(also_zarr=True)
+        if others:
+            what = "is no Zarr group or array" if not inventory.nodes else "holds what is no part of a Zarr array"
+            raise DestinationExistsError(
+                f"{self} exists and {what}, so it is not overwritten; in the way: {shown(others)}. Choose another "
+                "destination, or move these away yourself"
+            )
+        if options.overwrites_foreign:
+            return
+        foreign = inventory.in_the_way()
+        if foreign:
+            raise DestinationExistsError(
+                f"{self} exists and holds Zarr groups or arrays that are no output of tilewright, so it is not "
+                f"overwritten; in the way: {shown(foreign)}. Choose another destination, or if_exists="
+                "'overwrite-foreign' to replace all of it, these too"
+            )
 
     def header(self) -> Header | None:
         """Return what the output was begun from, or None where it was not begun.
@@ -177,7 +200,7 @@ class Output:
         ResumeError
             If it exists, and nobody knows what it was begun from.
         """
-        if not self._exists():
+        if not self.exists:
             return None
         header = None if self.ledger is None else self.ledger.header()
         if header is None:
@@ -189,9 +212,9 @@ class Output:
 
     def check_space(self, options: OutputOptions, nbytes: int) -> None:
         """Raise DestinationError where the disk cannot take as much; what is compressed may fit in less."""
-        if self._folder is None or options.compressors == "auto" or options.compressors:
+        if self.folder is None or options.compressors == "auto" or options.compressors:
             return
-        free = shutil.disk_usage(_nearest_existing(self._folder)).free
+        free = shutil.disk_usage(_nearest_existing(self.folder)).free
         if free < nbytes:
             raise DestinationError(
                 f"the output {self} takes {format_nbytes(nbytes)} ({nbytes} bytes), "
@@ -199,120 +222,10 @@ class Output:
                 "compressors='auto'"
             )
 
-    def create(self, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-        """Create the group and its array, and return the array.
-
-        Raises
-        ------
-        DestinationError
-            If that fails.
-        """
-        # In memory first: what zarr does not take must not cost what is there.
-        self.template(plan, options)
-        try:
-            if options.if_exists == "overwrite" and self._exists():
-                sync(self.store.delete_dir(self.group))
-            group = zarr.open_group(self.store, path=self.group, mode="a", zarr_format=_version(options))
-            return self._create_array(group, plan, options)
-        except OSError as error:
-            raise DestinationError(f"the output {self} could not be created: {error}") from error
-
-    @classmethod
-    def template(cls, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-        """Return an empty array in memory, which is what `create` would create."""
-        return cls._create_array(zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options)), plan, options)
-
-    def open(self, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-        """Return the array that an earlier run has created, or create it where it did not come to that.
-
-        Raises
-        ------
-        ResumeError
-            If it is another array than that run would have created.
-        """
-        self.existing_group(options)
-        try:
-            array = self.existing_array()
-        except FileNotFoundError:
-            return self.create(plan, options)
-        wanted, found = array_metadata(self.template(plan, options)), array_metadata(array)
-        if differing := differences(wanted, found):
-            raise ResumeError(
-                f"the array {self}/{FULL_RESOLUTION} is not the one that its ledger {self.ledger} is about: "
-                f"{'; '.join(differing)}; use if_exists='overwrite' to write it anew"
-            )
-        return array
-
-    def existing_array(self) -> zarr.Array[Any]:
-        """Return the array as it is.
-
-        Raises
-        ------
-        FileNotFoundError
-            If it is not there.
-        ResumeError
-            If its metadata cannot be read.
-        """
-        path = f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
-        try:
-            return zarr.open_array(self.store, path=path, mode="r" if self.store.read_only else "r+")
-        except FileNotFoundError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._unreadable(f"{self}/{FULL_RESOLUTION}", error) from error
-
-    def existing_group(self, options: OutputOptions | None = None) -> None:
-        """Open the group around the array; with options it is created where it is not there.
-
-        Raises
-        ------
-        FileNotFoundError
-            If it is not there.
-        ResumeError
-            If its metadata cannot be read.
-        """
-        try:
-            if options is None:
-                zarr.open_group(self.store, path=self.group, mode="r")
-            else:
-                zarr.open_group(self.store, path=self.group, mode="a", zarr_format=_version(options))
-        except FileNotFoundError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._unreadable(str(self), error) from error
-
-    def _unreadable(self, node: str, error: Exception) -> ResumeError:
-        return ResumeError(
-            f"the metadata of {node} cannot be read: {error!r}; remove them (zarr.json, or .zgroup and .zarray), then "
-            "a run with if_exists='resume' writes them again"
-        )
-
     def remove_partial_files(self) -> None:
         """Remove what killed processes have left half-written."""
-        if self._folder is not None:
-            remove_partial_files(self._folder)
-
-    @staticmethod
-    def _create_array(group: zarr.Group, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-        compressors = options.compressors
-        if isinstance(compressors, str) and compressors == "auto":
-            compressors = default_compressor(plan.dtype, options.zarr_format)
-        return group.create_array(
-            FULL_RESOLUTION,
-            shape=plan.shape,
-            dtype=plan.dtype,
-            chunks=plan.chunks,
-            shards=plan.shards,
-            compressors=compressors,
-            fill_value=options.fill_value,
-            dimension_names=list(plan.axes.lower()) if options.names_dimensions and options.zarr_format == 3 else None,
-            chunk_key_encoding={"name": "v2", "separator": "/"} if options.zarr_format == 2 else None,
-        )
-
-    def _exists(self) -> bool:
-        if self._folder is not None:
-            return self._folder.is_dir() and any(self._folder.iterdir())
-        return not sync(self.store.is_empty(self.group))
+        if self.folder is not None:
+            remove_partial_files(self.folder)
 
     def _check_store(self, store: Store, path: str) -> None:
         """Compare with a source that is no file too: a store in memory, or behind a URL."""
@@ -335,29 +248,9 @@ class Output:
             raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")
 
 
-def output_dtype(dtype: Any) -> str:
-    """Return the NumPy name of whatever names a data type.
-
-    Raises
-    ------
-    GeometryError
-        If it names none that can be stored.
-
-    Examples
-    --------
-    >>> output_dtype("<f4"), output_dtype(float)
-    ('float32', 'float64')
-    """
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        # What is not NumPy's, such as torch.float16, may have the same name.
-        name = str(dtype).rpartition(".")[2]
-    return dtype_name(name)
-
-
-def _version(options: OutputOptions) -> Any:
-    return options.zarr_format
+def folder_of(store: Store) -> Path | None:
+    """Return the folder in which a store lies, or None where it lies in none."""
+    return store.root if isinstance(store, LocalStore) else None
 
 
 def is_zarr(folder: Path) -> bool:

@@ -22,7 +22,8 @@ from tilewright.errors import DestinationExistsError
 from tilewright.geometry import Region, extents_of
 from tilewright.plan.dtypes import dtype_name
 from tilewright.storage.lazy_image import LazyImage, regions_of, takes_lazy_image
-from tilewright.storage.objects import naming
+from tilewright.storage.patience import naming
+from tilewright.storage.removal import being_written, remove_abandoned, replace_file
 
 CLASSIC_NBYTES = 2**32 - 2**25
 """What is larger becomes a BigTIFF; the offsets of a classic TIFF end at 4 GiB."""
@@ -99,7 +100,7 @@ def write_tiff(file_path: str | os.PathLike[str], img: AnyArray | dask.array.Arr
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with being_written(partial, path, is_folder=False):
         if lazy is None:
             with naming(path):
                 tifffile.imwrite(partial, image, **options)
@@ -108,9 +109,8 @@ def write_tiff(file_path: str | os.PathLike[str], img: AnyArray | dask.array.Arr
         else:
             _write_elements(path, partial, lazy, options)
         with naming(path):
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            replace_file(partial, path)
+            remove_abandoned(path)
 
 
 def _options(path: Path, image: AnyArray | dask.array.Array, kwargs: Mapping[str, Any]) -> Options:
@@ -177,7 +177,7 @@ def _write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options)
     # ImageJ has no such file, but needs none to hold as much.
     layout["bigtiff"] = not options.get("imagej")
     scratch = partial.with_name(f"{path.name}.{uuid.uuid4().hex}.scratch.partial")
-    try:
+    with being_written(scratch, path, is_folder=False):
         # tifffile cannot leave out the elements of a bool file.
         offset = _write_without_elements(
             path, scratch, lazy.shape, np.dtype("uint8") if lazy.dtype.kind == "b" else lazy.dtype, layout
@@ -196,8 +196,6 @@ def _write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options)
             pieces = (_as_piece(elements.read(region), tile) for region in _piece_regions(paged_shape, tile))
             with naming(path):
                 tifffile.imwrite(partial, pieces, shape=lazy.shape, dtype=lazy.dtype, **encoding)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _tile_for(page_shape: tuple[int, ...], itemsize: int, options: Options, tile: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """A unit is intact if its objects are, byte for byte, what the ledger says was stored; nothing is decoded."""
 
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -9,8 +11,8 @@ from zarr.storage import LocalStore
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import ObjectDigest, UnitDigest
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.ledger import Record, Status
 from tilewright.storage.objects import get_object
+from tilewright.storage.records import Record, Status
 
 PIECE_NBYTES = 2**20
 """A file is read in pieces that stay in the cache until their digest is made."""
@@ -67,6 +69,10 @@ class UnitChecker:
             yield get_object(store, key)
             return
         memory = memoryview(bytearray(PIECE_NBYTES))
-        with (store.root / key).open("rb", buffering=0) as file:
+        # A pipe in the place of an object would be waited for.
+        descriptor = os.open(store.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(f"{store.root / key} is no file")
             while nbytes := file.readinto(memory):
                 yield memory[:nbytes]

@@ -16,9 +16,11 @@ from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import DigestedObject, UnitDigest
 from tilewright.storage.encoding import Encoded, ObjectEncoder
-from tilewright.storage.lock import LockGuard
-from tilewright.storage.objects import Patience, delete_object, put_object
+from tilewright.storage.lock import Guard
+from tilewright.storage.objects import put_object
+from tilewright.storage.patience import Check, Patience, allowed
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+from tilewright.storage.removal import delete_object
 
 KEPT_NBYTES = 256 * 2**20
 """Memory of finished units that a process keeps for the next ones, at most."""
@@ -81,14 +83,14 @@ class UnitWriter:
         The encoder of the array.
     patience : Patience
         How a store that fails is borne.
-    guard : LockGuard, optional
+    guard : Guard, optional
         What tells whether the run still has the right to write.
     """
 
     plan: WritePlan
     encoder: ObjectEncoder
     patience: Patience = field(default_factory=Patience)
-    guard: LockGuard | None = None
+    guard: Guard | None = None
     _unit_memory: _Memory = field(init=False, repr=False, compare=False)
     _part_memory: _Memory = field(init=False, repr=False, compare=False)
 
@@ -141,8 +143,9 @@ class UnitWriter:
         Raises
         ------
         OSError
-            If an object cannot be stored, or the run has ended meanwhile. The unit may then be written again: each
-            object is replaced as a whole.
+            If an object cannot be stored. The unit may then be written again: each object is replaced as a whole.
+        OutputInUseError
+            If the run does not hold its lock any more.
         """
         start = perf_counter()
         seconds = StageSeconds()
@@ -151,9 +154,7 @@ class UnitWriter:
         for position in self.plan.objects_of_unit(unit):
             positions = [part if self._is_inside(part) else None for part in self._parts_of(position)]
             stored = DigestedObject(_EncodedObject(self.encoder, unit_parts, positions, seconds))
-            if self.guard is not None:
-                self.guard.check()
-            put_object(self.array.store, self.encoder.key(position), stored, self.patience)
+            put_object(self.array.store, self.encoder.key(position), stored, self.patience, self._check)
             digest.add(stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
@@ -162,7 +163,11 @@ class UnitWriter:
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""
         for position in self.plan.objects_of_unit(unit):
-            delete_object(self.array.store, self.encoder.key(position), self.patience)
+            delete_object(self.array.store, self.encoder.key(position), self.patience, self._check)
+
+    @property
+    def _check(self) -> Check:
+        return allowed if self.guard is None else self.guard.check
 
     @cached_property
     def _part_counts(self) -> tuple[int, ...]:

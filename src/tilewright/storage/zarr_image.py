@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,10 +19,13 @@ from tilewright.errors import DestinationExistsError, GeometryError
 from tilewright.geometry import AxisTiling, Region
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.stored import SMALL_CHUNK_NBYTES
+from tilewright.storage.arrays import create_array
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.lazy_image import LazyImage, takes_lazy_image
-from tilewright.storage.objects import naming
-from tilewright.storage.output import Output, OutputOptions, is_zarr
+from tilewright.storage.options import OutputOptions
+from tilewright.storage.output import Output, is_zarr
+from tilewright.storage.patience import naming
+from tilewright.storage.removal import being_written, move, remove_abandoned, remove_partial
 from tilewright.storage.unit_writer import UnitWriter
 
 _PLANNED_AS = {2: "YX", 3: "CYX", 4: "CZYX", 5: "SCZYX"}
@@ -44,9 +46,9 @@ def write_zarr(
 ) -> None:
     """Write an image to array ``0`` of a Zarr group, which appears under its name when it is complete.
 
-    A Zarr group that has that name is then replaced, with all that is in it. Where the folder around it ends in
-    ``.zarr``, it becomes a group too. A dask array is computed in the calling thread, some chunks at a time; one that
-    lies in several write units is computed for each.
+    An earlier output of this function that has that name is then replaced, and nothing else is. Where the folder around
+    it ends in ``.zarr``, it becomes a group too. A dask array is computed in the calling thread, some chunks at a time;
+    one that lies in several write units is computed for each.
 
     Parameters
     ----------
@@ -71,22 +73,24 @@ def write_zarr(
     ValueError
         If the image cannot be stored in this way.
     OSError
-        If something has that name that is no Zarr, or it cannot be written; the error names it.
+        If something has that name that is no output of tilewright, or it cannot be written; the error names it.
     """
     path = Path(file_path).expanduser().absolute()
     image = img if isinstance(img, dask.array.Array) else np.asarray(img)
     options = OutputOptions(compressors, fill_value, zarr_format, "overwrite", names_dimensions=axes is not None)
     output = Output.at(file_path)
     output.check(options)
-    Output.check_shards(shards, options)
+    options.check_shards(shards)
     _check_group_around(path, zarr_format)
     lazy = LazyImage(image) if isinstance(image, dask.array.Array) else None
     plan = _plan(path, image, axes, chunks, shards)
     output.check_space(options, plan.output_nbytes)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with being_written(partial, path, is_folder=True):
         with naming(path):
-            array = Output.at(partial).create(plan, options)
+            array = create_array(Output.at(partial), plan, options)
         writer = UnitWriter(plan, ObjectEncoder(array))
         _write_units(path, writer, (lambda region: image[slices_of(region)]) if lazy is None else lazy.read)
         with naming(path):
@@ -94,9 +98,9 @@ def write_zarr(
                 # Another process may do so in this moment, and writes the same.
                 with suppress(ContainsGroupError):
                     zarr.create_group(path.parent, zarr_format=array.metadata.zarr_format)
+            output.check(options)
             _rename(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            remove_abandoned(path)
 
 
 def _plan(
@@ -154,13 +158,13 @@ def _check_group_around(path: Path, zarr_format: int) -> None:
 def _rename(partial: Path, path: Path) -> None:
     """Give a folder its name, and remove the one that had it; if that fails, that one has it again."""
     if not path.exists():
-        partial.rename(path)
+        move(partial, path)
         return
     old = path.with_name(f"{path.name}.{uuid.uuid4().hex}.old.partial")
-    path.rename(old)
+    move(path, old)
     try:
-        partial.rename(path)
+        move(partial, path)
     except BaseException:
-        old.rename(path)
+        move(old, path)
         raise
-    shutil.rmtree(old)
+    remove_partial(old)

@@ -23,9 +23,11 @@ from tilewright.execution.report import Report
 from tilewright.execution.run import Run, describe_region
 from tilewright.execution.stopping import GRACE_SECONDS
 from tilewright.plan import WritePlan, plan_for_tilings
+from tilewright.storage.arrays import template_array
 from tilewright.storage.fingerprint import fingerprint_of
 from tilewright.storage.naming import zarr_output_names
-from tilewright.storage.output import Output, OutputOptions, output_dtype
+from tilewright.storage.options import OutputOptions, output_dtype
+from tilewright.storage.output import Output
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of, loaders_of
 
@@ -73,8 +75,9 @@ class WriteTilesZarr:
         The fill value of the arrays.
     zarr_format : {3, 2}
         The version of the format.
-    if_exists : {"fail", "overwrite", "resume"}
-        What to do where an output exists. ``"resume"`` completes what an earlier run with the same sources, model,
+    if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
+        What to do where an output exists, as in `predict_to_zarr`.
+        ``"resume"`` completes what an earlier run with the same sources, model,
         tiles and chunks has begun: images that are complete stay as they are, and of the others the dataset yields only
         the tiles that are needed.
     max_inflight_nbytes : int or "auto"
@@ -111,7 +114,7 @@ class WriteTilesZarr:
         self.shards = shards
         self.dtype = None if dtype is None else output_dtype(dtype)
         self.options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
-        Output.check_shards(shards, self.options)
+        self.options.check_shards(shards)
         self.max_inflight_nbytes = max_inflight_nbytes
         self.reports: list[Report] = []
         self._opened: ExitStack | None = None
@@ -355,7 +358,7 @@ class WriteTilesZarr:
 
     def _begin(self, image_run: _ImageRun, asked_for: WritePlan, begun: WritePlan | None = None) -> None:
         source = image_run.image.source
-        template = Output.template(asked_for, self.options)
+        template = template_array(asked_for, self.options)
         predicted_by = f"{self._predicted_by}, borders {image_run.image.borders}"
         fingerprint = fingerprint_of(source, self._model, predicted_by, asked_for, template)
         source.close()

@@ -1,0 +1,119 @@
+"""A record says what became of a unit, in a fixed number of bytes with a checksum of their own."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from zlib import crc32
+
+import numpy as np
+
+_FIELDS = struct.Struct("<QQQII")
+_CHECKSUM = struct.Struct("<I")
+RECORD_NBYTES = _FIELDS.size + _CHECKSUM.size
+"""Bytes of the ledger per unit."""
+
+
+class Status(IntEnum):
+    """What became of a unit."""
+
+    WRITTEN = 1
+    GIVEN_UP = 2
+
+
+_STATUSES = frozenset(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the ledger says of one unit.
+
+    Parameters
+    ----------
+    unit : int
+        Which one.
+    status : Status
+        What became of it.
+    object_count : int
+        Its stored objects.
+    stored_nbytes : int
+        Their bytes, as encoded.
+    digest : int
+        Their `UnitDigest`.
+    """
+
+    unit: int
+    status: Status
+    object_count: int = 0
+    stored_nbytes: int = 0
+    digest: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Return the record as it lies in the file.
+
+        Examples
+        --------
+        >>> record = Record(7, Status.WRITTEN, 1, 4096, 2**63)
+        >>> Record.from_bytes(record.to_bytes()) == record
+        True
+        """
+        fields = _FIELDS.pack(self.unit, self.stored_nbytes, self.digest, self.object_count, self.status)
+        return fields + _CHECKSUM.pack(crc32(fields))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "Record | None":
+        """Return the record that these bytes are, or None where they are none."""
+        if len(raw) < RECORD_NBYTES:
+            return None
+        unit, stored_nbytes, digest, object_count, status = _FIELDS.unpack_from(raw)
+        (checksum,) = _CHECKSUM.unpack_from(raw, _FIELDS.size)
+        if checksum != crc32(raw[: _FIELDS.size]) or status not in _STATUSES:
+            return None
+        return cls(unit, Status(status), object_count, stored_nbytes, digest)
+
+
+class Records:
+    """The last record of each unit, in the order of units; there may be millions, so that they stay as they are stored.
+
+    Parameters
+    ----------
+    raw : bytes
+        Whole records one after the other, in the order in which they were made.
+
+    Examples
+    --------
+    >>> made = [Record(3, Status.GIVEN_UP), Record(1, Status.WRITTEN, 1, 8, 2), Record(3, Status.WRITTEN, 1, 8, 4)]
+    >>> records = Records(b"".join(record.to_bytes() for record in made))
+    >>> list(records) == [made[1], made[2]], records.absent(5)
+    (True, [0, 2, 4])
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        rows = np.frombuffer(raw, np.dtype(("V", RECORD_NBYTES)))
+        units = np.frombuffer(raw, np.uint8).reshape(-1, RECORD_NBYTES)[:, :8].copy().view("<u8").reshape(-1)
+        self._units, last = np.unique(units[::-1], return_index=True)
+        self._rows = rows[::-1][last]
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def below(self, unit_count: int) -> "Records":
+        """Return the records of the units of a plan; others were made by hand, or by damage that has a checksum."""
+        kept = Records(b"")
+        is_kept = self._units < unit_count
+        kept._units, kept._rows = self._units[is_kept], self._rows[is_kept]
+        return kept
+
+    @property
+    def written_count(self) -> int:
+        """The number of units that are written."""
+        return sum(record.status is Status.WRITTEN for record in self)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for row in self._rows if (record := Record.from_bytes(row.tobytes())) is not None)
+
+    def absent(self, unit_count: int) -> list[int]:
+        """Return the units that have no record."""
+        is_absent = np.ones(unit_count, bool)
+        is_absent[self._units[self._units < unit_count]] = False
+        return [int(unit) for unit in np.flatnonzero(is_absent)]
