@@ -740,8 +740,9 @@ def files_of(output: Path) -> dict[str, str]:
 
 def records_in(file: Path) -> list[Record | None]:
     raw = file.read_bytes()
-    _, newline, rest = raw.partition(b"\n")
-    if not newline:
+    # The header stands there twice.
+    *_, rest = raw.split(b"\n", 2)
+    if raw.count(b"\n") < 2:
         return []
     return [Record.from_bytes(rest[i : i + RECORD_NBYTES]) for i in range(0, len(rest), RECORD_NBYTES)]
 
@@ -980,7 +981,7 @@ class Player:
     def _tear_ledger(self) -> bool:
         files = self._ledger_files()
         # Its first line is another matter: it is there before the first unit is stored.
-        nbytes = len(files[-1].read_bytes().partition(b"\n")[2]) if files else 0
+        nbytes = len(files[-1].read_bytes().split(b"\n", 2)[2]) if files else 0
         if not nbytes:
             return False
         before = Counter(written_in(files[-1]))

@@ -14,6 +14,7 @@ from tilewright.execution.report import Report
 from tilewright.execution.stopping import GRACE_SECONDS, StopRequest, listening
 from tilewright.execution.work import TilePrediction
 from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
+from tilewright.storage.apart import check_apart
 from tilewright.storage.arrays import existing_array, template_array
 from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SOURCE_PATH, fingerprint_of
 from tilewright.storage.options import OutputOptions, output_dtype
@@ -139,7 +140,8 @@ def predict_to_zarr(
         raise ValueError(f"memory_nbytes must be at least 1, got {memory_nbytes}")
     opened = source if isinstance(source, Source) else open_source(source, axes)
     output = Output.at(destination, ledger=ledger)
-    output.check(options, opened)
+    check_apart(output.targets(options), [opened])
+    output.check(options)
     options.check_shards(shards)
     predictor = Predictor(model, device)
     request: dict[str, Any] = {

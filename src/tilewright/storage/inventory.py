@@ -6,6 +6,7 @@ A part of a Zarr node is a metadata document that parses, or an object whose key
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -161,15 +162,18 @@ class Inventory:
     @cached_property
     def nodes(self) -> dict[str, Node]:
         """The groups and arrays, by their paths; the root has an empty one."""
-        paths = {_parent_of(key) for key in self.listing.keys() if _name_of(key) in METADATA_NAMES}  # noqa: SIM118
         found = {self.array: self.recorded[-1]} if self.recorded else {}
+        return found | {path: node for path, node in self._read_nodes.items() if node is not None}
+
+    @cached_property
+    def _read_nodes(self) -> dict[str, Node | None]:
+        """The nodes whose metadata lie there; None where these are none."""
+        paths = {_parent_of(key) for key in self.listing.keys() if _name_of(key) in METADATA_NAMES}  # noqa: SIM118
+        found: dict[str, Node | None] = {}
         for path in paths:
-            try:
-                node = read_node(self.listing.read, path)
-            except MetadataError:
-                continue
-            if node is not None:
-                found[path] = node
+            with suppress(MetadataError):
+                found[path] = None
+                found[path] = read_node(self.listing.read, path)
         return found
 
     @property
@@ -219,7 +223,7 @@ class Inventory:
         """Return the path of the node of which an object is a part; None where it is no part of one."""
         path, inside = _parent_of(key), _name_of(key)
         if inside in METADATA_NAMES:
-            return path if path in self.nodes else None
+            return None if self._read_nodes.get(path) is None else path
         was_being_written = is_partial(inside)
         while True:
             node = self.nodes.get(path)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 GROUP_NAMES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
@@ -95,6 +96,11 @@ def array_node(document: Mapping[str, Any]) -> Node | None:
         return _node_of_format_2(dict(document), {}, name)
     except MetadataError:
         return None
+
+
+def is_zarr(folder: Path) -> bool:
+    """Tell whether a folder is a Zarr group or array."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _parsed(raw: bytes, key: str) -> dict[str, Any]:

@@ -7,17 +7,18 @@ from functools import cached_property
 from pathlib import Path
 
 from zarr.abc.store import Store
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore
 
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
 from tilewright.plan.describe import format_nbytes
+from tilewright.storage.apart import Target
 from tilewright.storage.inventory import FolderListing, Inventory, Listing, StoreListing, shown
 from tilewright.storage.ledger import Header, LedgerFolder
 from tilewright.storage.metadata import Node, array_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock
+from tilewright.storage.places import Place, folder_of, path_of, place_of_path, place_of_store, public_name
 from tilewright.storage.removal import remove_partial_files
-from tilewright.storage.source import Source
 
 FULL_RESOLUTION = "0"
 """The array of the full resolution in its group, as OME-Zarr lays it out."""
@@ -67,19 +68,20 @@ class Output:
         return cls(LocalStore(Path(destination).expanduser().resolve()), group, ledger_path)
 
     def __str__(self) -> str:
-        return f"{self.folder or self.store}"
+        return f"{self.folder or public_name(self.store)}"
 
     @property
     def is_only_here(self) -> bool:
         """Whether other processes cannot write it: it lies in the memory of this one."""
-        return isinstance(self.store, MemoryStore)
+        return self.place is not None and self.place.service.endswith("memory")
 
     @property
     def ledger(self) -> LedgerFolder | None:
         """Its ledger, or None where it has no place: beside a store that is no folder."""
         if self.ledger_path is not None:
             return LedgerFolder(self.ledger_path)
-        return None if self._folder_beside is None else LedgerFolder(self._folder_beside)
+        # What lies in a zip file is not written again, so that there is nothing to complete.
+        return None if self.folder is None or self._folder_beside is None else LedgerFolder(self._folder_beside)
 
     @cached_property
     def folder(self) -> Path | None:
@@ -90,8 +92,18 @@ class Output:
     @cached_property
     def _folder_beside(self) -> Path | None:
         """The folder beside its store where its lock lies, and its ledger where no other place was chosen."""
-        root = folder_of(self.store)
+        root = path_of(self.store)
         return None if root is None else root.with_name(f"{root.name}{LEDGER_SUFFIX}") / self.group
+
+    @property
+    def place(self) -> Place | None:
+        """Where it lies; None where that cannot be known."""
+        return place_of_store(self.store, self.group)
+
+    def targets(self, options: OutputOptions) -> list[Target]:
+        """Return what a run of it writes, to be compared with its sources."""
+        ledgers = [] if self.ledger is None else [Target(f"ledger {self.ledger}", place_of_path(self.ledger.path))]
+        return [Target(str(self), self.place, options.overwrites and self.exists), *ledgers]
 
     @property
     def is_fenced(self) -> bool:
@@ -137,7 +149,7 @@ class Output:
         """Return where a run moves what is there: beside it. None where it is no folder."""
         return None if self.folder is None else self.folder.with_name(f"{self.folder.name}.replaced-{number:06d}")
 
-    def check(self, options: OutputOptions, source: Source | None = None) -> None:
+    def check(self, options: OutputOptions) -> None:
         """Raise where the output cannot be created, before anything is done.
 
         Raises
@@ -147,12 +159,10 @@ class Output:
         ResumeError
             If something is there that was begun without a ledger, and that is to be completed.
         DestinationError
-            If the place cannot be written, or is the source itself.
+            If the place cannot be written.
         """
-        if source is not None and source.stored_at is not None:
-            self._check_store(*source.stored_at)
         if self.folder is not None:
-            self._check_folder(self.folder, source.path if source is not None else None)
+            self._check_folder(self.folder)
         if self.folder is not None and self.ledger_path is not None and self.ledger_path.is_relative_to(self.folder):
             raise DestinationError(f"the ledger {self.ledger_path} lies in the output {self}; choose another folder")
         if options.if_exists == "resume" and self.ledger is None:
@@ -227,35 +237,12 @@ class Output:
         if self.folder is not None:
             remove_partial_files(self.folder)
 
-    def _check_store(self, store: Store, path: str) -> None:
-        """Compare with a source that is no file too: a store in memory, or behind a URL."""
-        inside = not self.group or path == self.group or path.startswith(f"{self.group}/")
-        # Not ==: the same store, opened to read only, is another object.
-        if str(store) == str(self.store) and inside:
-            raise DestinationError(f"the destination {self} holds the source, {store}/{path}; choose another one")
-
-    def _check_folder(self, folder: Path, source_path: Path | None) -> None:
-        if source_path is not None:
-            source = source_path.resolve()
-            if source == folder.resolve() or folder.resolve() in source.parents:
-                raise DestinationError(f"the destination {folder} holds the source {source}; choose another one")
-            if source in folder.resolve().parents:
-                raise DestinationError(f"the destination {folder} lies inside the source {source}; choose another one")
+    def _check_folder(self, folder: Path) -> None:
         existing = _nearest_existing(folder)
         if not existing.is_dir():
             raise DestinationError(f"the output {folder} cannot be created: {existing} is a file, not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")
-
-
-def folder_of(store: Store) -> Path | None:
-    """Return the folder in which a store lies, or None where it lies in none."""
-    return store.root if isinstance(store, LocalStore) else None
-
-
-def is_zarr(folder: Path) -> bool:
-    """Tell whether a folder is a Zarr group or array."""
-    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _nearest_existing(path: Path) -> Path:

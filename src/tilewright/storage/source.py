@@ -17,13 +17,13 @@ import numpy as np
 import tifffile
 import zarr
 from zarr.abc.store import Store
-from zarr.storage import MemoryStore
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import GeometryError, SourceError
 from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
+from tilewright.storage.places import place_of_store
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
 
@@ -192,16 +192,16 @@ class Source:
         return getattr(self._reader, "view", "")
 
     @property
-    def stored_at(self) -> tuple[Store, str] | None:
-        """The store and the path in it, where this is a Zarr array."""
-        opened = self.opened()
-        return (opened.store, opened.path) if isinstance(opened, zarr.Array) else None
+    def is_file_alone(self) -> bool:
+        """Whether all of it lies at its path: a file, or a folder of Zarr."""
+        return isinstance(self._reader, _ZarrReader | _TiffReader | _MemmapReader)
 
     @property
     def is_only_here(self) -> bool:
         """Whether other processes cannot read it: it lies in the memory of this one, and is not sent."""
         opened = self.opened()
-        return isinstance(opened, zarr.Array) and isinstance(opened.store, MemoryStore)
+        place = place_of_store(opened.store) if isinstance(opened, zarr.Array) else None
+        return place is not None and place.service.endswith("memory")
 
     def opened(self) -> Any:
         """Return what the windows are taken from: something with a shape and a dtype that can be sliced."""

@@ -22,8 +22,9 @@ from tilewright.plan.stored import SMALL_CHUNK_NBYTES
 from tilewright.storage.arrays import create_array
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.lazy_image import LazyImage, takes_lazy_image
+from tilewright.storage.metadata import is_zarr
 from tilewright.storage.options import OutputOptions
-from tilewright.storage.output import Output, is_zarr
+from tilewright.storage.output import Output
 from tilewright.storage.patience import naming
 from tilewright.storage.removal import being_written, move, remove_abandoned, remove_partial
 from tilewright.storage.unit_writer import UnitWriter

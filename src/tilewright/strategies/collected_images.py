@@ -11,7 +11,7 @@ from distributed.protocol.pickle import dumps
 
 from tilewright.assemble import AnyArray, slices_of
 from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
-from tilewright.errors import DestinationError, IncompleteImageError, ModelOutputError
+from tilewright.errors import IncompleteImageError, ModelOutputError
 from tilewright.execution.cluster import check_client
 from tilewright.execution.image_writes import (
     ClusterImageWrites,
@@ -23,7 +23,9 @@ from tilewright.execution.image_writes import (
 )
 from tilewright.geometry import Region, TileInformation, element_count
 from tilewright.stitching import ImageStitching, WriteFunc
+from tilewright.storage.apart import Target, check_apart
 from tilewright.storage.naming import check_extension, output_names
+from tilewright.storage.places import place_of_path
 from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of
 
 if TYPE_CHECKING:
@@ -222,7 +224,11 @@ class CollectedImages(ABC):
         sources = [self._images[loader][index].path for loader, index in keys]
         folder = Path(dirpath).absolute()
         paths = [folder / name for name in output_names(sources, self.write_extension)]
-        _check_no_source(paths, sources)
+        images = [self._images[loader][index] for loader, index in keys]
+        check_apart(
+            [Target(str(path), place_of_path(path), path.exists()) for path in paths],
+            [source for image in images if (source := getattr(image, "source", None) or image.path) is not None],
+        )
         self._paths = dict(zip(keys, paths, strict=True))
         if self.client is not None:
             self._check_that_it_travels()
@@ -307,15 +313,3 @@ class CollectedImages(ABC):
             return f"image {name} is missing: nothing of it was predicted"
         total = collected.image.sample_count * element_count(tuple((0, extent) for extent in collected.extents))
         return f"image {name} misses {collected.missing_count} elements of {total}; {self._paths[key]} is not written"
-
-
-def _check_no_source(paths: Iterable[Path], sources: Iterable[Path | None]) -> None:
-    """Raise DestinationError where an output would replace a source, or lie in one."""
-    files = {source.resolve() for source in sources if source is not None}
-    folders = {folder for file in files for folder in file.parents}
-    for path in paths:
-        place = path.resolve()
-        if place in files or place in folders or files.intersection(place.parents):
-            raise DestinationError(
-                f"the output {path} is a source of the prediction, or holds one; choose another folder or extension"
-            )

@@ -23,6 +23,7 @@ from tilewright.execution.report import Report
 from tilewright.execution.run import Run, describe_region
 from tilewright.execution.stopping import GRACE_SECONDS
 from tilewright.plan import WritePlan, plan_for_tilings
+from tilewright.storage.apart import check_apart
 from tilewright.storage.arrays import template_array
 from tilewright.storage.fingerprint import fingerprint_of
 from tilewright.storage.naming import zarr_output_names
@@ -202,8 +203,9 @@ class WriteTilesZarr:
         sources = [self._images[loader][index].source for loader, index in keys]
         names = zarr_output_names([source.path for source in sources])
         outputs = [Output.at(Path(dirpath) / folder, group) for folder, group in names]
+        check_apart([target for output in outputs for target in output.targets(self.options)], sources)
         for output, source in zip(outputs, sources, strict=True):
-            output.check(self.options, source)
+            output.check(self.options)
             # There may be more files than one process can have open.
             source.close()
         self.reports = []
