@@ -30,7 +30,8 @@ from benchmarks.task_counts import NoRecords
 from tilewright.coordinator import Coordinator
 from tilewright.errors import RunStoppedError
 from tilewright.execution.executor import TASKS_PER_THREAD
-from tilewright.execution.remote import RemoteExecutor, SharedPrediction
+from tilewright.execution.remote import RemoteExecutor
+from tilewright.execution.sharing import SharedPrediction
 from tilewright.execution.run import Run
 from tilewright.execution.stopping import StopRequest
 from tilewright.plan import plan_write
@@ -140,7 +141,7 @@ def run(case: Case, cluster: SimulatedCluster) -> Figures:
         # A task takes up to 1.5 times as long; until all workers have one, some milliseconds pass for each.
         sleep(1.5 * case.seconds + 0.003 * TASKS_PER_THREAD * case.workers)
         seen.append(observer.observe(case, max(SHORTEST_SECONDS, 1.25 * case.seconds)))
-        stop.name = "the benchmark"
+        stop.signals.name = "the benchmark"
 
     plan = plan_write(SHAPE, "ZYX", TILE_SIZE, OVERLAP, layout=case.layout)
     with Client(cluster.address, set_as_default=False) as client:

@@ -74,5 +74,9 @@ class TilesGoneError(TilewrightError, ConnectionError):
     """Tiles that died with the worker that held them."""
 
 
+class WorkGoneError(TilewrightError, ConnectionError):
+    """A worker that does not have the work of its tasks: it was restarted, or has come with another scheduler."""
+
+
 class ClusterGoneError(TilewrightError, ConnectionError):
     """A Dask cluster that went away during a run."""

@@ -1,6 +1,7 @@
 """A model and a source go in, a finished Zarr array comes out: checked, planned, predicted, written, counted."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
@@ -156,12 +157,14 @@ def predict_to_zarr(
         request["dtype"] = output_dtype(dtype)
     _check_request(opened.axes, request)
     prediction = TilePrediction(opened, predictor, batch_size)
+    stop = StopRequest(grace_seconds, progress=lambda: _written_before(output, options))
     with (
-        listening(StopRequest(grace_seconds)) as stop,
+        listening(stop),
         cluster_client(client) as used,
-        Placement(used, prediction) as placement,
-        _Progress(progress) as line,
+        Placement(used, prediction, stop) as placement,
+        _Progress(progress, stop) as line,
     ):
+        stop.check()
         if not shares_memory(used) and (opened.is_only_here or output.is_only_here):
             what = opened.name if opened.is_only_here else str(output)
             raise SourceError(f"{what} lies in the memory of this process, which the workers cannot reach; use a file")
@@ -301,11 +304,22 @@ def _plans(
     return with_memory(begun, memory_nbytes), asked_for
 
 
+def _written_before(output: Output, options: OutputOptions) -> str:
+    """Return in words what an earlier run has written, as its ledger says."""
+    if options.if_exists == "resume" and output.ledger is not None:
+        with suppress(OSError):
+            header = output.header()
+            if header is not None:
+                return f"{output.ledger.records().written_count} of {header.plan.unit_count} units are written"
+    return "nothing is written"
+
+
 class _Progress(Callbacks):
     """A line on standard error: first what is compared with the ledger, then what is written."""
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, stop: StopRequest) -> None:
         self._shown = shown
+        self._stop = stop
         self._line: tqdm[Any] | None = None
 
     def __enter__(self) -> Self:
@@ -320,7 +334,8 @@ class _Progress(Callbacks):
         self._done = 0
 
     def checked(self, unit_count: int) -> None:
-        """Show how many units were compared with the ledger."""
+        """Show how many units were compared with the ledger; stop where that is asked for."""
+        self._stop.check()
         if self._line is None:
             self._line = tqdm(total=self._plan.unit_count, desc="checking", unit="units", disable=not self._shown)
         self._line.update(unit_count)

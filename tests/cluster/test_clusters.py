@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 import tilewright as tw
 from tilewright.errors import SourceError
-from tilewright.execution import remote, sender
+from tilewright.execution import sender, sharing
 from tilewright.execution.cluster import open_embedded_cluster
 from tilewright.strategies import write_tiles_zarr
 
@@ -145,7 +145,7 @@ def test_workers_forget_a_run_that_has_ended(fails: bool, two_processes: Client,
 
 
 def _shared_names() -> tuple[str, ...]:
-    return tuple(remote._shared)
+    return tuple(sharing._shared)
 
 
 def test_workers_forget_a_run_in_which_sending_failed_and_its_own_error_stays(

@@ -33,7 +33,7 @@ from tests.support import (
 from zarr.storage import LocalStore, MemoryStore
 
 import tilewright as tw
-from tilewright.cli import main
+from tilewright.cli.commands import commands as main
 from tilewright.coordinator import Coordinator
 from tilewright.errors import ModelOutputError, SourceError, UnitGivenUpError
 from tilewright.execution import output_run

@@ -44,7 +44,7 @@ from tests.support import FullStore, note, noted, objects, tree
 from zarr.storage import LocalStore, MemoryStore
 
 import tilewright as tw
-from tilewright.cli import main
+from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError
 from tilewright.execution.cluster import open_embedded_cluster
 

@@ -22,7 +22,7 @@ from zarr.storage import LocalStore
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, UnitGivenUpError
-from tilewright.execution import remote, scatter
+from tilewright.execution import scatter, sharing
 from tilewright.plan import WritePlan, choose
 from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.output import Output
@@ -262,7 +262,7 @@ def set_status(status: Status, dask_worker: Worker) -> None:
 
 
 def shared_names() -> list[str]:
-    return list(remote._shared)
+    return list(sharing._shared)
 
 
 def is_busy(dask_worker: Worker) -> bool:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from distributed import LocalCluster
 
 from tilewright import __version__, plan_write
-from tilewright.cli import main
+from tilewright.cli.commands import commands as main
 from tilewright.cli.model_reference import ModelReference, ModelReferenceError
 
 CUT_2D = ("--axes", "YX", "--tile-size", "16,16", "--overlap", "4,4")
@@ -26,7 +26,10 @@ def run(*arguments: object) -> Result:
 
 
 def run_in_shell(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tilewright.cli", *map(str, arguments)]
+    # As in a shell, also where the tests run in the background, which ignores Ctrl-C.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "from tilewright.cli import main; main()"
+    command = [sys.executable, "-c", start, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -68,7 +71,7 @@ def predict(folder: Path, model: object, *options: object) -> Result:
 def test_help_and_the_plan_of_a_shape_import_nothing_heavy() -> None:
     code = f"""
         import sys
-        from tilewright.cli import main
+        from tilewright.cli.commands import commands as main
         for arguments in (["--help"], ["predict", "--help"], ["plan", "--shape", "1000,2048,2048", *{CUT_3D!r}]):
             try:
                 main(arguments)
@@ -83,7 +86,7 @@ def test_help_and_the_plan_of_a_shape_import_nothing_heavy() -> None:
 def test_the_plan_of_a_source_does_not_import_torch(image: np.ndarray, tmp_path: Path) -> None:
     code = f"""
         import sys
-        from tilewright.cli import main
+        from tilewright.cli.commands import commands as main
         try:
             main(["plan", "raw.zarr", *{CUT_2D!r}])
         except SystemExit as end:
@@ -393,8 +396,6 @@ def test_a_second_ctrl_c_ends_at_once_with_a_sentence_and_130(image: np.ndarray,
         import signal
         import threading
 
-        # As in a shell, also where the tests run in the background, which ignores it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         calls = []
 
         def model(batch):

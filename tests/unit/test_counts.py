@@ -87,8 +87,8 @@ def test_each_element_is_copied_once_between_the_model_and_the_encoder_and_put_o
         nbytes["copied to wait"] += 0 if np.shares_memory(self[tile], valid) else valid.nbytes
         nbytes["copied to be safe"] += valid.nbytes if valid.base is None else 0
 
-    def counted_write(path: str | Path, parts: Any) -> int:
-        written = write(path, parts)
+    def counted_write(path: str | Path, parts: Any, *check: Any) -> int:
+        written = write(path, parts, *check)
         nbytes["put"] += written
         return written
 

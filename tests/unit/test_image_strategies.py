@@ -871,7 +871,7 @@ def test_names_that_collide_are_an_error_before_anything_is_predicted(
             tmp_path / "out",
             r"would both be written to prediction_0\.tiff",
         ),
-        "the source": (lambda: [tiff(raw / "x.tif"), IMAGE], ".tif", raw, r"x\.tif is a source"),
+        "the source": (lambda: [tiff(raw / "x.tif"), IMAGE], ".tif", raw, r"x\.tif is the source"),
         # The output would replace raw/x.zarr, in which the source lies.
         "a store around": (lambda: [stored(raw / "x.zarr" / "0")], ".zarr", raw, r"x\.zarr"),
         "inside a store": (lambda: [stored(raw / "x.zarr")], ".tiff", raw / "x.zarr", r"x\.tiff"),

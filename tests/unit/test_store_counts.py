@@ -76,10 +76,10 @@ def test_each_file_is_written_once_and_never_opened_again(
     lock = threading.Lock()
     write_file = objects_module.write_file
 
-    def counted(path: str | Path, parts: list[bytes]) -> int:
+    def counted(path: str | Path, parts: list[bytes], *check: object) -> int:
         with lock:
             written[Path(path)] += 1
-        return write_file(path, parts)
+        return write_file(path, parts, *check)
 
     async def put(self: LocalStore, key: str, *rest: object, **named: object) -> None:
         # Metadata may go through the store, data must not.

@@ -20,7 +20,7 @@ from tests.support import BreaksOn, empty, identities, is_metadata, lengthen, sh
 from zarr.storage import LocalStore, MemoryStore
 
 import tilewright as tw
-from tilewright.cli import main
+from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError, ResumeError, SourceError, UnitGivenUpError
 from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.lock import WriterLock

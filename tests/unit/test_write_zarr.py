@@ -20,6 +20,7 @@ from tilewright.errors import DestinationError, DestinationExistsError
 from tilewright.plan import choose
 from tilewright.storage import objects
 from tilewright.storage.lazy_image import is_lazy
+from tilewright.storage.removal import being_written
 from tilewright.storage.zarr_image import write_zarr
 
 SHAPES = [(37, 61), (3, 37, 61), (2, 1, 5, 17, 31)]
@@ -75,9 +76,9 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     original_write, original_get = objects.write_file, LocalStore.get
 
-    def counting_write(path: Path, parts: Any) -> int:
+    def counting_write(path: Path, parts: Any, *check: Any) -> int:
         counts[f"set {path}"] += 1
-        return original_write(path, parts)
+        return original_write(path, parts, *check)
 
     async def counting_get(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
         counts[f"get {key}"] += not is_metadata(key)
@@ -203,6 +204,7 @@ MEMORY = """
 import re
 from pathlib import Path
 import dask.array, numpy as np
+from tilewright.storage.removal import being_written
 from tilewright.storage.zarr_image import write_zarr
 
 def peak_mib():
@@ -264,10 +266,8 @@ def test_until_it_is_complete_a_group_has_a_partial_name_and_the_earlier_one_sta
         np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...], earlier)
 
     write_zarr(tmp_path / "a.zarr", earlier)
-    zarr.open_group(tmp_path / "a.zarr").create_array("old", shape=3, dtype="uint8")
     write_zarr(tmp_path / "a.zarr", calling(look, (2, 30, 30), (1, 16, 30)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
-    # Nothing of the earlier group is left.
     assert list(zarr.open_group(tmp_path / "a.zarr", mode="r").keys()) == ["0"]
 
 
@@ -289,16 +289,43 @@ def test_a_group_that_cannot_have_its_name_leaves_the_earlier_one(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_group_or_array_of_either_format_is_replaced(tmp_path: Path, zarr_format: int) -> None:
+@pytest.mark.parametrize("earlier_format", [2, 3])
+def test_an_earlier_output_of_either_format_is_replaced(tmp_path: Path, earlier_format: int) -> None:
     image = image_of((5, 6))
-    zarr.create_array(tmp_path / "array", shape=3, dtype="uint8", zarr_format=zarr_format)
-    zarr.create_group(tmp_path / "group", zarr_format=zarr_format)
     (tmp_path / "empty").mkdir()
-    for name in ("array", "group", "empty"):
-        write_zarr(f"{tmp_path}/{name}", image)
+    write_zarr(tmp_path / "earlier", image_of((7, 8)), zarr_format=earlier_format)
+    for name in ("earlier", "empty"):
+        write_zarr(tmp_path / name, image)
         np.testing.assert_array_equal(zarr.open_group(tmp_path / name, mode="r", zarr_format=3)["0"][...], image)
         assert {path.name for path in (tmp_path / name).iterdir()} == {"0", "zarr.json"}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_groups_and_arrays_of_others_are_refused_and_left(tmp_path: Path, zarr_format: int) -> None:
+    zarr.create_array(tmp_path / "array", shape=3, dtype="uint8", zarr_format=zarr_format)
+    zarr.create_group(tmp_path / "group", zarr_format=zarr_format)
+    write_zarr(tmp_path / "shared", image_of((5, 6)), zarr_format=zarr_format)
+    zarr.open_group(tmp_path / "shared").create_array("labels", shape=3, dtype="uint8")
+    before = tree(tmp_path)
+    for name in ("array", "group", "shared"):
+        with pytest.raises(DestinationExistsError, match="in the way"):
+            write_zarr(tmp_path / name, image_of((5, 6)))
+    assert tree(tmp_path) == before
+
+
+def test_what_a_killed_process_has_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    killed, old = (tmp_path / f"a.zarr.{digit * 32}{kind}.partial" for digit, kind in (("0", ""), ("1", ".old")))
+    for folder in (killed, old):
+        (folder / "0").mkdir(parents=True)
+        (folder / "zarr.json").write_text("{")
+    (tmp_path / "b.zarr.partial").mkdir()
+    with being_written(tmp_path / f"a.zarr.{'2' * 32}.partial", tmp_path / "a.zarr", is_folder=True):
+        write_zarr(tmp_path / "a.zarr", image_of((5, 6)))
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "a.zarr",
+            f"a.zarr.{'2' * 32}.partial",
+            "b.zarr.partial",
+        ]
 
 
 def test_what_is_no_zarr_is_refused_and_left(tmp_path: Path) -> None:
@@ -322,6 +349,7 @@ def test_an_object_that_cannot_be_stored_is_an_error_that_names_the_image_and_le
     script = f"""
 import errno, resource, sys
 import dask.array, numpy as np
+from tilewright.storage.removal import being_written
 from tilewright.storage.zarr_image import write_zarr
 image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

@@ -1,5 +1,5 @@
 """``python -m tilewright.cli`` is ``tilewright``."""
 
-from tilewright.cli.commands import main
+from tilewright.cli import main
 
-main(prog_name="tilewright")
+main()

@@ -16,11 +16,16 @@ from tilewright import __version__
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
 from tilewright.cli.options import WholeNumbers, cluster_options, model_options, plan_options, run_options
-from tilewright.errors import UnitGivenUpError
+from tilewright.errors import ClusterGoneError, UnitGivenUpError
+from tilewright.signals import of_command
 
 if TYPE_CHECKING:
     from distributed import Client
 
+_CONNECT_SECONDS = 10
+"""How long a scheduler may take to answer."""
+_STOPPABLE = ("predict", "repair")
+"""Commands that finish what is in flight when a signal asks them to end."""
 DATA_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 DATA_TYPES += ("float16", "float32", "float64")
 COMPRESSORS = ("auto", "none", "zstd", "blosc", "gzip")
@@ -46,11 +51,14 @@ Example:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="tilewright")
-def main() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Tiled deep-learning predictions of huge image volumes into Zarr, on Dask."""
+    if context.invoked_subcommand not in _STOPPABLE:
+        of_command.end_as_usual()
 
 
-@main.command("demo", short_help="Train, predict and draw: the first run.")
+@commands.command("demo", short_help="Train, predict and draw: the first run.")
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
@@ -77,7 +85,7 @@ def demo_command(directory: Path, seed: int) -> None:
     click.echo(f"The picture is {result.picture.absolute()}")
 
 
-@main.command("plan", short_help="Print the plan, and create nothing.", epilog=PLAN_EXAMPLE)
+@commands.command("plan", short_help="Print the plan, and create nothing.", epilog=PLAN_EXAMPLE)
 @click.argument("source", required=False)
 @click.option(
     "--shape",
@@ -111,7 +119,7 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, *
     click.echo(str(plan_write(shape or (), axes, **options)))
 
 
-@main.command("predict", short_help="Predict a volume into Zarr.", epilog=PREDICT_EXAMPLE)
+@commands.command("predict", short_help="Predict a volume into Zarr.", epilog=PREDICT_EXAMPLE)
 @click.argument("source")
 @click.argument("destination")
 @plan_options
@@ -125,10 +133,10 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, *
 @click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3", show_default=True)
 @click.option(
     "--if-exists",
-    type=click.Choice(["fail", "overwrite", "resume"]),
+    type=click.Choice(["fail", "overwrite", "overwrite-foreign", "resume"]),
     default="fail",
     show_default=True,
-    help="What to do where DESTINATION exists; resume begins it, or completes it.",
+    help="What to do where DESTINATION exists: overwrite an output of tilewright, or any Zarr; begin or complete it.",
 )
 @run_options
 def predict_command(
@@ -169,7 +177,7 @@ def predict_command(
         click.echo(str(report))
 
 
-@main.command("verify", short_help="Prove that an output is complete.", epilog=VERIFY_EXAMPLE)
+@commands.command("verify", short_help="Prove that an output is complete.", epilog=VERIFY_EXAMPLE)
 @click.argument("destination")
 @cluster_options
 def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:
@@ -186,7 +194,7 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
         sys.exit(INCOMPLETE)
 
 
-@main.command("repair", short_help="Write what is missing or damaged again.", epilog=REPAIR_EXAMPLE)
+@commands.command("repair", short_help="Write what is missing or damaged again.", epilog=REPAIR_EXAMPLE)
 @click.argument("destination")
 @click.option("--source", help="The source, where it is not at its place any more.")
 @model_options
@@ -238,9 +246,23 @@ def _cluster(scheduler: str | None) -> "Iterator[Client | None]":
             param_hint="'--scheduler'",
         )
     from distributed import Client  # noqa: PLC0415
+    from distributed.comm.registry import get_backend  # noqa: PLC0415
+
+    from tilewright.execution.stopping import StopRequest  # noqa: PLC0415
 
     where = {"address": scheduler} if is_address else {"scheduler_file": scheduler}
-    with Client(**where, set_as_default=False) as client:
+
+    def connect() -> Client:
+        try:
+            if is_address:
+                # Dask would try one that it does not know for a minute.
+                get_backend(scheduler.rpartition("://")[0] or "tcp")
+            return Client(**where, set_as_default=False, timeout=_CONNECT_SECONDS)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ClusterGoneError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+
+    # A signal that comes meanwhile ends the command.
+    with StopRequest(signals=of_command).wait_for(connect) as client:
         if not client.nthreads():
             click.echo(f"The cluster {scheduler} has no workers yet; waiting for one.", err=True)
         yield client

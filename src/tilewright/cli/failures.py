@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
+from tilewright.cli import STOPPED
 from tilewright.errors import RunStoppedError, TilewrightError, UnitGivenUpError
 
 INCOMPLETE = 3
 """The exit status where all was done, and parts of the output are missing or wrong."""
-STOPPED = 75
-"""The exit status of a run that was asked to stop, and did: a temporary failure in the words of sysexits.h."""
 INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C has ended."""
 

@@ -94,4 +94,6 @@ def _checked_on(client: Any, checker: UnitChecker, groups: Iterator[Group]) -> I
             running.update([submit(group) for group in islice(groups, 1)])
             yield checked
     except CancelledError:
+        if client.status == "running":
+            raise gone("it has dropped the tasks of this run") from None
         raise gone() from None

@@ -11,7 +11,9 @@ from distributed import Client, LocalCluster, default_client
 
 from tilewright.execution.executor import Executor
 from tilewright.execution.in_process import InProcessExecutor
-from tilewright.execution.remote import RemoteExecutor, SharedPrediction
+from tilewright.execution.remote import RemoteExecutor
+from tilewright.execution.sharing import SharedPrediction
+from tilewright.execution.stopping import StopRequest
 from tilewright.execution.watch import Watch
 from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
@@ -102,10 +104,15 @@ class Placement:
         A client of the cluster.
     prediction : TilePrediction, optional
         How tiles are predicted; None where they are handed over.
+    stop : StopRequest, optional
+        What may ask the run to stop while the model is loaded and probed.
     """
 
-    def __init__(self, client: Client, prediction: TilePrediction | None = None) -> None:
+    def __init__(
+        self, client: Client, prediction: TilePrediction | None = None, stop: StopRequest | None = None
+    ) -> None:
         Watch(client)
+        self._stop = stop or StopRequest()
         self._client = client
         self._prediction = prediction
         self._is_here = shares_memory(client)
@@ -113,7 +120,8 @@ class Placement:
 
     def __enter__(self) -> "Placement":
         if self._prediction is not None and not self._is_here:
-            self._shared = SharedPrediction(self._client, self._prediction)
+            prediction = self._prediction
+            self._shared = self._stop.wait_for(lambda: SharedPrediction(self._client, prediction))
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -125,11 +133,13 @@ class Placement:
     def probe(self, plan: WritePlan) -> Probe:
         """Predict the first tile, and return what it says of the model."""
         if self._shared is not None:
-            # Which worker will be asked for the tile, nobody knows.
-            return self._shared.probe(plan)
+            # Which worker will be asked for the tile is not known.
+            shared = self._shared
+            return self._stop.wait_for(lambda: shared.probe(plan))
         if self._prediction is None:
             raise RuntimeError("there is no model to probe: tiles are handed over")
-        return self._prediction.probe(plan, for_use=True)
+        prediction = self._prediction
+        return self._stop.wait_for(lambda: prediction.probe(plan, for_use=True))
 
     def executor(self, plan: WritePlan, writer: UnitWriter) -> Executor:
         """Return an executor for one output array."""

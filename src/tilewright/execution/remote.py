@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import numpy as np
-from distributed import CancelledError, Client, Future, KilledWorker, Worker, WorkerPlugin
+from distributed import Client, Future, KilledWorker
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
@@ -36,93 +36,18 @@ from tilewright.coordinator import (
     UnitWritten,
     WriteUnit,
 )
-from tilewright.errors import ClusterGoneError, UnitGivenUpError
+from tilewright.errors import WorkGoneError
 from tilewright.execution.executor import TASKS_PER_THREAD, Errors
 from tilewright.execution.sender import SentTiles, TileSender
-from tilewright.execution.watch import LOOK_SECONDS, RECONNECT_SECONDS, Watch, gone
-from tilewright.execution.work import Probe, TilePrediction, Work
-from tilewright.plan import WritePlan
+from tilewright.execution.sharing import REGISTRATIONS, Shared, SharedPrediction, shared_value
+from tilewright.execution.watch import LOOK_SECONDS, Watch, gone
+from tilewright.execution.work import Work
 from tilewright.storage.receipts import UnitReceipt
 
 GROUP_NBYTES = 256 * 2**20
 """Tiles that are predicted by one task, batch by batch, give as many bytes at most: a task costs some milliseconds."""
-REGISTRATIONS = 20
-"""How often a value is sent to the workers where some of them die meanwhile."""
-
-_shared: dict[str, Any] = {}
-"""On a worker: what clients have shared with it."""
-
-
-class _SharePlugin(WorkerPlugin):
-    """Bring a value to every worker, once, also to those that join later."""
-
-    # Workers that a registration did not reach, since another one died meanwhile, are reached by the next one.
-    idempotent = False
-
-    def __init__(self, value: Any) -> None:
-        self.name = f"tilewright-{uuid.uuid4().hex}"
-        self.value = value
-
-    def setup(self, worker: Worker) -> None:
-        _shared[self.name] = self.value
-
-    def teardown(self, worker: Worker) -> None:
-        _shared.pop(self.name, None)
-
-
-class Shared:
-    """A value that every worker of a cluster holds, by a name that tasks carry.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        A client of the cluster.
-    value : object
-        What to share. It is pickled.
-    """
-
-    def __init__(self, client: Client, value: Any) -> None:
-        self._client = client
-        plugin = _SharePlugin(value)
-        self.name = plugin.name
-        self._register(plugin, Watch(client))
-
-    def _register(self, plugin: WorkerPlugin, watch: Watch) -> None:
-        """Bring the value to all workers; where one of them dies meanwhile, to the others."""
-        for attempt in range(1, REGISTRATIONS + 1):
-            watch.wait_until_connected()
-            try:
-                with watch.talking():
-                    self._client.register_plugin(plugin)
-            except OSError as error:
-                if attempt == REGISTRATIONS or isinstance(error, ClusterGoneError):
-                    raise
-                sleep(RECONNECT_SECONDS)
-            else:
-                return
-
-    def close(self) -> None:
-        """Let the workers forget the value."""
-        if self._client.status == "running":
-            # A cluster that is going away forgets it anyway.
-            with suppress(OSError):
-                self._client.unregister_worker_plugin(self.name)
-
-
-class SharedPrediction(Shared):
-    """The source and the model of a run, on the workers."""
-
-    def probe(self, plan: WritePlan) -> Probe:
-        """Predict the first tile on a worker, and return what it says of the model."""
-        try:
-            result: Probe = self._client.submit(_probe, self.name, plan, pure=False).result()
-        except CancelledError:
-            raise gone() from None
-        except KilledWorker as error:
-            raise UnitGivenUpError(
-                f"each worker died on which the model was to be loaded and to predict the first tile: {error}"
-            ) from error
-        return result
+RESENT_PER_UNIT = 10
+"""How often a cluster may drop tasks, for each unit, before it is taken for one that does nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +77,7 @@ class RemoteExecutor:
         self._work = work
         # The model stays where it is; the rest of the work is small.
         self._shared = Shared(client, replace(work, prediction=None))
+        self._prediction = prediction
         self._names = (self._shared.name, prediction.name if prediction else None)
         self._run = uuid.uuid4().hex
         self._errors = Errors()
@@ -165,6 +91,8 @@ class RemoteExecutor:
         self._sender = TileSender(client, work.plan.share_of_tile, self._ended.put)
         self._at_once: deque[Event] = deque()
         self._number = 0
+        self._resent_count = 0
+        self._renewed_until = 0.0
         self._most_tasks = 0
         self._closed = False
         self._count_threads()
@@ -271,7 +199,8 @@ class RemoteExecutor:
         if self._closed:
             return
         self._closed = True
-        self._sender.close()
+        with suppress(Exception):
+            self._sender.close()
         if self._client.status == "running":
             # An error of sending, say: what ended the run matters more, and the workers must forget it all the same.
             with suppress(Exception):
@@ -281,7 +210,7 @@ class RemoteExecutor:
         for waiting in (*self._waiting, self._suspects):
             waiting.clear()
         if self._client.status == "running":
-            with suppress(OSError):
+            with suppress(Exception):
                 self._client.cancel(futures)
         self._shared.close()
 
@@ -327,7 +256,46 @@ class RemoteExecutor:
                 return [TilesPredicted(tiles, handles)]
             case ProduceUnit(unit) | WriteUnit(unit) if receipt is not None:
                 return [UnitWritten(unit, receipt)]
-        return self._failure(future, instruction)
+        if lost := self._lost_tiles(instruction):
+            return lost
+        return [] if self._send_again(future, instruction) else self._failure(future, instruction)
+
+    def _lost_tiles(self, instruction: Instruction) -> list[Event]:
+        """Forget the tiles of a unit that died with their workers, and return that they did."""
+        if not isinstance(instruction, WriteUnit):
+            return []
+        lost = [
+            (tile, handle)
+            for tile, handle in zip(instruction.tiles, instruction.handles, strict=True)
+            if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost", "error")
+        ]
+        for _, handle in lost:
+            del self._tiles[handle]
+        return [TilesLost(tuple(tile for tile, _ in lost), tuple(handle for _, handle in lost))] if lost else []
+
+    def _send_again(self, future: Future[Any], instruction: Instruction) -> bool:
+        """Submit an instruction again that the cluster has dropped, since it was restarted: that is no failed attempt.
+
+        Returns
+        -------
+        bool
+            Whether it was dropped.
+        """
+        is_forgotten = future.status == "error" and isinstance(future.exception(), WorkGoneError)
+        if not is_forgotten and future.status not in ("cancelled", "lost"):
+            return False
+        self._resent_count += 1
+        if self._resent_count > RESENT_PER_UNIT * self._work.plan.unit_count + REGISTRATIONS:
+            raise gone("it drops the tasks of this run again and again")
+        self._watch.wait_until_connected()
+        if is_forgotten and monotonic() > self._renewed_until:
+            self._shared.renew()
+            if self._prediction is not None:
+                self._prediction.renew()
+            # Other tasks that were on their way meanwhile say the same.
+            self._renewed_until = monotonic() + LOOK_SECONDS
+        self._waiting[0 if isinstance(instruction, WriteUnit) else 1].append(instruction)
+        return True
 
     def _failure(self, future: Future[Any], instruction: Instruction) -> list[Event]:
         match instruction:
@@ -336,17 +304,6 @@ class RemoteExecutor:
                 parts = self._parts(instruction, batches)
                 (self._suspects if _is_killed(future) else self._waiting[1]).extend(parts)
                 return []
-            case WriteUnit(unit, _, tiles, handles):
-                lost = [
-                    (tile, handle)
-                    for tile, handle in zip(tiles, handles, strict=True)
-                    if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost", "error")
-                ]
-                if lost:
-                    lost_tiles, lost_handles = zip(*lost, strict=True)
-                    for handle in lost_handles:
-                        del self._tiles[handle]
-                    return [TilesLost(lost_tiles, lost_handles)]
         if _is_killed(future) and future is not self._alone:
             self._suspects.append(instruction)
             return []
@@ -417,13 +374,8 @@ _Names = tuple[str, str | None]
 
 
 def _work(names: _Names) -> Work:
-    work: Work = _shared[names[0]]
-    return work if names[1] is None else replace(work, prediction=_shared[names[1]])
-
-
-def _probe(name: str, plan: WritePlan) -> Probe:
-    prediction: TilePrediction = _shared[name]
-    return prediction.probe(plan)
+    work: Work = shared_value(names[0])
+    return work if names[1] is None else replace(work, prediction=shared_value(names[1]))
 
 
 def _predict(names: _Names, tiles: tuple[int, ...]) -> list[AnyArray]:

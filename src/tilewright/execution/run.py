@@ -22,7 +22,7 @@ from tilewright.coordinator import (
     TilesOffered,
     UnitFailed,
 )
-from tilewright.errors import DestinationError, OutputInUseError, RunStoppedError, UnitGivenUpError
+from tilewright.errors import DestinationError, OutputInUseError, UnitGivenUpError
 from tilewright.execution.executor import Executor
 from tilewright.execution.stopping import StopRequest
 from tilewright.geometry import Region
@@ -92,8 +92,6 @@ class Run:
         OutputInUseError
             If the run does not hold its lock any more.
         """
-        if stop is not None:
-            stop.is_heeded = True
         self._handle(StartAdmitting())
         while not self.coordinator.is_idle:
             if stop is not None and stop.is_requested:
@@ -166,11 +164,9 @@ class Run:
         self.drain(stop.grace_seconds)
         if self.coordinator.is_finished:
             return
-        plan = self.coordinator.plan
-        raise RunStoppedError(
-            f"{stop.name}: the run has stopped; {self.coordinator.written_count} of {plan.unit_count} units are "
-            "written. Run it again with if_exists='resume' to go on from there"
-        )
+        written, units = self.coordinator.written_count, self.coordinator.plan.unit_count
+        stop.progress = lambda: f"{written} of {units} units are written"
+        raise stop.error()
 
     def _offer(self, offered: dict[int, AnyArray]) -> None:
         instructions = self.coordinator.handle(TilesOffered(tuple(offered)))

@@ -72,8 +72,6 @@ class Watch:
             raise
 
 
-def gone() -> ClusterGoneError:
-    """Return the error of a cluster that went away."""
-    return ClusterGoneError(
-        "the connection to the Dask scheduler is closed; what was written is complete, the rest is missing"
-    )
+def gone(reason: str = "the connection to its scheduler is closed") -> ClusterGoneError:
+    """Return the error of a cluster that went away, or that does not do its work any more."""
+    return ClusterGoneError(f"the Dask cluster is gone: {reason}; what was written is complete, the rest is missing")

@@ -125,7 +125,7 @@ class PredictionWriterCallback(_Writer):
                 dataloader_idx=dataloader_idx,
                 dirpath=self.dirpath,
             )
-            if getattr(trainer, "received_sigterm", False):
+            if getattr(trainer, "received_sigterm", False) is True:
                 raise RunStoppedError(
                     f"SIGTERM: the prediction into {self.dirpath} has stopped after batch {batch_idx}. With "
                     "WriteTilesZarr, run it again with if_exists='resume' to go on from there"

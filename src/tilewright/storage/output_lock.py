@@ -6,7 +6,7 @@ least one sees the other.
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from zarr.abc.store import Store
@@ -120,7 +120,10 @@ class OutputLock:
     def _check_others(self) -> None:
         """Raise OutputInUseError where a run writes an output around or inside this one."""
         for lock, where in self._others():
-            holder = lock.wait_for_holder()
+            holder = None
+            with suppress(DestinationError):
+                # A file of others that has the name of a lock is none.
+                holder = lock.wait_for_holder()
             if holder is not None:
                 raise OutputInUseError(
                     f"the output {self._name} lies around or inside {where}, which is being written by process "

@@ -11,7 +11,7 @@ from distributed.protocol.pickle import dumps
 
 from tilewright.assemble import AnyArray, slices_of
 from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
-from tilewright.errors import IncompleteImageError, ModelOutputError
+from tilewright.errors import DestinationExistsError, IncompleteImageError, ModelOutputError
 from tilewright.execution.cluster import check_client
 from tilewright.execution.image_writes import (
     ClusterImageWrites,
@@ -25,7 +25,10 @@ from tilewright.geometry import Region, TileInformation, element_count
 from tilewright.stitching import ImageStitching, WriteFunc
 from tilewright.storage.apart import Target, check_apart
 from tilewright.storage.naming import check_extension, output_names
+from tilewright.storage.options import OutputOptions
+from tilewright.storage.output import Output
 from tilewright.storage.places import place_of_path
+from tilewright.storage.zarr_image import write_zarr
 from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of
 
 if TYPE_CHECKING:
@@ -229,6 +232,8 @@ class CollectedImages(ABC):
             [Target(str(path), place_of_path(path), path.exists()) for path in paths],
             [source for image in images if (source := getattr(image, "source", None) or image.path) is not None],
         )
+        for path in filter(Path.exists, paths):
+            self._check_existing(path)
         self._paths = dict(zip(keys, paths, strict=True))
         if self.client is not None:
             self._check_that_it_travels()
@@ -236,6 +241,13 @@ class CollectedImages(ABC):
             self._writes = LocalImageWrites()
         else:
             self._writes = ClusterImageWrites(self.client, folder, self.max_inflight_nbytes)
+
+    def _check_existing(self, path: Path) -> None:
+        """Raise DestinationExistsError where an output cannot replace what has its name: now, not at the end."""
+        if self.write_func is write_zarr:
+            Output.at(path).check(OutputOptions(if_exists="overwrite"))
+        elif path.is_dir():
+            raise DestinationExistsError(f"{path} exists and is a folder; choose another folder or extension")
 
     def _check_that_it_travels(self) -> None:
         """Raise TypeError where what writes cannot be sent to a worker: better now than when an image is covered."""
