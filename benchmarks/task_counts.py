@@ -21,8 +21,8 @@ from benchmarks.measure import save, table
 from benchmarks.simulated_cluster import WaitingWork, prediction_of_nothing
 from tilewright.coordinator import Coordinator
 from tilewright.execution.remote import RemoteExecutor
-from tilewright.execution.sharing import SharedPrediction
 from tilewright.execution.run import Run
+from tilewright.execution.sharing import SharedPrediction
 from tilewright.plan import WritePlan, plan_write
 from tilewright.storage.receipts import UnitReceipt
 

@@ -31,8 +31,8 @@ from tilewright.coordinator import Coordinator
 from tilewright.errors import RunStoppedError
 from tilewright.execution.executor import TASKS_PER_THREAD
 from tilewright.execution.remote import RemoteExecutor
-from tilewright.execution.sharing import SharedPrediction
 from tilewright.execution.run import Run
+from tilewright.execution.sharing import SharedPrediction
 from tilewright.execution.stopping import StopRequest
 from tilewright.plan import plan_write
 

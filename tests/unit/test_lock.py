@@ -23,7 +23,7 @@ import pytest
 from tilewright.errors import DestinationError, OutputInUseError
 from tilewright.storage import lock as lock_module
 from tilewright.storage.holder import Holder
-from tilewright.storage.lock import WriterLock, remove_lock_leftovers
+from tilewright.storage.lock import WriterLock, remove_leftovers
 
 ELSEWHERE = "another-machine"
 DEADLINE_SECONDS = 60.0
@@ -492,7 +492,7 @@ def test_what_killed_processes_have_left_of_locks_is_removed_and_no_other_file(n
     kept = ["lock.txt", "lock.bak", "notes.partial"]
     for one in (name, *kept):
         (folder / one).touch()
-    remove_lock_leftovers(folder)
+    remove_leftovers(folder)
     assert sorted(entry.name for entry in folder.iterdir()) == sorted(kept)
 
 

@@ -28,7 +28,7 @@ DEAD_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 _NAME = "lock"
 _ATTEMPTS = 20
-_LEFTOVER = re.compile(rf"{_NAME}(\.([0-9a-f]{{32}}|unknown))+(\.partial)?")
+_LEFTOVER = re.compile(rf"{_NAME}(\.([0-9a-f]{{32}}|unknown))+(\.partial)?|\d{{6}}\.ledger\.[0-9a-f]{{32}}\.partial")
 _dead: dict[tuple[str, int, float], int] = {}
 """Holders on other machines that were found dead, and when they had touched their lock last."""
 
@@ -181,8 +181,8 @@ class WriterLock:
                 os.utime(self.path)
 
 
-def remove_lock_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of locks beside the lock of a folder, which this process holds."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of locks and ledgers in a folder, whose lock this process holds."""
     with suppress(FileNotFoundError):
         for name in os.listdir(folder):  # noqa: PTH208
             if _LEFTOVER.fullmatch(name):

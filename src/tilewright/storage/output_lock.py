@@ -14,7 +14,7 @@ from zarr.core.sync import sync
 
 from tilewright.errors import DestinationError, OutputInUseError
 from tilewright.storage.holder import Holder
-from tilewright.storage.lock import Guard, WriterLock, remove_lock_leftovers
+from tilewright.storage.lock import Guard, WriterLock, remove_leftovers
 from tilewright.storage.object_lock import NAME as OBJECT_NAME
 from tilewright.storage.object_lock import ObjectLock
 
@@ -115,7 +115,7 @@ class OutputLock:
             raise DestinationError(error.errno, f"{reason}or for the output", error.filename) from error
         held.callback(lock.release)
         if isinstance(lock, WriterLock):
-            remove_lock_leftovers(lock.path.parent)
+            remove_leftovers(lock.path.parent)
 
     def _check_others(self) -> None:
         """Raise OutputInUseError where a run writes an output around or inside this one."""
