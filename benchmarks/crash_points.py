@@ -6,8 +6,8 @@ A scenario is a call that writes: a run that begins, resumes, overwrites or repa
 or elsewhere; a function that writes one image; a trainer with three images. It is played once undisturbed, to count the
 operations that change the file system, and once for each of these, in a process that is killed just before that one.
 Then what a user would call next is called, and all that lies in the folder is compared with the undisturbed end: every
-file of the outputs, nothing left over, nothing of others touched. Where something is overwritten, the old output must be
-whole, in its place or aside, until a unit of the new one is stored.
+file of the outputs, nothing left over, nothing of others touched. Where something is overwritten, the old output must
+be whole, in its place or aside, until a unit of the new one is stored.
 
 The process that imports the libraries never uses them, so that it can be forked for each point.
 """

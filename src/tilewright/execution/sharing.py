@@ -1,4 +1,4 @@
-"""What the tasks of a run need travels once to each worker, also to one that joins later, and stays until the run ends."""
+"""What the tasks of a run need travels once to each worker, also to one that joins later, until the run ends."""
 
 import logging
 import uuid

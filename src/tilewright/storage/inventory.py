@@ -230,7 +230,8 @@ class Inventory:
             if node is not None:
                 return path if was_being_written or node.chunk_pattern.fullmatch(inside) else None
             if not path:
-                return None
+                # Its name tells that it is ours, where the group that it was to become is not there yet.
+                return "" if was_being_written else None
             inside = f"{_name_of(path)}/{inside}"
             path = _parent_of(path)
 
