@@ -156,6 +156,8 @@ class Scenario:
         The outputs that must be proven complete, and their ledgers, relative to the folder.
     replaces : bool
         Whether an output that is whole is replaced.
+    several : bool
+        Whether there are several outputs, of which some may be replaced when the process dies, and some not.
     """
 
     call: Call
@@ -163,6 +165,7 @@ class Scenario:
     ways: Sequence[Call] = ()
     outputs: Sequence[tuple[str, str]] = ()
     replaces: bool = False
+    several: bool = False
 
 
 def _of_predictions() -> dict[str, Scenario]:
@@ -267,8 +270,7 @@ def _of_trainers() -> dict[str, Scenario]:
     return {
         "trainer": Scenario(lambda folder: train(folder, "fail"), write_images, [old_resumed], proven),
         "trainer, resume": Scenario(old_resumed, spoilt, [old_resumed], proven),
-        # Of three images some may be replaced and some not: only to begin again is always a way on.
-        "trainer, overwrite": Scenario(new, old, [new_resumed, new], proven),
+        "trainer, overwrite": Scenario(new, old, [new_resumed, new], proven, several=True),
         "trainer to TIFF": Scenario(cached, write_images, [cached]),
         "trainer to TIFF again": Scenario(cached, cached_before, [cached]),
     }
@@ -437,10 +439,14 @@ class Stage:
         if fault := self._fault_of_old():
             outcome.failures.append(f"{at}: {fault}")
             return
+        before = tree(self._here)
         ended = play(ways[way], self._here)
-        if ended.error == "ResumeError" and way < len(ways) - 1 and not differing(tree(self._here), self._old):
-            outcome.refused += 1
-            ended = play(ways[-1], self._here)
+        if ended.error == "ResumeError" and way < len(ways) - 1:
+            # What is there is the old output, or one of several is: it must be whole, and left as it is.
+            is_old = self.scenario.several or not differing(before, self._old)
+            if is_old and not differing(tree(self._here), before):
+                outcome.refused += 1
+                ended = play(ways[-1], self._here)
         fault = f"{ended.error}: {ended.message}" if ended.error or ended.status else ""
         fault = fault or differing(tree(self._here), self._whole) or self._unproven()
         if fault:

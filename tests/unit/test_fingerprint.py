@@ -4,6 +4,9 @@ import functools
 import json
 import os
 import pickle
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -15,29 +18,27 @@ import pytest
 import tifffile
 import torch
 import zarr
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, WrapperStore
 
 from tilewright.execution.model_identity import model_identity
 from tilewright.plan import plan_write
 from tilewright.storage.arrays import template_array
-from tilewright.storage.fingerprint import (
-    array_digest,
-    array_metadata,
-    differences,
-    fingerprint_of,
-    identity_of,
-)
+from tilewright.storage.fingerprint import differences, fingerprint_of
+from tilewright.storage.metadata import array_metadata
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.source import open_source
+from tilewright.storage.source_identity import source_identity
+from tilewright.storage.value_identity import array_digest
 
 IMAGE = np.random.default_rng(11).integers(0, 60_000, (40, 50)).astype("uint16")
 
 
 def identity(source: Any, axes: str = "YX") -> str:
-    return identity_of(open_source(source, axes))
+    return source_identity(open_source(source, axes))
 
 
 # --- How two fingerprints differ.
@@ -262,21 +263,78 @@ def test_a_group_is_told_by_its_full_resolution(tmp_path: Path) -> None:
     assert identity(tmp_path / "a.zarr") == identity(tmp_path / "a.zarr" / "0")
 
 
-def test_zarr_arrays_in_different_stores_are_different_ones() -> None:
-    stores = [MemoryStore(), MemoryStore()]
-    for store in stores:
-        zarr.create_array(store, name="raw", shape=(8, 8), dtype="uint8")
-    first, second = (zarr.open_array(store, path="raw") for store in stores)
-    assert identity(first) == identity(zarr.open_array(stores[0], path="raw"))
-    assert identity(first) != identity(second)
+def test_zarr_arrays_of_one_layout_are_told_apart_by_what_is_stored(tmp_path: Path) -> None:
+    def array_of(store: Any, value: int, **options: Any) -> zarr.Array:
+        array = zarr.create_array(store, shape=(80, 80), dtype="uint8", chunks=(10, 10), **options)
+        array[...] = value
+        return array
+
+    assert identity(array_of(MemoryStore(), 1)) == identity(array_of(MemoryStore(), 1))
+    assert identity(array_of(MemoryStore(), 1)) != identity(array_of(MemoryStore(), 2))
+    assert identity(array_of(tmp_path / "a", 1)) != identity(array_of(tmp_path / "b", 2))
+    # Where it lies is another part of the fingerprint.
+    assert identity(array_of(tmp_path / "c", 1)) == identity(tmp_path / "a")
+    (tmp_path / "a" / "c" / "0" / "0").unlink()
+    assert identity(tmp_path / "c") != identity(tmp_path / "a")
+    sharded = {"shards": (40, 40)}
+    assert identity(array_of(tmp_path / "d", 1, **sharded)) != identity(array_of(tmp_path / "e", 2, **sharded))
 
 
-def test_what_is_computed_when_it_is_read_is_told_by_its_type_and_not_read() -> None:
+def test_a_large_zarr_array_is_told_apart_by_few_requests() -> None:
+    gets: list[str] = []
+
+    class Counting(WrapperStore[MemoryStore]):
+        async def get(self, key: str, *rest: Any, **named: Any) -> Any:
+            gets.append(key)
+            return await super().get(key, *rest, **named)
+
+    array = zarr.create_array(Counting(MemoryStore()), shape=(10**6, 10**6), dtype="uint8", chunks=(100, 100))
+    gets.clear()
+    identity(array)
+    assert len(gets) <= 3 * 8
+
+
+def lazy(value: int = 1, *, chunks: int = 10, image: np.ndarray = IMAGE) -> dask.array.Array:
+    return dask.array.from_array(image, chunks=chunks) + value
+
+
+LAZY = {
+    "a constant": lambda: lazy(2),
+    "an array": lambda: lazy(image=IMAGE + 1),
+    "chunks": lambda: lazy(chunks=20),
+    "one more step": lambda: lazy() + 1,
+    "a function": lambda: lazy().map_blocks(lambda block: -block),
+    "no array": lambda: dask.array.zeros(IMAGE.shape, dtype=IMAGE.dtype),
+}
+
+
+@pytest.mark.parametrize("other", LAZY)
+def test_dask_arrays_of_one_shape_are_told_apart_and_not_read(other: str) -> None:
     def fail(block: np.ndarray) -> np.ndarray:
         raise AssertionError("it was read")
 
-    lazy = dask.array.from_array(IMAGE, chunks=10).map_blocks(fail, dtype="uint16", meta=np.empty((0, 0), "uint16"))
-    assert identity(lazy) == identity(dask.array.zeros(IMAGE.shape)) == "dask.array.core.Array"
+    assert identity(lazy()) == identity(lazy()) != identity(LAZY[other]())
+    computed = lazy().map_blocks(fail, dtype="uint16", meta=np.empty((0, 0), "uint16"))
+    assert identity(computed) == identity(lazy().map_blocks(fail, dtype="uint16", meta=np.empty((0, 0), "uint16")))
+
+
+def test_a_dask_array_has_the_same_identity_in_another_process(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", data=IMAGE, chunks=(10, 10))
+    script = (
+        "import sys, dask, dask.array, numpy as np, zarr\n"
+        "from tilewright.storage.source import open_source\n"
+        "from tilewright.storage.source_identity import source_identity\n"
+        "array = dask.array.from_zarr(zarr.open_array(sys.argv[1], mode='r'))\n"
+        "more = dask.array.from_delayed(dask.delayed(np.ones)(array.shape), array.shape, 'float64')\n"
+        "print(source_identity(open_source(array.map_blocks(lambda block: 3 * block) + more, 'YX')))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.zarr")]
+    found = {
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+    assert b"not compared" not in found.pop()
 
 
 def test_what_a_function_reads_from_a_file_is_told_by_the_file(tmp_path: Path) -> None:
@@ -284,7 +342,7 @@ def test_what_a_function_reads_from_a_file_is_told_by_the_file(tmp_path: Path) -
     np.save(path, IMAGE)
 
     def identity_as_read() -> str:
-        return identity_of(open_source(path, "YX", lambda path, axes: np.load(path)))
+        return source_identity(open_source(path, "YX", lambda path, axes: np.load(path)))
 
     os.utime(path, (1000, 1000))
     before = identity_as_read()
@@ -488,24 +546,84 @@ class Callable_:
 @pytest.mark.parametrize(
     ("model", "name"),
     [
-        (negate, f"{__name__}.negate"),
-        (network_factory, f"{__name__}.network_factory"),
-        (lambda tiles: tiles, f"{__name__}.<lambda>"),
-        (functools.partial(np.multiply, 2), "numpy.multiply(2)"),
-        (functools.partial(negate, tiles=3), f"{__name__}.negate(tiles=3)"),
-        (Callable_(), f"{__name__}.Callable_"),
-        (Callable_().method, f"{__name__}.Callable_.method"),
-        (Callable_, f"{__name__}.Callable_"),
-        (np.negative, "numpy.negative"),
-        (np.vectorize(abs), "numpy.vectorize abs"),
-        (len, "builtins.len"),
-        (torch.relu, "torch._VariableFunctionsClass.relu"),
-        (None, "builtins.NoneType"),
+        (negate, rf"{__name__}\.negate, code [0-9a-f]{{16}}"),
+        (lambda tiles: tiles, rf"{__name__}\.<lambda>, code [0-9a-f]{{16}}"),
+        (functools.partial(np.multiply, 2), r"numpy\.multiply, arguments [0-9a-f]{16}"),
+        (functools.partial(negate, tiles=3), rf"{__name__}\.negate, code [0-9a-f]{{16}}, arguments [0-9a-f]{{16}}"),
+        (Callable_(), rf"{__name__}\.Callable_, code [0-9a-f]{{16}}, attributes not compared"),
+        (Callable_().method, rf"{__name__}\.Callable_\.method, code .* of .*\.Callable_, .*"),
+        (Callable_, rf"{__name__}\.Callable_"),
+        (np.negative, r"numpy\.negative"),
+        (np.vectorize(abs), r"numpy\.vectorize abs"),
+        (len, r"builtins\.len"),
+        (torch.relu, r"torch\._VariableFunctionsClass\.relu"),
+        (None, "None"),
     ],
     ids=lambda value: value if isinstance(value, str) else "model",
 )
-def test_what_has_no_weights_is_told_by_its_name(model: Any, name: str) -> None:
-    assert model_identity(model) == name
+def test_what_has_no_weights_is_told_by_its_name_and_code(model: Any, name: str) -> None:
+    assert re.fullmatch(name, model_identity(model))
+
+
+FACTOR = 2
+
+
+def scaled(tiles: np.ndarray) -> np.ndarray:
+    """A model that names a constant of its module."""
+    return FACTOR * tiles
+
+
+def functions_of(source: str) -> Any:
+    """The function ``model`` of a module that another process may have, or this one after a change."""
+    module: dict[str, Any] = {"__name__": "models"}
+    exec(source, module)
+    return module["model"]
+
+
+CODE = "SCALE = 2\ndef helper(x):\n    return x + 1\n"
+CODE += "def model(tiles, offset=1):\n    return SCALE * helper(tiles) + offset\n"
+CHANGES = {
+    "its body": CODE.replace("+ offset", "- offset"),
+    "a constant in it": CODE.replace("SCALE * helper", "3 * helper"),
+    "a default": CODE.replace("offset=1", "offset=2"),
+    "a constant of its module": CODE.replace("SCALE = 2", "SCALE = 3"),
+    "a function that it calls": CODE.replace("x + 1", "x + 2"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_function_that_has_changed_is_another_model(change: str) -> None:
+    assert model_identity(functions_of(CODE)) != model_identity(functions_of(CHANGES[change]))
+
+
+def test_a_comment_a_line_or_a_document_do_not_make_another_model() -> None:
+    same = "# A comment.\n\n" + CODE.replace("offset=1):", 'offset=1):\n    """A document."""')
+    assert model_identity(functions_of(same)) == model_identity(functions_of(CODE))
+
+
+def test_what_a_function_encloses_counts() -> None:
+    def of(value: Any) -> str:
+        return model_identity(lambda tiles: value * tiles)
+
+    assert of(2) == of(2) != of(3)
+    assert of(np.arange(3)) == of(np.arange(3)) != of(np.arange(1, 4))
+    with torch.no_grad():
+        first, second = network(), network()
+        second.last.bias += 1
+    assert of(first) == of(first) != of(second)
+
+
+def test_a_function_has_the_same_identity_where_it_was_sent_to(two_processes: Client) -> None:
+    for model in (scaled, lambda tiles: tiles + FACTOR, functools.partial(scaled, out={"a", "b", "c"})):
+        assert two_processes.submit(model_identity, model, pure=False).result() == model_identity(model)
+
+
+def test_an_identity_is_short_and_holds_no_secret() -> None:
+    model = functools.partial(negate, token="secret-5f3a", weights=b"5f3a" * 2**20, more=[("key", "secret-5f3a")])
+    identity = model_identity(model)
+    assert len(identity) < 200
+    assert "secret" not in identity
+    assert identity != model_identity(functools.partial(negate, token="secret-5f3b", weights=b"5f3a" * 2**20))
 
 
 def test_the_weights_behind_a_partial_function_count() -> None:

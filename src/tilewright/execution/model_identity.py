@@ -1,11 +1,12 @@
-"""Two models are the same if their weights are; of what has no weights only the name is known."""
+"""Two models are the same if their weights are; of what has no weights, the code is compared."""
 
 from contextlib import suppress
-from functools import partial
 from io import BytesIO
 from typing import Any
 
 from xxhash import xxh3_64
+
+from tilewright.storage.value_identity import value_identity
 
 
 def model_identity(model: Any) -> str:
@@ -19,32 +20,24 @@ def model_identity(model: Any) -> str:
     Returns
     -------
     str
-        The name of its class, or of the function, and for a torch module a digest of its weights and buffers.
+        For a torch module the name of its class and a digest of its weights and buffers; for a function its name and a
+        digest of its code and of what it has enclosed; for a partial function also a digest of its arguments.
 
     Examples
     --------
     >>> model_identity(len)
     'builtins.len'
     """
-    if isinstance(model, partial):
-        arguments = [*map(_text_of, model.args)]
-        arguments += [f"{name}={_text_of(value)}" for name, value in model.keywords.items()]
-        return f"{model_identity(model.func)}({', '.join(arguments)})"
-    named = model if hasattr(model, "__qualname__") else type(model)
+    return value_identity(model, _of_weights)
+
+
+def _of_weights(model: Any) -> str | None:
+    """Return the identity of what has weights; None for others."""
     state_dict = getattr(model, "state_dict", None)
-    if callable(state_dict) and named is not model:
-        # The module of a class may have several names, the same weights have one digest.
-        return f"{named.__qualname__} {_digest_of_weights(state_dict())}"
-    name = f"{getattr(named, '__module__', None)}.{named.__qualname__}"
-    if named is not model and isinstance(getattr(model, "__name__", None), str):
-        # A ufunc of NumPy, say.
-        name += f" {model.__name__}"
-    return name
-
-
-def _text_of(argument: Any) -> str:
-    """Return an argument as text, in which no address of memory is."""
-    return repr(argument) if isinstance(argument, str | bytes | int | float | tuple) else model_identity(argument)
+    if not callable(state_dict) or isinstance(model, type):
+        return None
+    # The module of a class may have several names, the same weights have one digest.
+    return f"{type(model).__qualname__} {_digest_of_weights(state_dict())}"
 
 
 def _digest_of_weights(weights: dict[str, Any]) -> str:

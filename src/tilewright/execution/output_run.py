@@ -28,8 +28,9 @@ from tilewright.execution.run import Run, describe_region
 from tilewright.plan import WritePlan
 from tilewright.storage.arrays import create_array, open_array, template_array
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.fingerprint import Fingerprint, array_metadata, differences
+from tilewright.storage.fingerprint import Fingerprint, differences
 from tilewright.storage.ledger import EVERYTHING, NOTHING, OUTPUT, Header, Ledger, LedgerFolder
+from tilewright.storage.metadata import array_metadata
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import Output
 from tilewright.storage.receipts import UnitReceipt

@@ -34,13 +34,15 @@ class SourcePlaces:
     unknown: list[str] = field(default_factory=list)
 
 
-class _Nowhere(RawIOBase):
+class Nowhere(RawIOBase):
     """A file that keeps nothing."""
 
     def writable(self) -> bool:
+        """Return that it takes what is written."""
         return True
 
     def write(self, data: Any) -> int:
+        """Return how much was written."""
         return memoryview(data).nbytes
 
 
@@ -48,7 +50,7 @@ class _Finder(cloudpickle.Pickler):  # type: ignore[misc]
     """Look at every object that would travel with a source, and note where it is stored."""
 
     def __init__(self, found: SourcePlaces) -> None:
-        super().__init__(_Nowhere())
+        super().__init__(Nowhere())
         self._found = found
 
     def persistent_id(self, candidate: Any) -> int | None:

@@ -10,9 +10,9 @@ from zarr.storage import MemoryStore
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.plan import WritePlan
 from tilewright.storage.compressors import default_compressor
-from tilewright.storage.fingerprint import array_metadata, differences
+from tilewright.storage.fingerprint import differences
 from tilewright.storage.inventory import OWN_ATTRIBUTE
-from tilewright.storage.metadata import MetadataError, read_node
+from tilewright.storage.metadata import MetadataError, array_metadata, read_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import FULL_RESOLUTION, Output
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+
 GROUP_NAMES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 METADATA_NAMES = (*GROUP_NAMES, ".zarray")
 
@@ -96,6 +99,15 @@ def array_node(document: Mapping[str, Any]) -> Node | None:
         return _node_of_format_2(dict(document), {}, name)
     except MetadataError:
         return None
+
+
+def array_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
+    """Return the metadata of an array as they are stored, without its attributes, which anybody may change."""
+    documents = array.metadata.to_buffer_dict(default_buffer_prototype())
+    document = documents["zarr.json" if array.metadata.zarr_format == 3 else ".zarray"]
+    metadata: dict[str, Any] = json.loads(document.to_bytes())
+    metadata.pop("attributes", None)
+    return metadata
 
 
 def is_zarr(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
 from tilewright.storage.places import place_of_store
+from tilewright.storage.value_identity import value_identity
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
 
@@ -128,7 +129,7 @@ class _FunctionReader(_FileReader):
 
     @property
     def view(self) -> str:
-        return f", read by {getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+        return f", read by {value_identity(self.function)}"
 
     def _open(self) -> Any:
         if self.function is None:

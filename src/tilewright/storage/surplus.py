@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 from tilewright.plan import WritePlan
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.fingerprint import array_metadata
 from tilewright.storage.inventory import FolderListing, StoreListing
-from tilewright.storage.metadata import METADATA_NAMES, array_node
+from tilewright.storage.metadata import METADATA_NAMES, array_metadata, array_node
 from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.patience import Check
 from tilewright.storage.removal import delete_object, is_partial, remove_files
