@@ -3,7 +3,6 @@
 What is heavy is imported by the command that needs it.
 """
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilewright import __version__
+from tilewright.cli.connecting import connected
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
 from tilewright.cli.options import WholeNumbers, cluster_options, model_options, plan_options, run_options
-from tilewright.errors import ClusterGoneError, UnitGivenUpError
+from tilewright.errors import UnitGivenUpError
+from tilewright.execution.stopping import StopRequest
 from tilewright.signals import of_command
 
 if TYPE_CHECKING:
-    from distributed import Client
+    pass
 
-_CONNECT_SECONDS = 10
-"""How long a scheduler may take to answer."""
 _STOPPABLE = ("predict", "repair")
 """Commands that finish what is in flight when a signal asks them to end."""
 DATA_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
@@ -158,7 +157,7 @@ def predict_command(
 
     The exit status is 3 if parts were given up, 75 if SIGTERM or Ctrl-C stopped the run; both may be resumed.
     """
-    with _cluster(scheduler) as client, _reported(destination):
+    with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination):
         from tilewright.prediction import predict_to_zarr  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
@@ -185,7 +184,7 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
 
     The exit status is 3 if a unit is missing, short, damaged or given up.
     """
-    with _cluster(scheduler) as client:
+    with connected(scheduler, StopRequest(signals=of_command)) as client:
         from tilewright.verification import verify  # noqa: PLC0415
 
         verification = verify(destination, client=client, progress=_shows_progress(progress), **options)
@@ -206,7 +205,7 @@ def repair_command(
 
     All but the model is known from the ledger. The exit status is that of predict.
     """
-    with _cluster(scheduler) as client, _reported(destination):
+    with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination):
         from tilewright.prediction import repair  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
@@ -230,42 +229,6 @@ def _reported(destination: str) -> Iterator[None]:
 
 def _shows_progress(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
-
-
-@contextmanager
-def _cluster(scheduler: str | None) -> "Iterator[Client | None]":
-    """Connect to the cluster at an address or of a scheduler file."""
-    if scheduler is None:
-        yield None
-        return
-    is_address = re.search(r"://|:\d+$", scheduler) is not None
-    if not is_address and not Path(scheduler).is_file():
-        # Dask would wait for the file.
-        raise click.BadParameter(
-            f"{scheduler!r} is neither an address such as tcp://host:8786, nor a file that exists",
-            param_hint="'--scheduler'",
-        )
-    from distributed import Client  # noqa: PLC0415
-    from distributed.comm.registry import get_backend  # noqa: PLC0415
-
-    from tilewright.execution.stopping import StopRequest  # noqa: PLC0415
-
-    where = {"address": scheduler} if is_address else {"scheduler_file": scheduler}
-
-    def connect() -> Client:
-        try:
-            if is_address:
-                # Dask would try one that it does not know for a minute.
-                get_backend(scheduler.rpartition("://")[0] or "tcp")
-            return Client(**where, set_as_default=False, timeout=_CONNECT_SECONDS)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ClusterGoneError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-
-    # A signal that comes meanwhile ends the command.
-    with StopRequest(signals=of_command).wait_for(connect) as client:
-        if not client.nthreads():
-            click.echo(f"The cluster {scheduler} has no workers yet; waiting for one.", err=True)
-        yield client
 
 
 def _check_device(device: str, *, is_here: bool) -> None:
