@@ -4,7 +4,8 @@
 
 A schedule is one image, predicted on a cluster of two worker processes by a client process, or handed over to it by
 one, in several rounds. In a round anything may be killed, stopped, paused or told to end, objects cannot be stored,
-the model raises; between two rounds what is stored is damaged. The last round has no faults and must complete the
+the model raises, a second client comes, the lock is lost, all is overwritten; between two rounds what is stored is
+damaged. The last round has no faults and must complete the
 output. Checked are, after each round, that the ledger says nothing that is not stored, and that nothing was written
 again that was intact; at the end, that every file is that of an undisturbed run, that `verify` says so too, that
 nothing lies about, and that no object was stored more often than faults explain.
@@ -30,7 +31,7 @@ from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil, prod
 from multiprocessing import connection
@@ -316,6 +317,7 @@ class Job:
     model: Model
     through_zarr: bool = False
     grace_seconds: float = 20.0
+    if_exists: str = "resume"
 
     def path(self, what: str) -> Path:
         return Path(self.folder, f"client-{self.number}-{what}")
@@ -363,7 +365,7 @@ def predict_on_cluster(job: Job, client: Client | None) -> Any:
         compressors=job.case.compressors,
         batch_size=job.case.batch_size,
         client=client,
-        if_exists="resume",
+        if_exists=job.if_exists,
         memory_nbytes=SMALL_MEMORY_NBYTES if job.case.layout == "aligned" else None,
         progress=False,
         grace_seconds=job.grace_seconds,
@@ -379,7 +381,7 @@ def predict_as_trainer(job: Job, client: Client | None) -> Any:
     loader = SimpleNamespace(dataset=dataset, batch_size=job.case.batch_size)
     trainer = SimpleNamespace(predict_dataloaders=loader)
     writer = tw.WriteTilesZarr(
-        client, chunks=chunks, shards=shards, compressors=job.case.compressors, if_exists="resume"
+        client, chunks=chunks, shards=shards, compressors=job.case.compressors, if_exists=job.if_exists
     )
     try:
         writer.prepare(trainer, folder)
@@ -445,6 +447,8 @@ CLIENT_SIGNALS = {
 }
 WORKER_FAULTS = {"kill worker": 4, "kill both workers": 1, "stop worker": 3, "pause worker": 2, "pause both workers": 1}
 OTHER_CLIENT = "second client"
+LOSE_LOCK = "lose lock"
+OVERWRITE = "overwrite"
 DAMAGES = {"delete object": 3, "truncate object": 2, "flip byte": 3, "leave partial file": 1, "tear ledger": 3}
 
 
@@ -470,6 +474,7 @@ class Round:
     kills_its_process: bool = False
     grace_seconds: float = 20.0
     waits_for_old_tasks: bool = True
+    if_exists: str = "resume"
 
     @property
     def injects_errors(self) -> bool:
@@ -524,8 +529,10 @@ def _draw_round(rng: Random, index: int, predictor: str, *, through_zarr: bool) 
     kinds = _several(rng, WORKER_FAULTS, [3, 4, 2])
     if rng.random() < 0.65:
         kinds += rng.choices(list(CLIENT_SIGNALS), [5, 3, 2, 1, 1])
-    if rng.random() < 0.1:
+    if rng.random() < 0.15:
         kinds.append(OTHER_CLIENT)
+    if rng.random() < 0.15:
+        kinds.append(LOSE_LOCK)
     store = StoreFaults(
         error_rate=rng.choice([0.0, 0.0, 0.0, 0.0, 0.0, 0.03, 0.1, 0.2]),
         hopeless_rate=rng.choice([0.0, 0.0, 0.0, 0.0, 0.0, 0.02]),
@@ -543,6 +550,7 @@ def _draw_round(rng: Random, index: int, predictor: str, *, through_zarr: bool) 
         kills_its_process=predictor == "cluster" and rng.random() < 0.15,
         grace_seconds=rng.choice([20.0, 20.0, 0.5, 0.0]),
         waits_for_old_tasks=rng.random() < 0.4,
+        if_exists=OVERWRITE if index > 0 and rng.random() < 0.2 else "resume",
     )
 
 
@@ -795,6 +803,8 @@ class Player:
         self._seen: set[Path] = set()
         self._torn: Counter[int] = Counter()
         self._interruptions = 0
+        self._locks_lost = 0
+        self._forgotten: Counter[int] = Counter()
         self._killed = 0
         self._unit_of = {key: unit for unit in range(reference.plan.unit_count) for key in reference.keys(unit)}
         self._until = monotonic() + SCHEDULE_SECONDS
@@ -810,7 +820,7 @@ class Player:
                 if round_.waits_for_old_tasks and index > 0:
                     self._rest()
                 damages = sum(self._damage(what) for what in round_.damages)
-                if is_complete and not damages:
+                if is_complete and not damages and round_.if_exists != OVERWRITE:
                     continue
                 is_complete = self._play(round_)
             self._complete()
@@ -834,6 +844,11 @@ class Player:
         """Play a round, and tell whether the output is complete then."""
         round_.store.save(self._folder)
         intact = self._intact_units()
+        if round_.if_exists == OVERWRITE:
+            # All of it is written again, and what was recorded is forgotten.
+            intact = set()
+            self._forgotten += Counter(unit for file in self._ledger_files() for unit in written_in(file))
+            self.outcome.injected[OVERWRITE] += 1
         before = line_count(self._folder / "sets")
         deaths_by_model = self._deaths_by_model
         object_count = sum(unit not in intact for unit in self._unit_of.values())
@@ -842,7 +857,7 @@ class Player:
         results = [client.result() for client in clients]
         for client, result in zip(clients, results, strict=True):
             self._judge(client, result, round_, deaths, is_alone=len(clients) == 1)
-        self._interruptions += deaths
+        self._interruptions += deaths + self._locks_lost
         self._interruptions += sum(result["ended"] not in _WHOLE for result in results)
         self._check_ledger(intact)
         self._check_recorded(before, len(clients))
@@ -850,7 +865,7 @@ class Player:
 
     def _run_clients(self, round_: Round, object_count: int) -> list["RunningClient"]:
         """Run a client until it ends, or is ended, and let what is to happen happen."""
-        self._killed = 0
+        self._killed = self._locks_lost = 0
         clients = [self._start_client(round_)]
         stored_before = line_count(self._folder / "sets")
         waiting = list(round_.faults)
@@ -890,6 +905,7 @@ class Player:
             Model(folder, schedule.delay_seconds, round_.error_rate, kills_its_process=kills),
             schedule.through_zarr,
             round_.grace_seconds,
+            round_.if_exists,
         )
         return RunningClient(job)
 
@@ -899,6 +915,12 @@ class Player:
         if fault.what == OTHER_CLIENT:
             clients.append(self._start_client(round_))
             hit = True
+        elif fault.what == LOSE_LOCK:
+            hit = (self._ledger / "lock").exists()
+            if hit:
+                (self._ledger / "lock").unlink(missing_ok=True)
+                self._locks_lost += 1
+                clients.append(self._start_client(replace(round_, if_exists="resume")))
         elif fault.what in CLIENT_SIGNALS:
             first, *others = CLIENT_SIGNALS[fault.what]
             hit = clients[0].signal(first)
@@ -933,7 +955,8 @@ class Player:
             "InjectedModelError": round_.error_rate > 0,
             "InjectedStoreError": round_.store.injects_errors,
             "OSError": round_.store.injects_errors and result.get("errno") == errno.EIO,
-            "OutputInUseError": not is_alone,
+            # Tasks of a dead run may still write, which a store of one's own would not notice.
+            "OutputInUseError": not is_alone or (round_.if_exists == OVERWRITE and self._schedule.through_zarr),
             "RunStoppedError": bool(signals),
             "KeyboardInterrupt": signals[signal.SIGINT] > 0,
             # The signal came when the process was about to end, or the second one while it ended by the first.
@@ -1007,8 +1030,8 @@ class Player:
 
     def _recorded_units(self) -> set[int]:
         """The units that the ledger says are stored: the last record of each counts."""
-        records = {record.unit: record for file in self._ledger_files() for record in records_in(file) if record}
-        return {unit for unit, record in records.items() if record.status is Recorded.WRITTEN}
+        records = LedgerFolder(self._ledger).records()
+        return {record.unit for record in records if record.status is Recorded.WRITTEN}
 
     def _intact_units(self) -> set[int]:
         """Those of them that are."""
@@ -1055,6 +1078,9 @@ class Player:
         names = [path.name for path in self._ledger.iterdir()]
         if others := [name for name in names if not re.fullmatch(r"\d{6}\.ledger", name)]:
             problems.append(f"files lie about beside the ledger: {others}")
+        beside = {path.name for path in self._output.parent.glob(f"{self._output.name}*")}
+        if others := sorted(beside - {self._output.name, self._ledger.name}):
+            problems.append(f"files lie about beside the output: {others}")
         verification = tw.verify(self._output, progress=False)
         if not verification.is_complete or verification.writer:
             self.outcome.units_lost += len(verification.conditions)
@@ -1070,7 +1096,7 @@ class Player:
             errors[self._unit_of[key]] += count // 3
         recorded = Counter(unit for file in self._ledger_files() for unit in written_in(file)) + self._torn
         for key, unit in self._unit_of.items():
-            most = recorded[unit] + self._interruptions + errors[unit]
+            most = recorded[unit] + self._forgotten[unit] + self._interruptions + errors[unit]
             if not 1 <= stored[key] <= most:
                 self.outcome.problems.append(
                     f"object {key} was stored {stored[key]} times; its unit has {recorded[unit]} records, "

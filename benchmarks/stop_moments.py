@@ -3,8 +3,8 @@
     python -m benchmarks.stop_moments [--runs 40] [--seed 1] [--folder DIR]
 
 `tilewright predict` gets SIGTERM at random moments between its start and its end. It must end with the status 75, or 0
-where it was done, without a traceback, and be completed by `--if-exists resume`, with nothing left over. Before Python has
-started, which takes some hundredths of a second, no program can take a signal: moments in it are counted apart.
+where it was done, without a traceback, and be completed by `--if-exists resume`, with nothing left over. Before Python
+has started, which takes some hundredths of a second, no program can take a signal: moments in it are counted apart.
 """
 
 import os
