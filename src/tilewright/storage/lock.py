@@ -220,7 +220,10 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
         if found is None:
             continue
         if not _is_dead(path, found):
-            return found
+            if Holder.read(path) == found:
+                return found
+            # It has ended while one looked.
+            continue
         # A fencing number grows also where nothing was recorded under the last one.
         holder = replace(holder, number=max(holder.number, found.number + 1))
         right = path.with_name(f"{path.name}.{found.token}")
