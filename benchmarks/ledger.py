@@ -34,7 +34,7 @@ from tilewright.execution.cluster import open_embedded_cluster
 from tilewright.execution.output_run import OutputRun
 from tilewright.storage.digest import ObjectDigest
 from tilewright.storage.ledger import Ledger, LedgerFolder
-from tilewright.storage.lock import LockGuard, WriterLock
+from tilewright.storage.lock import FileGuard, WriterLock
 from tilewright.storage.output import Output
 
 
@@ -55,7 +55,7 @@ def no_ledger() -> Iterator[None]:
 @contextmanager
 def counted(seconds: list[float]) -> Iterator[None]:
     """Append to a list the processor seconds of what is only there for the ledger."""
-    parts = ((ObjectDigest, "update"), (LockGuard, "check"), (OutputRun, "flush"), (Ledger, "add_written"))
+    parts = ((ObjectDigest, "update"), (FileGuard, "check"), (OutputRun, "flush"), (Ledger, "add_written"))
     parts += ((OutputRun, "lock"), (LedgerFolder, "begin"), (Ledger, "close"), (WriterLock, "release"))
     spent: list[float] = []
 
