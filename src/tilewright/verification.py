@@ -20,6 +20,7 @@ from tilewright.storage.ledger import Header, LedgerFolder
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.output_lock import LEDGER_SUFFIX
+from tilewright.storage.places import public_name
 from tilewright.storage.removal import is_partial
 from tilewright.storage.surplus import surplus_objects
 from tilewright.storage.unit_checker import Condition, UnitChecker
@@ -199,7 +200,10 @@ def begun_output(
         if header is not None and output.ledger is not None:
             return BegunOutput(output, output.ledger, header)
     if not isinstance(destination, str | os.PathLike):
-        raise ResumeError(f"the store {destination} has no ledger beside it; pass the ledger that the run was given")
+        missing = "has no ledger beside it; pass the ledger that the run was given"
+        if ledger is not None:
+            missing = f"has no ledger {ledger}: there is none; pass the one that the run was given"
+        raise ResumeError(f"the store {public_name(destination)} {missing}")
     path = Path(destination).expanduser().resolve()
     inner = LedgerFolder(path.with_name(f"{path.name}{LEDGER_SUFFIX}")).inner() if ledger is None else []
     if inner:

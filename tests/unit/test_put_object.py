@@ -22,6 +22,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from tilewright.storage.objects import get_object, put_object, write_file
 from tilewright.storage.patience import FATAL, Patience, is_fatal, naming
+from tilewright.storage.places import public_name
 from tilewright.storage.removal import delete_object, remove_partial_files
 
 DEADLINE_SECONDS = 30.0
@@ -115,7 +116,7 @@ def test_a_store_is_asked_until_it_takes_the_object_and_as_often_as_was_said(fai
         with pytest.raises(OSError, match="could not write") as raised:
             put_object(store, "a/c/0", PARTS, patience)
         assert raised.value.errno == errno.EIO
-        assert raised.value.filename == f"{store}/a/c/0"
+        assert raised.value.filename == f"{public_name(store)}/a/c/0"
         assert raised.value.__cause__ is store.error
         assert objects(store._store) == {}
         assert store.sets == {"a/c/0": attempts}
@@ -200,7 +201,7 @@ def test_an_object_that_is_not_there_is_asked_for_once() -> None:
     store = FailingStore()
     with pytest.raises(FileNotFoundError) as raised:
         get_object(store, "c/0", NEVER_AGAIN)
-    assert raised.value.filename == f"{store}/c/0"
+    assert raised.value.filename == f"{public_name(store)}/c/0"
     assert store.gets == {"c/0": 1}
     delete_object(store, "c/0", NEVER_AGAIN)
     assert store.deletes == {"c/0": 1}
@@ -231,7 +232,7 @@ def test_a_store_that_does_not_answer_is_an_error_in_time(attempts: int, hanging
     assert attempts * 0.1 <= monotonic() - start < DEADLINE_SECONDS
     assert isinstance(raised.value, OSError)
     assert raised.value.errno == errno.ETIMEDOUT
-    assert raised.value.filename == f"{store}/c/0"
+    assert raised.value.filename == f"{public_name(store)}/c/0"
     assert store.sets == {"c/0": attempts}
 
 

@@ -12,6 +12,7 @@ from zarr.storage import LocalStore
 from tilewright.errors import OutputInUseError
 from tilewright.storage.encoding import Encoded, buffer_of
 from tilewright.storage.patience import Check, Patience, allowed, answer_of, named
+from tilewright.storage.places import public_name
 from tilewright.storage.removal import remove_file, replace_file
 
 
@@ -63,7 +64,7 @@ def get_object(store: Store, key: str, patience: Patience | None = None) -> memo
     prototype = default_buffer_prototype()
     stored = patience.bear(lambda: answer_of(store, key, store.get(key, prototype), patience.answer_seconds))
     if stored is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{store}/{key}")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{public_name(store)}/{key}")
     return memoryview(stored.to_bytes())
 
 

@@ -5,11 +5,12 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
+from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, TilewrightError
 from tilewright.plan.describe import format_nbytes
 from tilewright.storage.apart import Target
 from tilewright.storage.inventory import FolderListing, Inventory, Listing, StoreListing, shown
@@ -17,7 +18,15 @@ from tilewright.storage.ledger import Header, LedgerFolder
 from tilewright.storage.metadata import Node, array_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock
-from tilewright.storage.places import Place, folder_of, path_of, place_of_path, place_of_store, public_name
+from tilewright.storage.places import (
+    Place,
+    folder_of,
+    opened_store,
+    path_of,
+    place_of_path,
+    place_of_store,
+    public_name,
+)
 from tilewright.storage.removal import remove_partial_files
 
 FULL_RESOLUTION = "0"
@@ -51,21 +60,24 @@ class Output:
         *,
         may_be_read_only: bool = False,
     ) -> "Output":
-        """Return the output at a path or in a store."""
-        ledger_path = None if ledger is None else Path(ledger).expanduser().resolve()
-        if isinstance(destination, Store):
-            if destination.read_only and not may_be_read_only:
-                raise DestinationError(f"the store {destination} is read-only; open it for writing")
-            if type(destination) is LocalStore:
-                # Workers may have another working folder, and one output has one name.
-                destination = LocalStore(destination.root.resolve(), read_only=destination.read_only)
-            return cls(destination, group, ledger_path)
-        if "://" in os.fspath(destination):
-            raise DestinationError(
-                f"the destination {os.fspath(destination)!r} is a URL; pass a local path, or a zarr store that is "
-                "opened for it, such as zarr.storage.FsspecStore.from_url(...)"
-            )
-        return cls(LocalStore(Path(destination).expanduser().resolve()), group, ledger_path)
+        """Return the output at a path or in a store.
+
+        Raises
+        ------
+        DestinationError
+            If the destination, or the ledger, is no place of a kind that can be written.
+        """
+        ledger_path = None if ledger is None else _local_path(ledger, "ledger")
+        store, inner = opened_store(destination)
+        if store is None:
+            return cls(LocalStore(_local_path(destination, "destination")), group, ledger_path)
+        if store.read_only and not may_be_read_only:
+            raise DestinationError(f"the store {public_name(store)} is read-only; open it for writing")
+        if type(store) is LocalStore:
+            # Workers may have another working folder, and the folder around a node becomes no group.
+            store = LocalStore((store.root / inner).resolve(), read_only=store.read_only)
+            inner = ""
+        return cls(store, "/".join(filter(None, (inner, group))), ledger_path)
 
     def __str__(self) -> str:
         return f"{self.folder or public_name(self.store)}"
@@ -137,7 +149,13 @@ class Output:
     @property
     def exists(self) -> bool:
         """Whether something lies in its place, or was moved aside from there by a run that did not get to its end."""
-        return not self.listing.is_empty or bool(self.asides())
+        try:
+            return not self.listing.is_empty or bool(self.asides())
+        except TilewrightError:
+            raise
+        except Exception as error:
+            # Whatever the client of an object store raises where it gets no answer.
+            raise DestinationError(f"the output {self} cannot be looked at: {error!r:.300}") from error
 
     def asides(self) -> list[Path]:
         """Return the folders to which runs that replace this output, as its ledger says, have moved what was there."""
@@ -243,6 +261,33 @@ class Output:
             raise DestinationError(f"the output {folder} cannot be created: {existing} is a file, not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")
+
+
+def _local_path(path: Any, what: str) -> Path:
+    """Return the absolute path of a folder.
+
+    Raises
+    ------
+    DestinationError
+        If it is no path of a folder: empty, a URL, or the root of the file system.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise DestinationError(
+            f"the {what} must be a path, or a store of zarr such as zarr.storage.FsspecStore, got "
+            f"{type(path).__name__}: {path!r:.80}"
+        )
+    text = os.fspath(path)
+    if not text:
+        raise DestinationError(f"the {what} is empty; give the path of a folder")
+    if "://" in text:
+        remedy = "pass a local path"
+        if what != "ledger":
+            remedy += ", or a zarr store that is opened for it, such as zarr.storage.FsspecStore.from_url(...)"
+        raise DestinationError(f"the {what} {public_name(text)!r} is a URL; {remedy}")
+    absolute = Path(text).expanduser().resolve()
+    if absolute == Path(absolute.anchor):
+        raise DestinationError(f"the {what} {text!r} is the root of the file system; give a folder in it")
+    return absolute
 
 
 def _nearest_existing(path: Path) -> Path:

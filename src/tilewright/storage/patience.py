@@ -13,6 +13,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from tilewright.errors import OutputInUseError, TilewrightError
+from tilewright.storage.places import public_name
 
 Answer = TypeVar("Answer")
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -65,9 +66,11 @@ def answer_of(store: Store, key: str, request: Coroutine[Any, Any, Answer], answ
     try:
         return sync(request, timeout=answer_seconds)
     except TimeoutError as error:
-        raise TimeoutError(errno.ETIMEDOUT, f"no answer for {answer_seconds:.0f} seconds", f"{store}/{key}") from error
+        raise TimeoutError(
+            errno.ETIMEDOUT, f"no answer for {answer_seconds:.0f} seconds", f"{public_name(store)}/{key}"
+        ) from error
     except OSError as error:
-        raise named(error, f"{store}/{key}") from error
+        raise named(error, f"{public_name(store)}/{key}") from error
 
 
 @contextmanager

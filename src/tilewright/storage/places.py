@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import zarr
 from zarr.abc.store import Store
-from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
 FILE = "file"
 """The service of everything that lies in the file system."""
@@ -59,6 +60,21 @@ class Place:
 
     def __str__(self) -> str:
         return str(Path(*self.path)) if self.service == FILE else f"{self.service}://{'/'.join(self.path)}"
+
+
+def opened_store(place: Any) -> tuple[Store | None, str]:
+    """Return the store, and the path in it, of a store, of a node or of what a library opens; None for a path."""
+    if isinstance(place, Store):
+        return place, ""
+    if isinstance(place, StorePath):
+        return place.store, place.path
+    if isinstance(place, zarr.Group):
+        return place.store, place.path
+    if type(place).__module__.partition(".")[0] == "obstore":
+        return ObjectStore(place), ""
+    if type(place).__name__ == "FSMap":
+        return FsspecStore.from_mapper(place), ""
+    return None, ""
 
 
 def place_of_path(path: str | os.PathLike[str]) -> Place:

@@ -23,7 +23,7 @@ from tilewright.errors import GeometryError, SourceError
 from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
-from tilewright.storage.places import place_of_store
+from tilewright.storage.places import place_of_store, public_name
 from tilewright.storage.value_identity import value_identity
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
@@ -320,7 +320,8 @@ def _reader_of(source: Any, axes: str, read_source_func: ReadFunction | None) ->
         path = Path(source).expanduser()
         if "://" in os.fspath(source):
             raise SourceError(
-                f"the source {os.fspath(source)!r} is a URL; open it with zarr or dask.array and pass the array"
+                f"the source {public_name(os.fspath(source))!r} is a URL; open it with zarr or dask.array and pass the "
+                "array"
             )
         if not path.exists():
             raise SourceError(f"the source {path} does not exist")
@@ -341,9 +342,9 @@ def _reader_of(source: Any, axes: str, read_source_func: ReadFunction | None) ->
         try:
             source = zarr.open(source, mode="r")
         except (KeyError, OSError, ValueError) as error:
-            raise SourceError(f"could not open the source {source}: {error}") from error
+            raise SourceError(f"could not open the source {public_name(source)}: {error}") from error
     if isinstance(source, zarr.Group):
-        source = _full_resolution(source, str(source.store_path))
+        source = _full_resolution(source, public_name(source.store))
     if hasattr(source, "detach"):
         raise SourceError("a source is a path, or an array of Zarr, NumPy or Dask, got a tensor; pass tensor.numpy()")
     if not _is_array(source):
