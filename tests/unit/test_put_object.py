@@ -192,7 +192,7 @@ def test_a_store_that_is_read_or_cleared_is_borne_as_well(failures: int, attempt
         for use, broken in ((get_object, reading), (delete_object, clearing)):
             with pytest.raises(OSError, match="could not") as raised:
                 use(broken, "c/0", patience)
-            assert raised.value.filename == f"{broken}/c/0"
+            assert raised.value.filename == f"{public_name(broken)}/c/0"
         assert objects(store._store) == {"c/0": WHOLE}
     assert reading.gets == clearing.deletes == {"c/0": min(failures + 1, attempts)}
 
