@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -235,3 +237,26 @@ def test_little_memory_in_flight_is_enough(two_processes: Client, tmp_path: Path
     callback = callback_of(tmp_path, two_processes, max_inflight_nbytes=1, compressors=None)
     predict(callback, loader_of(image, num_workers=2, tile_size=(64, 64), overlaps=(16, 16)))
     np.testing.assert_array_equal(open_output(tmp_path / "prediction.zarr" / "0"), image)
+
+
+@pytest.mark.parametrize("processes", [{"world_size": 2}, {"world_size": 1, "num_devices": 3}])
+def test_a_trainer_of_several_processes_is_refused_before_anything_is_made(
+    processes: dict[str, int], tmp_path: Path
+) -> None:
+    callback = callback_of(tmp_path / "out")
+    with pytest.raises(NotImplementedError, match=r"the trainer runs in [23] processes.*use devices=1"):
+        callback.setup(SimpleNamespace(**processes), None, "predict")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stand_in_for_a_trainer_has_received_no_signal_and_has_one_process(embedded: Client, tmp_path: Path) -> None:
+    trainer = Mock(spec=pl.Trainer)
+    trainer.predict_dataloaders, trainer.lightning_module = loader_of(), Network()
+    callback = callback_of(tmp_path / "out", embedded)
+    callback.setup(trainer, Network(), "predict")
+    callback.on_predict_start(trainer, None)
+    for number, (tiles, infos) in enumerate(trainer.predict_dataloaders):
+        callback.write_on_batch_end(trainer, None, (tiles, infos), None, None, number, 0)
+    callback.on_predict_end(trainer, None)
+    (report,) = callback.write_strategy.reports
+    np.testing.assert_array_equal(report.array[...], IMAGE)

@@ -1,11 +1,14 @@
 """What a person types is done, and what a person types wrong costs one line and no traceback."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -461,6 +464,43 @@ def test_a_scheduler_file_that_is_not_there_is_not_waited_for(image: np.ndarray,
     result = predict(tmp_path, "numpy:negative", "--scheduler", tmp_path / "scheduler.json")
     assert result.exit_code == 2
     assert "nor a file that exists" in " ".join(result.stderr.split())
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "reason"),
+    [
+        ("tls://127.0.0.1:8786", "TLS expects a `ssl_context` argument"),
+        ("foo://x", "unknown address scheme 'foo'"),
+        ("silent", "no scheduler answers within 5 seconds"),
+        ("tcp://x", "missing port number"),
+        ("worker", "a Worker answers there, and no scheduler"),
+    ],
+)
+def test_a_wrong_address_of_a_scheduler_costs_one_line_within_seconds(
+    scheduler: str, reason: str, cluster: LocalCluster, image: np.ndarray, tmp_path: Path
+) -> None:
+    (worker,) = cluster.workers.values()
+    with silent_server() as silent:
+        address = {"silent": silent, "worker": worker.worker_address}.get(scheduler, scheduler)
+        since = monotonic()
+        line = one_line_of(predict(tmp_path, "numpy:negative", "--scheduler", address))
+    assert monotonic() - since < 10
+    assert f"the cluster {address} cannot be used: " in line
+    assert reason in line
+
+
+@pytest.mark.parametrize("content", ["some text", "[]", '{"address": 3}', ""])
+def test_a_file_that_is_no_scheduler_file_is_named(content: str, image: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "scheduler.json").write_text(content)
+    line = one_line_of(predict(tmp_path, "numpy:negative", "--scheduler", tmp_path / "scheduler.json"))
+    assert f"{tmp_path / 'scheduler.json'} is no scheduler file" in line
 
 
 # demo

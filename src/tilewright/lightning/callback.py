@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from tilewright.errors import RunStoppedError
 from tilewright.strategies import WriteStrategy, create_write_strategy
+from tilewright.strategies.write_strategy import check_one_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -82,7 +83,15 @@ class PredictionWriterCallback(_Writer):
         return cls(strategy, _absolute(dirpath))
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Make the folder of the outputs before prediction."""
+        """Make the folder of the outputs before prediction; refuse a trainer of several processes, in each of them.
+
+        Raises
+        ------
+        NotImplementedError
+            If the trainer has several processes or devices.
+        """
+        if stage == "predict" and self.writing_predictions:
+            check_one_process(trainer)
         super().setup(trainer, pl_module, stage)
         # Lightning cannot know which samples an iterable dataset yields, and nobody here asks it.
         warnings.filterwarnings("ignore", message="Couldn't infer the batch indices fetched from your dataloader")

@@ -56,6 +56,24 @@ def loaders_of(trainer: Any) -> list[Any]:
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
+def check_one_process(trainer: Any) -> None:
+    """Refuse a trainer of several processes or devices.
+
+    Raises
+    ------
+    NotImplementedError
+        If it has more than one.
+    """
+    # A stand-in for a trainer has attributes of any kind.
+    counts = [getattr(trainer, name, 1) for name in ("world_size", "num_devices")]
+    processes = max((count for count in counts if isinstance(count, int)), default=1)
+    if processes > 1:
+        raise NotImplementedError(
+            f"the trainer runs in {processes} processes, each of which would write all images; use devices=1, and "
+            "leave the work of several machines to a Dask cluster"
+        )
+
+
 def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
     """Return the datasets of all data loaders of a trainer.
 
@@ -66,12 +84,7 @@ def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
     NotImplementedError
         If the trainer is one of several processes.
     """
-    processes = getattr(trainer, "world_size", 1)
-    if isinstance(processes, int) and processes > 1:
-        raise NotImplementedError(
-            f"the trainer runs in {processes} processes, each of which would write all images; use devices=1, and "
-            "leave the work of several machines to a Dask cluster"
-        )
+    check_one_process(trainer)
     datasets = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
     if not all(isinstance(dataset, dataset_type) for dataset in datasets):
         raise TypeError(f"Prediction dataset is not `{dataset_type.__name__}`.")

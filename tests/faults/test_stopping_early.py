@@ -1,0 +1,259 @@
+"""A signal at any moment, also before anything is written, ends a command in order, and its run can be resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from textwrap import dedent
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from distributed import LocalCluster
+from tests.faults.test_resume import wait_for
+from tests.faults.test_stopping import has_proc, takes_signals
+from tests.support import tree
+
+import tilewright as tw
+from tilewright.errors import RunStoppedError, UnitGivenUpError
+from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.execution.stopping import StopRequest, listening
+
+STOPPED = 75
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+IMAGE = np.random.default_rng(3).random((192, 192), dtype=np.float32)
+CUT: dict[str, Any] = {"tile_size": (32, 32), "overlap": (8, 8), "layout": "compact", "chunks": (24, 24)}
+CUT |= {"memory_nbytes": 2**17}
+WRITABLE = ("--axes", "YX", "--tile-size", "32,32", "--overlap", "8,8", "--layout", "compact", "--chunks", "24,24")
+WRITABLE += ("--memory", "128KiB")
+MODELS = """
+    from pathlib import Path
+    from time import sleep
+
+    here = Path(__file__).parent
+
+    def slow(tiles):
+        # So long that signals come in each part of the run.
+        sleep(0.02)
+        return -tiles
+
+    def hanging(tiles):
+        (here / "running").touch()
+        while not (here / "go").exists():
+            sleep(0.02)
+        return -tiles
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a source and models; who waits in one of these is let go at the end."""
+    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE, chunks=(24, 24))
+    (tmp_path / "models.py").write_text(dedent(MODELS))
+    yield tmp_path
+    (tmp_path / "go").touch()
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command, as a shell in the foreground does, and kill it at last."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        program += "from tilewright.cli import main; main()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def predict_command(model: str, *options: object) -> list[object]:
+    return ["predict", "raw.zarr", "out.zarr", "--model", f"models.py:{model}", *WRITABLE, *options]
+
+
+def stop(process: subprocess.Popen[str], number: int, seconds: float = 60) -> tuple[str, float]:
+    """Send a signal, and return what the command says, and how long it takes to end."""
+    since = monotonic()
+    process.send_signal(number)
+    _, message = process.communicate(timeout=seconds)
+    return message, monotonic() - since
+
+
+def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
+    """Wait until a command has taken signals: before, there is only the start of its interpreter."""
+    wait_for(lambda: takes_signals(process.pid), "the command to take signals")
+
+
+# Any moment
+
+
+@has_proc
+def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_same_bytes(
+    folder: Path, start: Any
+) -> None:
+    whole = start(*predict_command("slow"))
+    wait_until_it_listens(whole)
+    since = monotonic()
+    assert whole.wait(60) == 0, whole.stderr.read()
+    length = monotonic() - since
+    expected = tree(folder / "out.zarr")
+    statuses = []
+    for moment, number in zip(np.linspace(0, 1.05 * length, 10), cycle(SIGNALS), strict=False):
+        output = folder / "out.zarr"
+        output.rename(folder / f"{moment}.zarr")
+        (folder / "out.zarr.ledger").rename(folder / f"{moment}.ledger")
+        process = start(*predict_command("slow", "--if-exists", "resume", "--grace", "0.1"))
+        wait_until_it_listens(process)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            message, _ = stop(process, number)
+        else:
+            message = process.stderr.read()
+        assert process.returncode in (0, STOPPED), (moment, message)
+        assert "Traceback" not in message
+        assert "Exception ignored" not in message
+        assert (process.returncode == 0) == (message == ""), message
+        statuses.append(process.returncode)
+        again = start(*predict_command("slow", "--if-exists", "resume"))
+        assert again.wait(60) == 0, again.stderr.read()
+        assert tree(output) == expected
+        assert tw.verify(output, progress=False).is_complete
+    assert statuses[0] == STOPPED
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", [["verify", "out.zarr"], ["demo", "--directory", "pictures"]])
+def test_a_command_that_cannot_be_resumed_ends_as_a_shell_expects(
+    command: list[str], number: int, start: Any, folder: Path
+) -> None:
+    for seconds in (0.1, 0.2, 0.4):
+        process = start(*command)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        message, _ = stop(process, number)
+        assert (process.returncode, message) == (-number, "")
+
+
+# Before anything is written
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("place", ["this process", "a cluster"])
+def test_a_model_that_hangs_at_its_first_tile_keeps_no_command_from_ending(
+    place: str, number: int, folder: Path, start: Any, request: pytest.FixtureRequest
+) -> None:
+    options = () if place == "this process" else ("--scheduler", request.getfixturevalue("cluster").scheduler_address)
+    process = start(*predict_command("hanging", *options))
+    wait_for((folder / "running").exists, "the model to hang")
+    message, seconds = stop(process, number)
+    (folder / "go").touch()
+    assert process.returncode == STOPPED
+    assert seconds < 4
+    assert message == (
+        f"Error: {signal.Signals(number).name}: the run has stopped before it began: it has written nothing. "
+        "Run it again\n"
+    )
+    assert not (folder / "out.zarr").exists()
+
+
+def test_a_cluster_without_workers_keeps_no_command_from_ending(folder: Path, start: Any) -> None:
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
+        process = start(*predict_command("slow", "--scheduler", cluster.scheduler_address))
+        assert "has no workers yet; waiting" in process.stderr.readline()
+        message, seconds = stop(process, signal.SIGTERM)
+    assert process.returncode == STOPPED
+    assert seconds < 4
+    assert message.startswith("Error: SIGTERM: the run has stopped before it ")
+
+
+@pytest.fixture
+def begun(folder: Path) -> str:
+    """An output of which some units are recorded as written, and others as given up; how many are written."""
+
+    def fail_at_the_end(tiles: np.ndarray) -> np.ndarray:
+        if (tiles == IMAGE[-1, -1]).any():
+            raise ValueError("tired")
+        return -tiles
+
+    with open_embedded_cluster(threads=1) as client, pytest.raises(UnitGivenUpError, match="tired"):
+        tw.predict_to_zarr(
+            fail_at_the_end, folder / "raw.zarr", folder / "out.zarr", axes="YX", client=client, progress=False, **CUT
+        )
+    found = tw.verify(folder / "out.zarr", progress=False)
+    assert 0 < len(found.units("given up")) < found.plan.unit_count
+    return f"{found.plan.unit_count - len(found.conditions)} of {found.plan.unit_count}"
+
+
+def test_a_resumed_command_that_is_stopped_at_its_first_tile_says_how_much_is_written(
+    begun: str, folder: Path, start: Any
+) -> None:
+    process = start(*predict_command("hanging", "--if-exists", "resume"))
+    wait_for((folder / "running").exists, "the model to hang")
+    message, _ = stop(process, signal.SIGTERM)
+    assert process.returncode == STOPPED
+    assert message == (
+        f"Error: SIGTERM: the run has stopped; {begun} units are written. Run it again with --if-exists resume "
+        "to go on from there\n"
+    )
+
+
+# The flag
+
+
+@pytest.fixture
+def default_handlers() -> Iterator[None]:
+    """The handlers that a program begins with."""
+    before = [signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGINT, signal.default_int_handler)]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("default_handlers")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_was_asked_before_a_run_began_counts(number: int, tmp_path: Path) -> None:
+    with listening(StopRequest()):
+        os.kill(os.getpid(), number)
+        with pytest.raises(RunStoppedError, match=f"^{signal.Signals(number).name}: the run has stopped before it beg"):
+            tw.predict_to_zarr(
+                np.negative, IMAGE, tmp_path / "out.zarr", axes="YX", progress=False, grace_seconds=3, **CUT
+            )
+    assert not (tmp_path / "out.zarr").exists()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (
+        signal.SIG_DFL,
+        signal.default_int_handler,
+    )
+
+
+@pytest.mark.usefixtures("default_handlers")
+def test_what_is_called_while_a_run_starts_returns_or_fails_as_it_would(tmp_path: Path) -> None:
+    with listening(StopRequest()) as request:
+        assert request.call(lambda: 3) == 3
+        with pytest.raises(ZeroDivisionError):
+            request.call(lambda: 1 // 0)
+        with listening(StopRequest(1.5)) as inner:
+            assert inner is request
+        assert request.grace_seconds == 1.5
