@@ -1,4 +1,4 @@
-"""A part of the harnesses that are played in full by hand: crash points, lost locks, and moments to be stopped at."""
+"""A part of the harnesses that are played in full by hand: crash points, and lost locks."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ ROOT = Path(__file__).parent.parent.parent
 PARTS = {
     "crash points": ["benchmarks.crash_points", "--every", "17", "--first", "5"],
     "lost locks": ["benchmarks.lost_locks", "--runs", "6"],
-    "moments to be stopped at": ["benchmarks.stop_moments", "--runs", "6"],
 }
 
 
