@@ -16,7 +16,8 @@ from tilewright.plan.describe import format_nbytes
 from tilewright.storage.arrays import existing_array, existing_group
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import differences
-from tilewright.storage.ledger import Header, LedgerFolder
+from tilewright.storage.header import Header
+from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.output_lock import LEDGER_SUFFIX

@@ -31,7 +31,8 @@ import tilewright as tw
 from tilewright.errors import IncompleteImageError, MemoryPlanError, ResumeError
 from tilewright.execution.cluster import open_embedded_cluster
 from tilewright.plan import WritePlan
-from tilewright.storage.ledger import Header, LedgerFolder
+from tilewright.storage.header import Header
+from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.records import RECORD_NBYTES, Record, Status
 
 # A process that has imported what clients import, and gives birth to them in a fraction of a second.

@@ -20,7 +20,8 @@ from tests.support import files_of_at_most
 
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage.ledger import Header, Ledger, LedgerFolder
+from tilewright.storage.header import Header
+from tilewright.storage.ledger import Ledger, LedgerFolder
 from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.records import RECORD_NBYTES, Record, Status
 

@@ -23,13 +23,14 @@ from tilewright.errors import (
 )
 from tilewright.execution.checking import check_units
 from tilewright.execution.cluster import Placement
-from tilewright.execution.report import Report, Tally
-from tilewright.execution.run import Run, describe_region
+from tilewright.execution.report import Report, Tally, describe_given_up
+from tilewright.execution.run import Run
 from tilewright.plan import WritePlan
 from tilewright.storage.arrays import create_array, open_array, template_array
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import Fingerprint, differences
-from tilewright.storage.ledger import EVERYTHING, NOTHING, OUTPUT, Header, Ledger, LedgerFolder
+from tilewright.storage.header import EVERYTHING, NOTHING, OUTPUT, Header
+from tilewright.storage.ledger import Ledger, LedgerFolder
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import Output
@@ -40,7 +41,6 @@ from tilewright.storage.surplus import remove_surplus
 from tilewright.storage.unit_checker import UnitChecker
 from tilewright.storage.unit_writer import UnitWriter
 
-_UNITS_SHOWN = 5
 _log = logging.getLogger(__name__)
 
 
@@ -344,16 +344,3 @@ class OutputRun:
         checker = UnitChecker(writer.plan, writer.encoder)
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
         return [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
-
-
-def describe_given_up(name: str, plan: WritePlan, given_up: dict[int, str]) -> str:
-    """Return which units of an output were given up, and why."""
-    units = list(given_up.items())
-    shown = "; ".join(
-        f"{describe_region(plan.axes, plan.unit_region(unit))} ({reason})" for unit, reason in units[:_UNITS_SHOWN]
-    )
-    more = f"; and {len(units) - _UNITS_SHOWN} more" if len(units) > _UNITS_SHOWN else ""
-    return (
-        f"{name}: {len(units)} of {plan.unit_count} units were given up and hold the fill value: {shown}{more}. All "
-        "others are complete. Mend the cause, then run again with if_exists='resume' to try these once more"
-    )

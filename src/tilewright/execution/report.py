@@ -6,9 +6,12 @@ from typing import Any
 
 import zarr
 
+from tilewright.execution.run import describe_region
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+
+_UNITS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -145,3 +148,16 @@ class Tally:
             peak_live_nbytes=peak_live_nbytes,
             peak_memory_nbytes=max(self.peak_memory_nbytes, peak_memory_nbytes()),
         )
+
+
+def describe_given_up(name: str, plan: WritePlan, given_up: dict[int, str]) -> str:
+    """Return which units of an output were given up, and why."""
+    units = list(given_up.items())
+    shown = "; ".join(
+        f"{describe_region(plan.axes, plan.unit_region(unit))} ({reason})" for unit, reason in units[:_UNITS_SHOWN]
+    )
+    more = f"; and {len(units) - _UNITS_SHOWN} more" if len(units) > _UNITS_SHOWN else ""
+    return (
+        f"{name}: {len(units)} of {plan.unit_count} units were given up and hold the fill value: {shown}{more}. All "
+        "others are complete. Mend the cause, then run again with if_exists='resume' to try these once more"
+    )

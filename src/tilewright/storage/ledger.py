@@ -7,92 +7,26 @@ was moved aside.
 """
 
 import errno
-import json
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
-from zlib import crc32
+from typing import BinaryIO
 
 from tilewright.errors import DestinationError, OutputInUseError, ResumeError
-from tilewright.plan import WritePlan
+from tilewright.storage.header import FAMILY, MAGIC, Header
 from tilewright.storage.objects import write_file
 from tilewright.storage.patience import naming
 from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.records import RECORD_NBYTES, Record, Records, Status
 from tilewright.storage.removal import remove_file
 
-_MAGIC = b"tilewright-ledger-2"
 _SUFFIX = ".ledger"
 _NAME = re.compile(r"\d{6}\.ledger")
 _LARGEST_HEADER_NBYTES = 2**24
-NOTHING, OUTPUT, EVERYTHING = "", "output", "zarr"
-"""What a run may replace."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is written, from what.
-
-    Parameters
-    ----------
-    fingerprint : dict
-        All that the stored bytes follow from, as far as it can be named; values as JSON has them.
-    plan : WritePlan
-        The plan, by which units are counted.
-    output : str
-        Where the output was when the run began.
-    array : dict
-        The metadata of the array, as they are stored.
-    replaces : {"", "output", "zarr"}
-        What this run replaces: nothing, the output that earlier files of the folder are about, or any Zarr node.
-    """
-
-    fingerprint: dict[str, Any]
-    plan: WritePlan
-    output: str = ""
-    array: dict[str, Any] = field(default_factory=dict)
-    replaces: str = ""
-
-    def to_bytes(self) -> bytes:
-        """Return the beginning of a file: the same line of text twice, so that a damaged byte spoils one of them."""
-        text = json.dumps({**vars(self), "plan": self.plan.to_dict()}, sort_keys=True).encode()
-        return 2 * (b"%s %08x %s\n" % (_MAGIC, crc32(text), text))
-
-    @classmethod
-    def from_line(cls, line: bytes) -> "Header | None":
-        """Return the header that this line is, or None where it is none."""
-        magic, _, rest = line.partition(b" ")
-        checksum, _, text = rest.removesuffix(b"\n").partition(b" ")
-        if magic != _MAGIC or checksum != b"%08x" % crc32(text):
-            return None
-        try:
-            fields = json.loads(text)
-            header = cls(**fields | {"plan": WritePlan.from_dict(fields["plan"])})
-            header._check()
-        except Exception:
-            # Made by hand: whatever it says, it is about no output.
-            return None
-        return header
-
-    def _check(self) -> None:
-        """Raise where a field is of another type, or the plan is about no image."""
-        if not (isinstance(self.fingerprint, dict) and isinstance(self.array, dict) and isinstance(self.output, str)):
-            raise TypeError("a field of the header has another type")
-        if self.replaces not in (NOTHING, OUTPUT, EVERYTHING):
-            raise ValueError(f"no run replaces {self.replaces!r}")
-        plan = self.plan
-        for unit in (0, plan.unit_count - 1):
-            plan.unit_region(unit)
-            plan.objects_of_unit(unit)
-        for number in (plan.output_nbytes // plan.itemsize, plan.tile_count, plan.compact_tile_count):
-            if number < 1:
-                raise ValueError("the plan is about no image")
-        plan.valid_region(plan.tile_count - 1)
 
 
 @dataclass(frozen=True)
@@ -122,12 +56,12 @@ class LedgerFile:
                 return header, 2 * len(first), True
             # One of the two lines is damaged, perhaps at its end: then both are read as one.
             head = first + opened.read(_LARGEST_HEADER_NBYTES)
-        for found in re.finditer(re.escape(_MAGIC), head):
+        for found in re.finditer(re.escape(MAGIC), head):
             end = head.find(b"\n", found.start()) + 1
             header = Header.from_line(head[found.start() : end]) if end else None
             if header is not None:
                 return header, end, True
-        return None, 0, _MAGIC.split(b"-2")[0] in head
+        return None, 0, FAMILY in head
 
     @property
     def header(self) -> Header | None:

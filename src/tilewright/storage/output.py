@@ -13,8 +13,9 @@ from zarr.storage import LocalStore
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, TilewrightError
 from tilewright.plan.describe import format_nbytes
 from tilewright.storage.apart import Target
+from tilewright.storage.header import Header
 from tilewright.storage.inventory import FolderListing, Inventory, Listing, StoreListing, shown
-from tilewright.storage.ledger import Header, LedgerFolder
+from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.metadata import Node, array_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
+from tilewright.storage.header import EVERYTHING
 from tilewright.storage.inventory import FolderListing, Inventory, StoreListing, shown
-from tilewright.storage.ledger import EVERYTHING
 from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.removal import delete_object, move, remove_files
 
