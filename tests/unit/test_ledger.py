@@ -252,7 +252,7 @@ def test_cutting_the_last_file_at_any_byte_loses_whole_records_from_its_end(earl
     whole = file.read_bytes()
     assert len(whole) == HEADER_NBYTES + 5 * RECORD_NBYTES
     ledger = LedgerFolder(tmp_path)
-    for length in range(len(whole), -1, -1):
+    for length in (len(whole), *reversed(places_in(whole))):
         os.truncate(file, length)
         kept = max(0, length - HEADER_NBYTES) // RECORD_NBYTES
         assert said_in(ledger.path) == by_unit(earlier, later[:kept]), length
@@ -262,6 +262,14 @@ def test_cutting_the_last_file_at_any_byte_loses_whole_records_from_its_end(earl
         else:
             with pytest.raises(ResumeError, match=str(tmp_path)):
                 ledger.header()
+
+
+def places_in(whole: bytes) -> list[int]:
+    """Every place in the records, and some in the header: all where its parts, its lines and the records meet."""
+    line = HEADER_NBYTES // 2
+    borders = (0, line, HEADER_NBYTES)
+    near = {place for border in borders for place in range(border - 3, border + 32) if place < HEADER_NBYTES}
+    return sorted({*range(0, HEADER_NBYTES, 31), *range(HEADER_NBYTES, len(whole)), *near} - {-3, -2, -1})
 
 
 def changes_of(byte: int) -> set[int]:
@@ -278,7 +286,8 @@ def test_a_changed_byte_costs_its_own_record_at_most(tmp_path: Path) -> None:
     ledger = LedgerFolder(tmp_path)
     # In its place: a file that is cut and written anew costs the disk far more.
     with file.open("r+b", buffering=0) as opened:
-        for place, byte in enumerate(whole):
+        for place in places_in(whole):
+            byte = whole[place]
             # Of the header there are two copies.
             hit = (place - HEADER_NBYTES) // RECORD_NBYTES if place >= HEADER_NBYTES else None
             left = [record for number, record in enumerate(later) if number != hit]

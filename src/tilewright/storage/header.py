@@ -66,10 +66,11 @@ class Header:
         if self.replaces not in (NOTHING, OUTPUT, EVERYTHING):
             raise ValueError(f"no run replaces {self.replaces!r}")
         plan = self.plan
-        for unit in (0, plan.unit_count - 1):
-            plan.unit_region(unit)
-            plan.objects_of_unit(unit)
-        for number in (plan.output_nbytes // plan.itemsize, plan.tile_count, plan.compact_tile_count):
-            if number < 1:
-                raise ValueError("the plan is about no image")
-        plan.valid_region(plan.tile_count - 1)
+        numbers = (plan.output_nbytes // plan.itemsize, plan.tile_count, plan.unit_count, plan.compact_tile_count)
+        if min(numbers) < 1 or len(plan.tilings) != len(plan.axes):
+            raise ValueError("the plan is about no image")
+        for axis, (tiling, units) in enumerate(zip(plan.tilings, plan.units, strict=True)):
+            # Of each axis the last tile and the last unit; tables of all of them would take far longer.
+            tiling.read(tiling.count - 1)
+            units.span(units.count - 1)
+            _ = plan.stored_extents[axis] // plan.chunks[axis]
