@@ -114,7 +114,7 @@ def test_workers_that_are_restarted_get_the_work_of_a_prediction_again(
         def restart() -> None:
             wait_for(lambda: bool(list((tmp_path / "out.zarr").glob("0/zarr.json"))), "the array")
             wait_for(lambda: any(other.processing().values()), "tasks that run")
-            client.restart()
+            client.restart(timeout=100)
             (tmp_path / "gate").touch()
 
         with meanwhile(restart) as errors:
@@ -126,7 +126,7 @@ def test_workers_that_are_restarted_get_the_work_of_a_prediction_again(
 
 def test_tiles_of_a_trainer_are_sent_again_to_workers_that_are_restarted(cluster: LocalCluster, tmp_path: Path) -> None:
     with Client(cluster, set_as_default=False) as client:
-        written = hand_over(tmp_path, client, client.restart)
+        written = hand_over(tmp_path, client, lambda: client.restart(timeout=100))
     np.testing.assert_array_equal(written, -IMAGE)
 
 
