@@ -126,10 +126,29 @@ def hidden(kind: str, path: Path) -> Any:
             return dask.array.map_blocks(
                 lambda block: block + zarr.open_array(path, mode="r")[0, 0], dask.array.zeros((64, 64), dtype="float32")
             )
+        case "name of a module":
+            globals()["NAMED"] = str(path)
+            return dask.array.map_blocks(named_in_its_module, dask.array.zeros((64, 64), dtype="float32"))
     raise AssertionError(kind)
 
 
-KINDS = ["path", "dask", "dask of a path", "store", "wrapped", "fsspec", "obstore", "delayed path", "closure"]
+def named_in_its_module(block: np.ndarray) -> np.ndarray:
+    return block + zarr.open_array(NAMED, mode="r")[0, 0]
+
+
+NAMED = ""
+KINDS = [
+    "path",
+    "dask",
+    "dask of a path",
+    "store",
+    "wrapped",
+    "fsspec",
+    "obstore",
+    "delayed path",
+    "closure",
+    "name of a module",
+]
 DESTINATIONS = {
     "itself": lambda path: path,
     "the folder around it": lambda path: path.parent,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import RawIOBase
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import cloudpickle
@@ -69,12 +70,22 @@ class _Finder(cloudpickle.Pickler):  # type: ignore[misc]
                 self._note_store(candidate.store, candidate.path)
             case Store():
                 self._note_store(candidate, "")
+            case FunctionType():
+                self._note_function(candidate)
+                is_known = False
             case _ if type(candidate).__module__.partition(".")[0] in ("h5py", "netCDF4"):
                 self._note_path(getattr(getattr(candidate, "file", candidate), "filename", "") or "")
             case _:
                 # A future lies in the memory of a worker.
                 is_known = type(candidate).__name__ == "Future"
         return 0 if is_known else None
+
+    def _note_function(self, function: FunctionType) -> None:
+        """Note what a function names, which does not travel with one that other processes import."""
+        used = (function.__globals__.get(name) for name in function.__code__.co_names)
+        for value in (*function.__code__.co_consts, *used):
+            if isinstance(value, str | Path | np.ndarray | zarr.Array | zarr.Group | Store):
+                self.persistent_id(value)
 
     def _note_path(self, path: str | Path) -> None:
         """Note a path that exists; a folder that is no Zarr may be one of many folders that a program knows."""
