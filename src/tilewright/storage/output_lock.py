@@ -17,6 +17,7 @@ from tilewright.storage.holder import Holder
 from tilewright.storage.lock import Guard, WriterLock, remove_leftovers
 from tilewright.storage.object_lock import NAME as OBJECT_NAME
 from tilewright.storage.object_lock import ObjectLock
+from tilewright.storage.removal import remove_empty_folder
 
 LEDGER_SUFFIX = ".ledger"
 """The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``, and its lock lies there."""
@@ -113,6 +114,9 @@ class OutputLock:
             what = f"the ledger {lock.path.parent}" if isinstance(lock, WriterLock) else f"the store of {self._name}"
             reason = f"{what} cannot be written: {error.strerror or error}; mend that, or choose another place for it, "
             raise DestinationError(error.errno, f"{reason}or for the output", error.filename) from error
+        if isinstance(lock, WriterLock) and self._of_ledger is not None and lock.taken_from is not None:
+            # A run that has died has made it for its lock alone.
+            held.callback(remove_empty_folder, lock.path.parent)
         held.callback(lock.release)
         if isinstance(lock, WriterLock):
             remove_leftovers(lock.path.parent)
