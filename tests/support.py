@@ -16,6 +16,7 @@ import tensorstore
 import zarr
 from distributed import Client
 from hypothesis import strategies as st
+from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
 
 from tests.strategies import in_small_units
@@ -453,12 +454,42 @@ class FullStore(WrapperStore[MemoryStore]):
         await self._store.set(key, value)
 
 
+class ForeignStore(Store):
+    """A store of a class of which nothing is known, and which says nothing of where it keeps what it is given."""
+
+    def __init__(self, held: Store, *, read_only: bool = False) -> None:
+        super().__init__(read_only=read_only)
+        self._held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ForeignStore) and other._held == self._held
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def with_read_only(self, read_only: bool = False) -> "ForeignStore":
+        return ForeignStore(self._held, read_only=read_only)
+
+
+def _passing_on(name: str) -> Any:
+    def method(self: ForeignStore, *args: Any, **keywords: Any) -> Any:
+        return getattr(self._held, name)(*args, **keywords)
+
+    return method
+
+
+for _name in Store.__abstractmethods__ - {"__eq__"}:
+    _value = getattr(MemoryStore, _name)
+    setattr(ForeignStore, _name, _value if isinstance(_value, bool) else _passing_on(_name))
+ForeignStore.__abstractmethods__ = frozenset()
+
+
 __all__ = [
     "COMPRESSORS_3",
     "BreaksOn",
     "CallCounter",
     "Case",
     "CountingStore",
+    "ForeignStore",
     "FullStore",
     "LayerError",
     "NotingFactory",

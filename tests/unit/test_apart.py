@@ -122,6 +122,16 @@ def hidden(kind: str, path: Path) -> Any:
         case "delayed path":
             delayed = dask.delayed(lambda name: zarr.open_array(name, mode="r")[:])(str(path))
             return dask.array.from_delayed(delayed, array.shape, array.dtype)
+        case "function of a module":
+            module: dict[str, Any] = {"zarr": zarr, "PATH": str(path), "__name__": "readers"}
+            exec("def load(): return zarr.open_array(PATH, mode='r')[:]", module)
+            return dask.array.from_delayed(dask.delayed(module["load"])(), array.shape, array.dtype)
+        case "link":
+            link = path.parent.parent / "link.zarr"
+            if not link.exists():
+                zarr.create_group(link)
+                (link / "0").symlink_to(path)
+            return link
         case "closure":
             return dask.array.map_blocks(
                 lambda block: block + zarr.open_array(path, mode="r")[0, 0], dask.array.zeros((64, 64), dtype="float32")
@@ -148,6 +158,8 @@ KINDS = [
     "delayed path",
     "closure",
     "name of a module",
+    "function of a module",
+    "link",
 ]
 DESTINATIONS = {
     "itself": lambda path: path,
@@ -165,6 +177,7 @@ DESTINATIONS = {
 def test_a_source_is_not_replaced(kind: str, destination: str, embedded: Client, tmp_path: Path) -> None:
     path = tmp_path / "data" / "raw.zarr"
     zarr.create_array(path, data=IMAGE, chunks=(32, 32))
+    hidden(kind, path)
     before = tree(tmp_path)
     for if_exists in ("overwrite", "overwrite-foreign"):
         with pytest.raises(DestinationError, match=r"is the source .*raw\.zarr, holds it or lies inside it"):
@@ -205,6 +218,42 @@ class Opaque:
 
     def __reduce__(self) -> Any:
         raise TypeError("not this one")
+
+
+def read_somewhere() -> Any:
+    """What a task calls, and nobody knows what it reads."""
+    return np.load(os.environ["NOWHERE"])
+
+
+class Renaming(WrapperStore[Any]):
+    """A store of another package, which may keep an object under another name."""
+
+
+UNKNOWN = {
+    "array": Opaque,
+    "task": lambda: dask.array.from_delayed(dask.delayed(read_somewhere)(), (64, 64), "float32"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_where_a_source_is_not_known_nothing_is_replaced(kind: str, embedded: Client, tmp_path: Path) -> None:
+    predict(IMAGE, tmp_path / "o.zarr", client=embedded)
+    before = tree(tmp_path)
+    with pytest.raises(DestinationError, match="cannot be known whether a source is read from there"):
+        predict(UNKNOWN[kind](), tmp_path / "o.zarr", if_exists="overwrite", client=embedded)
+    assert tree(tmp_path) == before
+
+
+def test_a_wrapper_of_another_package_may_hold_a_source_anywhere_in_its_store(embedded: Client) -> None:
+    store = MemoryStore()
+    predict(IMAGE, store, client=embedded)
+    zarr.create_array(store, name="raw", data=IMAGE, chunks=(32, 32))
+    source = zarr.open_array(Renaming(store), path="raw", mode="r")
+    outer = MemoryStore()
+    predict(IMAGE, outer, client=embedded)
+    assert predict(source, outer, if_exists="overwrite", client=embedded).unit_count
+    with pytest.raises(DestinationError, match="is the source"):
+        predict(source, store, if_exists="overwrite", client=embedded)
 
 
 def test_where_it_cannot_be_known_what_exists_is_kept_and_what_is_new_is_written(

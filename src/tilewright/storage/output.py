@@ -22,11 +22,13 @@ from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock
 from tilewright.storage.places import (
     Place,
     folder_of,
+    gives_other_names,
     opened_store,
     path_of,
     place_of_path,
     place_of_store,
     public_name,
+    without_secrets,
 )
 from tilewright.storage.removal import remove_partial_files
 
@@ -116,7 +118,12 @@ class Output:
     def targets(self, options: OutputOptions) -> list[Target]:
         """Return what a run of it writes, to be compared with its sources."""
         ledgers = [] if self.ledger is None else [Target(f"ledger {self.ledger}", place_of_path(self.ledger.path))]
-        return [Target(str(self), self.place, options.overwrites and self.exists), *ledgers]
+        is_replaced = options.overwrites and self.exists
+        within = place_of_store(self.store) if gives_other_names(self.store) else None
+        # The array, too: it may be a link.
+        array = place_of_store(self.store, f"{self.group}/{FULL_RESOLUTION}")
+        own = [Target(str(self), place, is_replaced, within) for place in dict.fromkeys((self.place, array))]
+        return [*own, *ledgers]
 
     @property
     def is_fenced(self) -> bool:
@@ -156,7 +163,9 @@ class Output:
             raise
         except Exception as error:
             # Whatever the client of an object store raises where it gets no answer.
-            raise DestinationError(f"the output {self} cannot be looked at: {error!r:.300}") from error
+            raise DestinationError(
+                f"the output {self} cannot be looked at: {without_secrets(repr(error)):.300}"
+            ) from error
 
     def asides(self) -> list[Path]:
         """Return the folders to which runs that replace this output, as its ledger says, have moved what was there."""

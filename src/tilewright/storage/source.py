@@ -46,6 +46,10 @@ class _Reader(Protocol):
     def close(self) -> None:
         """Let go of what was opened; reading opens it again."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something is opened."""
+
 
 @dataclass
 class _ArrayReader:
@@ -65,6 +69,10 @@ class _ArrayReader:
 
     def close(self) -> None:
         """Leave it: it belongs to the caller."""
+
+    @property
+    def is_open(self) -> bool:
+        return True
 
 
 def _owned(window: Any) -> AnyArray:
@@ -90,6 +98,10 @@ class _FileReader:
 
     def close(self) -> None:
         self._opened = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -192,10 +204,14 @@ class Source:
         """What is read of a file where that is not all of it: a part of a memory map, or what a function says."""
         return getattr(self._reader, "view", "")
 
-    @property
-    def is_file_alone(self) -> bool:
-        """Whether all of it lies at its path: a file, or a folder of Zarr."""
-        return isinstance(self._reader, _ZarrReader | _TiffReader | _MemmapReader)
+    def stands_on(self) -> list[Any]:
+        """Return what the windows are taken from, and what reads them; a file that was not open is closed again."""
+        was_open = self._reader.is_open
+        try:
+            return [self.opened(), getattr(self._reader, "function", None)]
+        finally:
+            if not was_open:
+                self.close()
 
     @property
     def is_only_here(self) -> bool:

@@ -1,11 +1,8 @@
 """A source is told from others by its place and by samples of what is stored there: all of it may be many terabytes."""
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import dask.array
 import numpy as np
 import zarr
@@ -14,17 +11,16 @@ from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from tilewright.storage.apart import Nowhere
+from tilewright.storage.graph_identity import graph_identity
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.places import place_of_store
 from tilewright.storage.source import Source
-from tilewright.storage.value_identity import array_digest, digest_of, name_of, value_identity
+from tilewright.storage.value_identity import array_digest, digest_of, name_of
 
 SAMPLED_OBJECTS = 8
 """Stored objects of which a sample is taken, at most,"""
 SAMPLED_NBYTES = 2**16
 """and bytes of each, at its beginning and at its end."""
-_TOKEN = re.compile(r"[0-9a-f]{8,}(-[0-9a-f]{4,})*")
 
 
 def source_identity(source: Source) -> str:
@@ -50,7 +46,7 @@ def source_identity(source: Source) -> str:
     if isinstance(opened, np.ndarray):
         return f"array {array_digest(opened)}"
     if isinstance(opened, dask.array.Array):
-        return f"{_of_graph(opened)}{source.view}"
+        return f"{graph_identity(opened, _of_zarr)}{source.view}"
     return f"{name_of(opened)}, not compared{source.view}"
 
 
@@ -91,47 +87,3 @@ async def _ends_of(store: Store, key: str) -> list[bytes]:
         found = await store.get(key, default_buffer_prototype(), request)
         parts.append(b"missing" if found is None else found.to_bytes())
     return parts
-
-
-def _of_graph(array: dask.array.Array) -> str:
-    """Return a digest of what a dask array is computed from, and by which functions: names of tasks are random."""
-    walker = _Walker()
-    try:
-        walker.dump(array)
-        layers = len(getattr(array.dask, "layers", ()))
-    except Exception as error:
-        return f"{name_of(array)}, not compared ({type(error).__name__})"
-    return f"dask array {digest_of(' '.join([str(layers), str(array.chunks), *sorted(walker.parts)]))}"
-
-
-class _Walker(cloudpickle.Pickler):  # type: ignore[misc]
-    """Look at every object that a dask array would take along to a worker, in whatever order."""
-
-    def __init__(self) -> None:
-        super().__init__(Nowhere())
-        self.parts: list[str] = []
-
-    def persistent_id(self, candidate: Any) -> int | None:
-        """Note an object; return a number where there is no need to look into it."""
-        match candidate:
-            case str():
-                # Names of tasks end with tokens that differ from run to run.
-                self.parts.append(digest_of(_TOKEN.sub("", candidate)))
-            case None | bool() | int() | float() | complex() | bytes() | Path():
-                self.parts.append(value_identity(str(candidate) if isinstance(candidate, Path) else candidate))
-            case np.ndarray() if not candidate.dtype.hasobject:
-                self.parts.append(value_identity(candidate))
-                return 0
-            case zarr.Array():
-                self.parts.append(f"{_of_zarr(candidate)} in {place_of_store(candidate.store, candidate.path)}")
-                return 0
-            case Store():
-                self.parts.append(f"store in {place_of_store(candidate)}")
-                return 0
-            case _ if type(candidate).__name__ == "Future":
-                self.parts.append("a future, not compared")
-                return 0
-            case _ if callable(candidate) and (hasattr(candidate, "__code__") or hasattr(candidate, "__self__")):
-                self.parts.append(value_identity(candidate))
-                return 0
-        return None

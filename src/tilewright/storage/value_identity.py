@@ -48,6 +48,17 @@ def name_of(value: Any) -> str:
     return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
 
 
+def code_digest(code: CodeType) -> str:
+    """Return a digest of what a function does, but for what is bound to it; comments and lines do not count.
+
+    Examples
+    --------
+    >>> code_digest((lambda x: x + 1).__code__) == code_digest((lambda x: x + 2).__code__)
+    False
+    """
+    return digest_of(" ".join(_Identity(lambda value: None).parts_of_code(code)))
+
+
 def value_identity(value: Any, known: Known = lambda value: None) -> str:
     """Return what tells a value from others.
 
@@ -133,7 +144,7 @@ class _Identity:
         return f"{name}, not compared"
 
     def _parts_of(self, function: FunctionType) -> Iterator[str]:
-        yield from self._parts_of_code(function.__code__)
+        yield from self.parts_of_code(function.__code__)
         yield self.of(function.__defaults__)
         yield self.of(function.__kwdefaults__)
         for cell in function.__closure__ or ():
@@ -148,11 +159,12 @@ class _Identity:
             if is_own or isinstance(value, bool | int | float | complex | str | bytes | tuple):
                 yield f"{name} {self.of(value)}"
 
-    def _parts_of_code(self, code: CodeType) -> Iterator[str]:
+    def parts_of_code(self, code: CodeType) -> Iterator[str]:
+        """Yield what each step of a function does."""
         # Not the bytes of the code: a document shifts the numbers of constants.
         for step in get_instructions(code):
             if isinstance(step.argval, CodeType):
-                yield from self._parts_of_code(step.argval)
+                yield from self.parts_of_code(step.argval)
             else:
                 yield f"{step.opname} {self.of(step.argval) if step.opname == 'LOAD_CONST' else step.argrepr}"
 
@@ -164,7 +176,7 @@ def _names_in(code: CodeType) -> Iterator[str]:
             yield from _names_in(constant)
 
 
-def array_digest(array: AnyArray) -> str:
+def array_digest(array: AnyArray, most_nbytes: int = _DIGESTED_NBYTES) -> str:
     """Return a digest of an array: of all elements of a small one, of pieces spread evenly over a large one.
 
     Examples
@@ -177,7 +189,7 @@ def array_digest(array: AnyArray) -> str:
     if array.dtype.hasobject:
         digest.update(repr(array.dtype).encode())
         return digest.hexdigest()
-    for piece in _pieces(array, _DIGESTED_NBYTES):
+    for piece in _pieces(array, most_nbytes):
         digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
