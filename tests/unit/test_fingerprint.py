@@ -25,6 +25,7 @@ from hypothesis.extra import numpy as arrays
 from zarr.storage import MemoryStore, WrapperStore
 
 from tilewright.execution.model_identity import model_identity
+from tilewright.execution.predictor import Predictor
 from tilewright.plan import plan_write
 from tilewright.storage.arrays import template_array
 from tilewright.storage.fingerprint import differences, fingerprint_of
@@ -649,6 +650,30 @@ def test_a_traced_model_is_told_by_its_weights() -> None:
     with torch.no_grad():
         changed.last.bias += 1
     assert model_identity(traced()) == model_identity(traced()) != model_identity(changed)
+
+
+class Doubled(Network):
+    """The same weights, and another step."""
+
+    def forward(self, tiles: torch.Tensor) -> Any:
+        return 2 * super().forward(tiles)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_program_predicts_and_is_told_by_its_weights_and_steps() -> None:
+    def exported(kind: type[Network], more: float) -> Predictor:
+        model = network(kind).eval()
+        with torch.no_grad():
+            model.last.bias += more
+        return Predictor(torch.export.export(model, (torch.ones(1, 1, 4, 4),)))
+
+    def identity_of(predictor: Predictor) -> str:
+        assert predictor.predict(np.ones((1, 1, 4, 4), np.float32)).shape == (1, 1, 4, 4)
+        return predictor.identity
+
+    before = identity_of(exported(Network, 0))
+    assert identity_of(exported(Network, 0)) == before
+    assert len({before, identity_of(exported(Network, 1)), identity_of(exported(Doubled, 0))}) == 3
 
 
 def test_a_compressed_tiff_is_told_by_its_size_and_time(tmp_path: Path) -> None:

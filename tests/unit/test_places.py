@@ -24,6 +24,7 @@ from zarr.storage import (
     ZipStore,
 )
 
+from tilewright.errors import SourceError
 from tilewright.storage.places import (
     Place,
     folder_of,
@@ -34,6 +35,7 @@ from tilewright.storage.places import (
     public_name,
     without_secrets,
 )
+from tilewright.storage.source import open_source
 
 
 def in_a_folder_of_fsspec(folder: Path) -> Any:
@@ -236,3 +238,21 @@ def test_a_store_of_which_nothing_is_known_has_a_name_and_no_place() -> None:
 
 def test_the_name_of_a_store_in_memory_holds_no_address() -> None:
     assert public_name(MemoryStore(), "a/b") == public_name(MemoryStore(), "a/b") == "memory://a/b"
+
+
+class Refusing(CountingStore):
+    """A store of which the client names the URL that it has asked."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key.endswith("c/0/0"):
+            raise OSError("403, url='https://me:secret@host/raw?signature=secret'")
+        return await super().get(key, prototype, byte_range)
+
+
+def test_what_a_client_says_of_its_url_comes_without_secrets() -> None:
+    store = MemoryStore()
+    zarr.create_array(store, shape=(8, 8), dtype="u1", chunks=(8, 8))[...] = 1
+    source = open_source(zarr.open_array(Refusing(store), mode="r"), "YX")
+    with pytest.raises(SourceError, match="url='https://host/raw'") as caught:
+        source.read_window({})
+    assert "secret" not in str(caught.value)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import Event, Instruction, TakeTile
+from tilewright.storage.places import without_secrets
 
 TASKS_PER_THREAD = 3
 """Tasks in flight at a time: enough that no thread waits for the next one, few enough to lose little."""
@@ -65,7 +66,7 @@ class Errors:
 
     def reason_of(self, error: BaseException) -> str:
         """Remember an error, and return its reason."""
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {without_secrets(error)}"
         self._errors[reason] = error
         if len(self._errors) > ERRORS_KEPT:
             # Each holds on to the arrays of the frames that it passed through. The first tells most.

@@ -26,6 +26,7 @@ from tilewright.execution.tile_copies import Copy, TileCopies
 from tilewright.execution.watch import LOOK_SECONDS, Watch
 from tilewright.stitching import Fetch, ImageStitching, WriteFunc, image_graph
 from tilewright.storage.lazy_image import is_lazy
+from tilewright.storage.places import without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -308,4 +309,4 @@ def _reason(future: Future[Any], error: BaseException | None) -> str:
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {without_secrets(error)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from xxhash import xxh3_64
 
-from tilewright.storage.value_identity import value_identity
+from tilewright.storage.value_identity import digest_of, value_identity
 
 
 def model_identity(model: Any) -> str:
@@ -37,7 +37,10 @@ def _of_weights(model: Any) -> str | None:
     if not callable(state_dict) or isinstance(model, type):
         return None
     # The module of a class may have several names, the same weights have one digest.
-    return f"{type(model).__qualname__} {_digest_of_weights(state_dict())}"
+    identity = f"{type(model).__qualname__} {_digest_of_weights(state_dict())}"
+    # What was traced or exported has its steps as text, and no class of its own.
+    code = getattr(model, "code", None)
+    return f"{identity}, code {digest_of(code)}" if isinstance(code, str) else identity
 
 
 def _digest_of_weights(weights: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,9 @@ class Predictor:
 
 
 def _made_by(model: Any) -> Any:
-    """Return the model itself, made by its factory if it is one."""
+    """Return the model itself, made by its factory if it is one, or by the program that was exported."""
+    if type(model).__name__ == "ExportedProgram":
+        return model.module()
     if not is_factory(model):
         return model
     made = model()
@@ -176,7 +179,10 @@ def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]
     import torch  # noqa: PLC0415
 
     target = _torch_device(device)
-    module = module.eval().to(target)
+    # A program that was exported has one mode, that in which it was.
+    with suppress(NotImplementedError):
+        module.eval()
+    module = module.to(target)
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
     wanted = torch.float32 if parameter is None else parameter.dtype
     is_lightning = hasattr(module, "predict_step")

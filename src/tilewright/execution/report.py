@@ -9,6 +9,7 @@ import zarr
 from tilewright.execution.run import describe_region
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
+from tilewright.storage.places import public_name
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 
 _UNITS_SHOWN = 5
@@ -94,7 +95,7 @@ class Report:
         kept = f", {self.kept_unit_count:,} units kept" if self.kept_unit_count else ""
         state = f"{len(self.given_up):,} units given up" if self.given_up else "all complete"
         rows = (
-            ("array", f"{self.array.store_path}"),
+            ("array", public_name(self.array.store, self.array.path)),
             ("image", f"{self.tile_count:,} tiles, {self.plan.unit_count:,} units"),
             ("written", f"{self.unit_count:,} units, {self.object_count:,} objects{kept}: {state}"),
             ("bytes", f"{format_nbytes(self.output_nbytes)}, stored in {format_nbytes(self.stored_nbytes)}"),

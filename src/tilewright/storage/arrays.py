@@ -15,6 +15,7 @@ from tilewright.storage.inventory import OWN_ATTRIBUTE
 from tilewright.storage.metadata import MetadataError, array_metadata, read_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import FULL_RESOLUTION, Output
+from tilewright.storage.places import without_secrets
 
 _OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
 """What the group says, so that it is known for an output of ours without its ledger."""
@@ -40,7 +41,7 @@ def create_array(output: Output, plan: WritePlan, options: OutputOptions) -> zar
         )
         return _create_in(group, plan, options)
     except OSError as error:
-        raise DestinationError(f"the output {output} could not be created: {error}") from error
+        raise DestinationError(f"the output {output} could not be created: {without_secrets(error)}") from error
 
 
 def open_array(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
@@ -113,8 +114,8 @@ def _readable(output: Output, path: str = "") -> Iterator[None]:
     except (MetadataError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         node = f"{output}/{path}" if path else str(output)
         raise ResumeError(
-            f"the metadata of {node} cannot be read: {error!r}; remove them (zarr.json, or .zgroup and .zarray), then "
-            "a run with if_exists='resume' writes them again"
+            f"the metadata of {node} cannot be read: {without_secrets(repr(error))}; remove them (zarr.json, "
+            "or .zgroup and .zarray), then a run with if_exists='resume' writes them again"
         ) from error
 
 

@@ -25,6 +25,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 
 from tilewright.assemble import AnyArray
+from tilewright.storage.places import public_name
 
 Encoded = bytes | bytearray | memoryview
 """What can be written to a file as it is."""
@@ -129,7 +130,7 @@ class ObjectEncoder:
         buffer = prototype.nd_buffer.from_ndarray_like(part)  # type: ignore[arg-type]
         (encoded,) = await array.codec_pipeline.encode([(buffer, spec)])
         if encoded is None:
-            raise RuntimeError(f"zarr encoded a chunk of {array.store_path} to nothing")
+            raise RuntimeError(f"zarr encoded a chunk of {public_name(array.store, array.path)} to nothing")
         return encoded.to_bytes()
 
 

@@ -23,7 +23,7 @@ from tilewright.errors import GeometryError, SourceError
 from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
-from tilewright.storage.places import place_of_store, public_name
+from tilewright.storage.places import place_of_store, public_name, without_secrets
 from tilewright.storage.value_identity import value_identity
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
@@ -253,7 +253,7 @@ class Source:
             read = self._reader.read(slices)
         except Exception as error:
             bounds = ", ".join(f"{n} {s.start}:{s.stop}" for n, s in zip(self.axes.names, slices, strict=True))
-            raise SourceError(f"could not read {bounds} of {self.name}: {error}") from error
+            raise SourceError(f"could not read {bounds} of {self.name}: {without_secrets(error)}") from error
         names = self.axes.names
         kept = read[tuple(0 if name in "ST" else slice(None) for name in names)]
         left = [name for name in names if name not in "ST"]
@@ -317,10 +317,12 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
         raise
     except Exception as error:
         if read_source_func is not None:
-            raise SourceError(f"read_source_func could not read the source {name}: {error!r}") from error
+            raise SourceError(
+                f"read_source_func could not read the source {name}: {without_secrets(repr(error))}"
+            ) from error
         raise SourceError(
-            f"could not open the source {name}: {error}; a file is TIFF (.tif, .tiff) or Zarr: load anything else "
-            "yourself, and pass the array"
+            f"could not open the source {name}: {without_secrets(error)}; a file is TIFF (.tif, .tiff) or Zarr: load "
+            "anything else yourself, and pass the array"
         ) from error
     try:
         image_axes = ImageAxes(axes, shape)
@@ -358,7 +360,7 @@ def _reader_of(source: Any, axes: str, read_source_func: ReadFunction | None) ->
         try:
             source = zarr.open(source, mode="r")
         except (KeyError, OSError, ValueError) as error:
-            raise SourceError(f"could not open the source {public_name(source)}: {error}") from error
+            raise SourceError(f"could not open the source {public_name(source)}: {without_secrets(error)}") from error
     if isinstance(source, zarr.Group):
         source = _full_resolution(source, public_name(source.store))
     if hasattr(source, "detach"):
