@@ -231,6 +231,13 @@ def test_a_name_holds_no_secret(url: Any, expected: str) -> None:
     assert "secret" not in f"{place!r} {place}"
 
 
+def test_a_url_of_a_file_is_its_path() -> None:
+    here = place_of_path("raw.zarr")
+    for url in ("file://raw.zarr", f"file://{Path.cwd()}/raw.zarr", f"file://localhost{Path.cwd()}/raw.zarr"):
+        assert place_of_url(url) == here
+    assert place_of_url("file://") is None
+
+
 def test_a_store_of_which_nothing_is_known_has_a_name_and_no_place() -> None:
     assert place_of_store(ForeignStore(MemoryStore())) is None
     assert public_name(ForeignStore(MemoryStore()), "a/b") == "ForeignStore/a/b"

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,10 @@ def test_what_a_function_reads_is_a_source_beside_its_path(raw: Path) -> None:
         lambda raw: dask.array.from_delayed(dask.delayed(np.load)(bytes(raw.with_suffix(".npy"))), (64, 64), "uint16"),
         lambda raw: lazy(functools.partial(add, other=str(raw.with_suffix(".npy")))),
         lambda raw: lazy(closing_over(str(raw.with_suffix(".npy")))),
+        lambda raw: lazy(functools.partial(add, other=np.str_(raw.with_suffix(".npy")))),
+        lambda raw: lazy(functools.partial(add, other=f"file://{raw.with_suffix('.npy')}")),
     ],
-    ids=["text", "path", "bytes", "partial", "closure"],
+    ids=["text", "path", "bytes", "partial", "closure", "text of NumPy", "URL"],
 )
 def test_a_file_that_is_named_is_taken_for_one_that_is_read(source: Callable[[Path], Any], raw: Path) -> None:
     found = places_of(source(raw))
@@ -182,8 +185,9 @@ def test_an_output_may_lie_in_a_folder_that_is_named_and_may_not_hold_it(tmp_pat
         dask.array.from_array(torch.ones(9, 9).numpy(), chunks=3),
         dask.array.overlap.overlap(dask.array.from_array(IMAGE, chunks=16), 1, "reflect"),
         lazy(Holder(io.BytesIO(b"abc")).window),
+        lazy(Holder([threading.Lock(), threading.RLock()]).window),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_in_memory_or_computed_stands_on_nothing(source: Any) -> None:
     assert places_of(source) == SourcePlaces()

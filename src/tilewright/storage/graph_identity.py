@@ -76,8 +76,11 @@ class _Digests:
         """Return the digest of an object."""
         if isinstance(thing, str):
             return self._of_name(thing)
-        if isinstance(thing, tuple | int | None):
-            return self._of_parts(thing)
+        # Millions of these are in a large graph.
+        if type(thing) in (int, float, bool, type(None), slice):
+            return f"{type(thing).__name__} {thing!r}"
+        if type(thing) is tuple:
+            return digest_of("\n".join(["tuple", *map(self.of, thing)]))
         if id(thing) in self._known:
             return self._known[id(thing)][1]
         if len(self._known) >= MOST_OBJECTS:

@@ -277,20 +277,22 @@ def place_of_url(url: str) -> Place | None:
     split = urlsplit(url.rpartition("::")[2])
     service = _SAME_SERVICES.get(split.scheme.lower(), split.scheme.lower())
     if service == FILE:
-        return place_of_path(f"/{unquote(split.path).lstrip('/')}")
+        # As fsspec takes it: "file://raw.zarr" lies in the working folder.
+        path = unquote(split.path if split.netloc == "localhost" else f"{split.netloc}{split.path}")
+        return place_of_path(path) if path.strip("/") else None
     if service == "memory":
         return Place("fsspec memory", _parts(f"{split.netloc}/{split.path}"))
     if service in _HAVE_BUCKETS:
         # Of "container@account" and "user@bucket" only Azure's has the bucket first.
         bucket = split.netloc.partition("@")[0] if service == "az" else split.netloc.rpartition("@")[2]
         return Place(service, (bucket, *_parts(split.path))) if bucket else None
-    path = _parts(unquote(split.path))
+    parts = _parts(unquote(split.path))
     with suppress(ValueError):
         port = "" if split.port in (None, 80, 443) else f":{split.port}"
         for bucket_service, pattern in _BUCKET_HOSTS if service == "http" else ():
             if found := pattern.fullmatch(split.hostname or ""):
-                return Place(bucket_service, (*filter(None, (found.groupdict().get("bucket"),)), *path))
-        return Place(service, (f"{split.hostname}{port}", *path)) if split.hostname else None
+                return Place(bucket_service, (*filter(None, (found.groupdict().get("bucket"),)), *parts))
+        return Place(service, (f"{split.hostname}{port}", *parts)) if split.hostname else None
     return None
 
 

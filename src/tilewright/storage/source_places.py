@@ -47,6 +47,7 @@ _READING = re.compile(
 """Words in the names that a function uses, where it may read what stands in no argument."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _PATTERN = re.compile(r"[*?\[]")
+_NUMBERS = frozenset((int, float, bool, type(None), slice))
 _LONGEST_NAME = 4096
 _ARRAYS_OF = {"numpy", "dask", "torch", "cupy", "scipy", "sparse", "pandas", "xarray"}
 """Packages of which arrays are in memory, or hold what they read in parts that are looked at."""
@@ -124,10 +125,15 @@ class _Search:
         waiting = list(things)
         while waiting:
             thing = waiting.pop()
-            if isinstance(thing, str):
-                self._text(thing)
+            kind = type(thing)
+            # Millions of these are in a large graph.
+            if kind is str or isinstance(thing, str):
+                self._text(str(thing))
                 continue
-            if isinstance(thing, PLAIN) or id(thing) in self._seen:
+            if kind is tuple:
+                waiting.extend(thing)
+                continue
+            if kind in _NUMBERS or isinstance(thing, PLAIN) or id(thing) in self._seen:
                 continue
             # An object that is gone could leave its number to another one.
             self._seen[id(thing)] = thing
@@ -142,6 +148,8 @@ class _Search:
 
     def _visit(self, thing: Any) -> list[Any]:
         """Note what an object stands on, and return what is in it."""
+        if type(thing) in (list, dict) or type(thing).__module__ == "dask._task_spec":
+            return self._inside(thing)
         for look in (self._stored, self._text_of, self._elsewhere):
             inside = look(thing)
             if inside is not None:

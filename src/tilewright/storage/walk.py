@@ -7,6 +7,8 @@ code of a user but for what `pickle` would run, nor reads what is stored.
 import functools
 import inspect
 import sys
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -17,8 +19,10 @@ from dask.highlevelgraph import HighLevelGraph, Layer
 
 from tilewright.storage.value_identity import code_digest, name_of
 
-PLAIN = (int, float, complex, bool, type(None), type(...), type(NotImplemented), np.generic, np.dtype)
+PLAIN = (int, float, complex, bool, slice, range, type(None), type(...), type(NotImplemented), np.generic, np.dtype)
 """Types of which the text says all."""
+_OF_ONE_PROCESS = (type(threading.Lock()), type(threading.RLock()), weakref.ref, threading.local)
+"""Types of what no result follows from, and that each process has for itself."""
 _NOT_OF_LAYERS = {"annotations", "collection_annotations", "token"}
 """What a layer of a graph has, and no result follows from."""
 
@@ -66,6 +70,8 @@ def _parts_of_values(thing: Any) -> Parts | None:
     kind = type(thing)
     if issubclass(kind, PLAIN) or kind in (str, bytes, bytearray):
         return Parts(f"{kind.__name__} {thing!r}", [])
+    if issubclass(kind, _OF_ONE_PROCESS):
+        return Parts(kind.__name__, [])
     if kind in (list, tuple):
         return Parts(kind.__name__, list(thing))
     if kind in (set, frozenset):
