@@ -136,7 +136,7 @@ def read_with_numpy(path: Path, axes: str) -> Any:
 
 def test_what_a_function_reads_is_a_source_beside_its_path(raw: Path) -> None:
     source = open_source(raw.with_suffix(".npy"), "YX", read_with_numpy)
-    assert places_of(source).places == {place_of_path(raw.with_suffix(".npy"))}
+    assert places_of(source) == SourcePlaces({place_of_path(raw.with_suffix(".npy"))})
     other = open_source(raw.with_suffix(".npy"), "YX", lambda path, axes: zarr.open_array(raw, mode="r"))
     assert place_of_path(raw) in places_of(other).places
 

@@ -204,11 +204,16 @@ class Source:
         """What is read of a file where that is not all of it: a part of a memory map, or what a function says."""
         return getattr(self._reader, "view", "")
 
-    def stands_on(self) -> list[Any]:
-        """Return what the windows are taken from, and what reads them; a file that was not open is closed again."""
+    @property
+    def read_function(self) -> ReadFunction | None:
+        """What reads the file, where that is a function of the user."""
+        return getattr(self._reader, "function", None)
+
+    def opened_once(self) -> Any:
+        """Return what the windows are taken from; a file that was not open is closed again."""
         was_open = self._reader.is_open
         try:
-            return [self.opened(), getattr(self._reader, "function", None)]
+            return self.opened()
         finally:
             if not was_open:
                 self.close()

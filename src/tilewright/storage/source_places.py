@@ -9,7 +9,6 @@ import io
 import mmap
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from types import FunctionType
@@ -23,6 +22,7 @@ from zarr.core.array import AsyncArray
 from zarr.core.group import AsyncGroup
 from zarr.storage import StorePath
 
+from tilewright.storage.file_names import attribute, file_mapped_at, files_named_by, files_of_tiff_store
 from tilewright.storage.metadata import is_zarr
 from tilewright.storage.places import (
     Place,
@@ -101,8 +101,9 @@ def places_of(source: Any) -> SourcePlaces:
     search = _Search()
     if isinstance(source, Source):
         search.path(source.path)
+        search.walk_reader(source.read_function)
         try:
-            search.walk(source.stands_on())
+            search.walk([source.opened_once()])
         except Exception as error:
             search.unknown[Unknown(f"it cannot be opened ({type(error).__name__})")] = None
     elif isinstance(source, str | os.PathLike):
@@ -120,6 +121,13 @@ class _Search:
         self.unknown: dict[Unknown, None] = {}
         self._texts: set[str] = set()
         self._seen: dict[int, Any] = {}
+        self._may_read = False
+
+    def walk_reader(self, function: Any) -> None:
+        """Walk through a function that is there to read a path, which is known: that it reads is no doubt."""
+        self._may_read = True
+        self.walk([function])
+        self._may_read = False
 
     def walk(self, things: list[Any]) -> None:
         waiting = list(things)
@@ -264,7 +272,7 @@ class _Search:
     def _code(self, function: FunctionType) -> None:
         codes = list(codes_of(function.__code__))
         words = {word.lower() for code in codes for name in code.co_names for word in _WORDS.findall(name)}
-        if reading := sorted(filter(_READING.fullmatch, words)):
+        if not self._may_read and (reading := sorted(filter(_READING.fullmatch, words))):
             text = f"the function {function.__qualname__}, which may read files of its own (it uses {reading[0]!r})"
             self.unknown[Unknown(text)] = None
         self.walk([constant for code in codes for constant in code.co_consts if isinstance(constant, str | tuple)])
@@ -278,8 +286,8 @@ class _Search:
             elif not isinstance(thing, io.BytesIO | io.StringIO):
                 self.unknown[Unknown("an open file without a name")] = None
             return True
-        file_system = getattr(thing, "fs", None) if _has(thing, "fs") else None
-        path = next((getattr(thing, name) for name in ("path", "root") if _has(thing, name)), None)
+        file_system = attribute(thing, "fs")
+        path = attribute(thing, "path") or attribute(thing, "root")
         if hasattr(type(file_system), "protocol") and isinstance(path, str):
             place = place_in_file_system(file_system, path)
             if place is None:
@@ -287,63 +295,10 @@ class _Search:
             else:
                 self.places.add(place)
             return True
-        files = list(_files_named_by(thing))
+        files = list(files_named_by(thing))
         for file in files:
             self.path(file)
         return bool(files)
-
-
-def files_of_tiff_store(store: Any) -> set[str]:
-    """Return the files that a zarr store of tifffile reads."""
-    files: set[str] = {str(file) for file in getattr(store, "_lookup", {}).values()}
-    for series in getattr(store, "_data", ()):
-        pages = series.pages if getattr(series, "is_multifile", False) else [series.keyframe]
-        files.update(page.parent.filehandle.path for page in pages if page is not None)
-    return files
-
-
-def file_mapped_at(address: int) -> Path | None:
-    """Return the file of which the memory at an address is a map, as far as the system says."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        bounds, _, _, _, inode, *name = line.split(maxsplit=5)
-        start, stop = (int(bound, 16) for bound in bounds.split("-"))
-        if start <= address < stop:
-            return Path(name[0].removesuffix(" (deleted)")) if inode != "0" and name else None
-    return None
-
-
-def _files_named_by(thing: Any) -> Iterator[str]:
-    """Yield the files that an object names as its own, as those of h5py and tifffile do."""
-    if _has(thing, "filehandle"):
-        # Its name has no folder.
-        yield thing.filehandle.path
-        return
-    holders = [thing]
-    for name in ("file", "parent"):
-        if _has(thing, name):
-            try:
-                holders.append(getattr(thing, name))
-            except Exception:  # of something that is closed
-                continue
-    for holder in holders:
-        for name in ("filename", "filepath"):
-            if _has(holder, name):
-                value = getattr(holder, name)
-                value = value() if name == "filepath" and callable(value) else value
-                if isinstance(value, str | bytes | PurePath):
-                    yield os.fsdecode(value)
-    if getattr(thing, "is_virtual", False) is True:
-        # A dataset of HDF5 of which the parts lie in other files.
-        yield from (str(Path(thing.file.filename).parent / part.file_name) for part in thing.virtual_sources())
-
-
-def _has(thing: Any, name: str) -> bool:
-    """Tell whether an object has an attribute, without asking its `__getattr__`."""
-    return name in getattr(thing, "__dict__", {}) or hasattr(type(thing), name)
 
 
 def _root_of(kind: type) -> str:

@@ -1,0 +1,57 @@
+"""The files that an object reads are those that it names itself, or that the system knows its memory to be a map of."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+
+def files_of_tiff_store(store: Any) -> set[str]:
+    """Return the files that a zarr store of tifffile reads."""
+    files: set[str] = {str(file) for file in getattr(store, "_lookup", {}).values()}
+    for series in getattr(store, "_data", ()):
+        pages = series.pages if getattr(series, "is_multifile", False) else [series.keyframe]
+        files.update(page.parent.filehandle.path for page in pages if page is not None)
+    return files
+
+
+def file_mapped_at(address: int) -> Path | None:
+    """Return the file of which the memory at an address is a map, as far as the system says."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        bounds, _, _, _, inode, *name = line.split(maxsplit=5)
+        start, stop = (int(bound, 16) for bound in bounds.split("-"))
+        if start <= address < stop:
+            return Path(name[0].removesuffix(" (deleted)")) if inode != "0" and name else None
+    return None
+
+
+def files_named_by(thing: Any) -> Iterator[str]:
+    """Yield the files that an object names as its own, as those of h5py and tifffile do."""
+    path = attribute(attribute(thing, "filehandle"), "path")
+    if isinstance(path, str):
+        # What is called its name has no folder.
+        yield path
+        return
+    for holder in (thing, attribute(thing, "file"), attribute(thing, "parent")):
+        for name in ("filename", "filepath"):
+            value = attribute(holder, name)
+            value = value() if name == "filepath" and callable(value) else value
+            if isinstance(value, str | bytes | PurePath):
+                yield os.fsdecode(value)
+    if attribute(thing, "is_virtual") is True:
+        # A dataset of HDF5 of which the parts lie in other files.
+        yield from (str(Path(thing.file.filename).parent / part.file_name) for part in thing.virtual_sources())
+
+
+def attribute(thing: Any, name: str) -> Any:
+    """Return an attribute of an object, without asking its `__getattr__`; None where there is none, or it is closed."""
+    if name not in getattr(thing, "__dict__", {}) and not hasattr(type(thing), name):
+        return None
+    try:
+        return getattr(thing, name)
+    except Exception:
+        return None
