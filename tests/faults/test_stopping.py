@@ -47,6 +47,7 @@ import tilewright as tw
 from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError
 from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.storage.places import public_name
 
 STOPPED = 75
 COMPACT: dict[str, Any] = {}
@@ -721,7 +722,7 @@ def test_a_store_that_is_full_is_named_and_its_output_is_completed_when_there_is
     with pytest.raises(DestinationError, match="the disk takes nothing any more") as caught:
         predict(store, Company(), client=embedded, ledger=ledger)
     assert caught.value.errno == errno.ENOSPC
-    assert str(store) in caught.value.filename
+    assert public_name(store) in caught.value.filename
     found = tw.verify(store, ledger=ledger, progress=False)
     assert set(found.conditions.values()) == {"missing"}
     store.room = 10**6

@@ -128,8 +128,8 @@ def place_of_store(store: Store | StorePath, path: str = "") -> Place | None:
     if root is None:
         return None
     inner = _unwrapped(store)
-    # An archive that is opened to be written anew loses all that is in it.
-    inside = _parts("" if isinstance(inner, ZipStore) and inner._zmode == "w" else path)
+    # A zip file is written anew as a whole, or is appended to: it is one place.
+    inside = _parts("" if isinstance(inner, ZipStore) else path)
     # A group of a folder may be a link to another one.
     return place_of_path(Path(*root.path, *inside)) if root.service == FILE else Place(root.service, root.path + inside)
 
