@@ -6,6 +6,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -238,3 +239,19 @@ def test_one_module_removes_and_replaces() -> None:
         if any(word in path.read_text(encoding="utf-8") for word in words)
     }
     assert found <= allowed
+
+
+def test_half_written_metadata_of_a_store_that_images_share_are_removed(embedded: Client, tmp_path: Path) -> None:
+    partial = f"zarr.{'0' * 32}.partial"
+    for path in (tmp_path / "prediction.zarr" / partial, tmp_path / "prediction.zarr" / "others" / partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{")
+    dataset = tw.IterableTiledPredDataset(IMAGE, axes="YX", tile_size=(128, 128), overlaps=(16, 16))
+    trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset, batch_size=1))
+    writer = tw.WriteTilesZarr(embedded)
+    for number, (tile, information) in enumerate(dataset):
+        writer.write_batch(trainer, None, tile[np.newaxis], None, ([], [information]), number, 0, tmp_path)
+    writer.finalize()
+    assert not (tmp_path / "prediction.zarr" / partial).exists()
+    # What lies in the group of another image is for its own run.
+    assert (tmp_path / "prediction.zarr" / "others" / partial).exists()

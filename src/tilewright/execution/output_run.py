@@ -155,6 +155,7 @@ class OutputRun:
             self._replacement.go_on()
             self._is_replacing = self._replacement.is_pending
             array = open_array(self.output, plan, self._options)
+        self.output.remove_partial_files_around()
         writer = UnitWriter(plan, ObjectEncoder(array), guard=self._lock.guard())
         if found is not None:
             kept = self._intact_units(writer)

@@ -16,7 +16,7 @@ from tilewright.storage.apart import Target
 from tilewright.storage.header import Header
 from tilewright.storage.inventory import FolderListing, Inventory, Listing, StoreListing, shown
 from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.metadata import Node, array_node
+from tilewright.storage.metadata import Node, array_node, is_zarr
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock
 from tilewright.storage.places import (
@@ -30,7 +30,7 @@ from tilewright.storage.places import (
     public_name,
     without_secrets,
 )
-from tilewright.storage.removal import remove_partial_files
+from tilewright.storage.removal import remove_partial_files, remove_partial_files_in
 
 FULL_RESOLUTION = "0"
 """The array of the full resolution in its group, as OME-Zarr lays it out."""
@@ -259,6 +259,17 @@ class Output:
                 f"but the disk has {format_nbytes(free)} ({free} bytes) left; free some, choose another disk, or "
                 "compressors='auto'"
             )
+
+    def remove_partial_files_around(self) -> None:
+        """Remove what killed processes have left of the metadata of the groups around this one, up to its store.
+
+        Their metadata are there, so that no process is writing them now.
+        """
+        if self.folder is None:
+            return
+        for folder in self.folder.parents[: len(Path(self.group).parts)]:
+            if is_zarr(folder):
+                remove_partial_files_in(folder)
 
     def remove_partial_files(self) -> None:
         """Remove what killed processes have left half-written."""

@@ -109,6 +109,13 @@ def remove_partial_files(folder: Path) -> None:
             remove_file(Path(parent, name))
 
 
+def remove_partial_files_in(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written in a folder, but not in those in it."""
+    for name in filter(is_partial, os.listdir(folder)):  # noqa: PTH208
+        if not (folder / name).is_dir():
+            remove_file(folder / name)
+
+
 def remove_abandoned(path: Path) -> None:
     """Remove what processes that were killed have left beside a file or folder, while they were writing it.
 
