@@ -114,8 +114,8 @@ class OutputLock:
             what = f"the ledger {lock.path.parent}" if isinstance(lock, WriterLock) else f"the store of {self._name}"
             reason = f"{what} cannot be written: {error.strerror or error}; mend that, or choose another place for it, "
             raise DestinationError(error.errno, f"{reason}or for the output", error.filename) from error
-        if isinstance(lock, WriterLock) and self._of_ledger is not None and lock.taken_from is not None:
-            # A run that has died has made it for its lock alone.
+        if isinstance(lock, WriterLock) and self._of_ledger is not None:
+            # It is there for the lock alone, also where a run that has died has made it.
             held.callback(remove_empty_folder, lock.path.parent)
         held.callback(lock.release)
         if isinstance(lock, WriterLock):
