@@ -1,12 +1,15 @@
 """A run that is resumed sees the batches that hold a needed tile, each as it was, and no other batch."""
 
+import os
 import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -244,3 +247,17 @@ def test_only_the_tiles_that_are_yielded_are_read() -> None:
         assert source.reads == 8
     finally:
         dataset.open_tiles.keep_all()
+
+
+def test_what_a_killed_process_has_said_goes_and_what_others_say_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    unused = next(number for number in range(2**22 - 1, 1, -1) if not psutil.pid_exists(number))
+    dead, alive = (f"tilewright-{process}-{'0' * 32}.tiles" for process in (unused, os.getppid()))
+    for name in (dead, f"{dead}.{'1' * 32}.partial", alive, "tilewright-notes.tiles"):
+        (tmp_path / name).touch()
+    tiles = OpenTiles()
+    tiles.keep(np.ones(3, bool), batch_size=None)
+    tiles.keep_all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive, "tilewright-notes.tiles"]

@@ -3,6 +3,8 @@
 A trainer starts its data-loader workers before it says that prediction starts, so that nothing can be handed to them.
 """
 
+import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -10,9 +12,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from tilewright.assemble import AnyArray
 from tilewright.storage.objects import write_file
+from tilewright.storage.removal import remove_file
+
+_NAME = re.compile(r"tilewright-(\d+)-[0-9a-f]{32}\.tiles(\.[0-9a-f]{32}\.partial)?")
+"""The name of a file, with the number of the process that said something."""
 
 
 class OpenTiles:
@@ -30,7 +37,7 @@ class OpenTiles:
     """
 
     def __init__(self) -> None:
-        self._file = Path(tempfile.gettempdir()) / f"tilewright-{uuid.uuid4().hex}.tiles"
+        self._file = Path(tempfile.gettempdir()) / f"tilewright-{os.getpid()}-{uuid.uuid4().hex}.tiles"
 
     def keep(self, is_open: AnyArray, batch_size: int | None) -> None:
         """Say which tiles are needed.
@@ -43,12 +50,13 @@ class OpenTiles:
             How many tiles a data loader puts together. A tile that is needed comes with the others of its batch, since
             a model may give other last digits for a tile in other company.
         """
+        _remove_abandoned(self._file.parent)
         header = np.array([batch_size or 1], np.int64).tobytes()
         write_file(self._file, [header, np.packbits(is_open.astype(bool)).tobytes()])
 
     def keep_all(self) -> None:
         """Forget what was said."""
-        self._file.unlink(missing_ok=True)
+        remove_file(self._file)
 
     def needed(self, tiles: Iterable[int]) -> Iterator[int]:
         """Iterate over those tiles of one data-loader worker that are needed, in whole batches."""
@@ -72,3 +80,11 @@ class OpenTiles:
         except FileNotFoundError:
             return None
         return int(np.frombuffer(raw[:8], np.int64)[0]), raw[8:]
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes have said that were killed; a dataset of which nothing is said yields all tiles."""
+    for name in os.listdir(folder):  # noqa: PTH208
+        match = _NAME.fullmatch(name)
+        if match is not None and not psutil.pid_exists(int(match[1])):
+            remove_file(folder / name)
