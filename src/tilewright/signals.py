@@ -43,8 +43,12 @@ class StopSignals:
         self.is_listening = False
 
     def end_as_usual(self) -> None:
-        """Give the signals back, and let one that has come end the process as it would have."""
+        """Give the signals back, and let one that comes, or has come, end the process: nothing is to be finished."""
+        is_of_command = self.is_listening or bool(self.name)
         self.give_back()
+        if is_of_command:
+            # An interrupt that is raised would be an error of whatever runs.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self.name:
             os.kill(os.getpid(), signal.Signals[self.name])
 
