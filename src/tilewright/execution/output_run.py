@@ -240,8 +240,8 @@ class OutputRun:
 
     def flush(self) -> None:
         """Bring the ledger up to date."""
-        self._lock.check()
-        if self._ledger is not None:
+        if self._ledger is not None and self._ledger.has_waiting:
+            self._lock.check()
             self._ledger.flush()
         if self._is_replacing and self.tally.unit_count:
             self._is_replacing = False

@@ -257,6 +257,11 @@ class Ledger:
         """Remember that a unit holds the fill value, since it could not be predicted or written."""
         self._waiting += Record(unit, Status.GIVEN_UP).to_bytes()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something was collected that is not written yet."""
+        return bool(self._waiting)
+
     def flush(self) -> None:
         """Write what was collected.
 

@@ -10,7 +10,7 @@ import re
 import threading
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Protocol
@@ -48,7 +48,7 @@ def lost(lock: object, output: str = "the output") -> OutputInUseError:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class FileGuard:
     """The proof that a lock file is still that of one holder, by its content.
 
@@ -64,11 +64,16 @@ class FileGuard:
 
     path: Path
     content: bytes
+    _proven: tuple[int, int, int] | None = field(default=None, compare=False, repr=False)
 
     def check(self) -> None:
         """Raise OutputInUseError where the lock is gone, or of another holder."""
         try:
-            # Once for each object: no `Path`, which takes as long as a call of the system.
+            # Once for each object: one call of the system where the file is the one that was read last.
+            status = os.stat(self.path)  # noqa: PTH116
+            found_as = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+            if found_as == self._proven:
+                return
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 found = os.read(descriptor, len(self.content) + 1)
@@ -78,6 +83,7 @@ class FileGuard:
             raise lost(self.path) from None
         if found != self.content:
             raise lost(self.path)
+        self._proven = found_as
 
 
 class WriterLock:
@@ -95,6 +101,7 @@ class WriterLock:
         self.path = folder / _NAME
         self._output = output
         self._holder: Holder | None = None
+        self._guard: FileGuard | None = None
         self._made: list[Path] = []
         self.taken_from: Holder | None = None
 
@@ -129,6 +136,7 @@ class WriterLock:
                 f"or end it. Its lock is {self.path}"
             )
         self.taken_from, self._holder = found
+        self._guard = FileGuard(self.path, self._holder.to_bytes())
         beating.add(self)
 
     def holder(self) -> Holder | None:
@@ -154,9 +162,9 @@ class WriterLock:
         OutputInUseError
             If it is not held.
         """
-        if self._holder is None:
+        if self._guard is None:
             raise lost(self.path, self._output)
-        return FileGuard(self.path, self._holder.to_bytes())
+        return self._guard
 
     def check(self) -> None:
         """Raise OutputInUseError where the lock is gone: it was removed, or another process has taken it."""
@@ -165,7 +173,7 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock back; a second call does nothing. A lock of another holder is left alone."""
         beating.discard(self)
-        holder, self._holder = self._holder, None
+        holder, self._holder, self._guard = self._holder, None, None
         if holder is not None:
             with suppress(OSError):
                 _give_back(self.path, holder)
