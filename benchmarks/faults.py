@@ -5,10 +5,11 @@
 A schedule is one image, predicted on a cluster of two worker processes by a client process, or handed over to it by
 one, in several rounds. In a round anything may be killed, stopped, paused or told to end, objects cannot be stored,
 the model raises, a second client comes, the lock is lost, all is overwritten; between two rounds what is stored is
-damaged. The last round has no faults and must complete the
-output. Checked are, after each round, that the ledger says nothing that is not stored, and that nothing was written
-again that was intact; at the end, that every file is that of an undisturbed run, that `verify` says so too, that
-nothing lies about, and that no object was stored more often than faults explain.
+damaged, or replaced by an output of another model in other chunks, which is whole or half-written, and is overwritten
+in turn. The last round has no faults and must complete the output. Checked are, after each round, that the ledger says
+nothing that is not stored, and that nothing was written again that was intact; at the end, that every file is that of
+an undisturbed run, that `verify` says so too, that nothing else lies in the folder, and that no object was stored more
+often than faults explain. A client that comes while another one is stopped, and holds the lock, must be refused.
 
 All is drawn from the seed and the number of the schedule, so that one can be run again alone, with --only. When
 exactly a fault hits depends on the machine as well.
@@ -70,6 +71,9 @@ SMALL_MEMORY_NBYTES = 2**20
 POLL_SECONDS = 0.005
 RETRY_SECONDS = 0.05
 REST_SECONDS = 30.0
+OWN_FILES = re.compile(
+    r"client-\d+-(log|stack|result)|faults\.json|sets|(store|model)-errors|killed-by-model|.+\.ledger/\d{6}\.ledger"
+)
 LINE_NBYTES = 64
 """Bytes of a line of the logs, so that their size tells how many there are."""
 
@@ -156,6 +160,13 @@ class Case:
         return KINDS[self.kind]
 
     @property
+    def other(self) -> "Case":
+        """Another output of the same image, in the same place: no object of it is like one of this."""
+        names = list(self.array.stored)
+        stored = names[(names.index(self.stored) + 1) % len(names)]
+        return replace(self, stored=stored)
+
+    @property
     def compressors(self) -> Any:
         return zarr.codecs.ZstdCodec(level=1) if self.compressor == "zstd" else None
 
@@ -176,6 +187,7 @@ class Model:
     delay_seconds: float = 0.0
     error_rate: float = 0.0
     kills_its_process: bool = False
+    offset: int = 0
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         sleep(self.delay_seconds)
@@ -191,7 +203,7 @@ class Model:
         for axis in range(2, batch.ndim):
             blurred += np.roll(seen, 1, axis) + 2 * np.roll(seen, -1, axis)
         company = int(seen.sum()) * len(batch) % 1021
-        return (blurred + company).astype(np.float32)
+        return (blurred + company + self.offset).astype(np.float32)
 
 
 # --- Where it is stored, and what fails there.
@@ -423,6 +435,14 @@ class RunningClient:
             self.signals[number] += 1
         return is_there
 
+    def pause(self) -> bool:
+        """Stop it, and tell whether it still was there."""
+        return self.process.is_alive() and _signal(self.process.pid or 0, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        _signal(self.process.pid or 0, signal.SIGCONT)
+
     def result(self) -> dict[str, Any]:
         """How it ended."""
         self.process.join()
@@ -447,8 +467,12 @@ CLIENT_SIGNALS = {
 }
 WORKER_FAULTS = {"kill worker": 4, "kill both workers": 1, "stop worker": 3, "pause worker": 2, "pause both workers": 1}
 OTHER_CLIENT = "second client"
+REFUSED_CLIENT = "client to be refused"
 LOSE_LOCK = "lose lock"
+LOSE_LOCK_TO_OVERWRITE = "lose lock to one that overwrites"
 OVERWRITE = "overwrite"
+OTHER_OUTPUT = "output of another model"
+REFUSED_RESUME = "resume of another output"
 DAMAGES = {"delete object": 3, "truncate object": 2, "flip byte": 3, "leave partial file": 1, "tear ledger": 3}
 
 
@@ -475,6 +499,7 @@ class Round:
     grace_seconds: float = 20.0
     waits_for_old_tasks: bool = True
     if_exists: str = "resume"
+    is_other: bool = False
 
     @property
     def injects_errors(self) -> bool:
@@ -520,6 +545,8 @@ def draw_schedule(seed: int, number: int) -> Schedule:
         _draw_round(rng, index, predictor, through_zarr=through_zarr)
         for index in range(rng.choices([1, 2, 3, 4, 5], [3, 5, 5, 2, 1])[0])
     ]
+    if rng.random() < 0.3:
+        rounds.insert(rng.randrange(len(rounds)), _draw_other(rng, may_die=not through_zarr))
     if rng.random() < 0.06:
         rounds = [Round()]
     return Schedule(number, case, delay_seconds, through_zarr, allowed_failures, tuple(rounds))
@@ -532,7 +559,9 @@ def _draw_round(rng: Random, index: int, predictor: str, *, through_zarr: bool) 
     if rng.random() < 0.15:
         kinds.append(OTHER_CLIENT)
     if rng.random() < 0.15:
-        kinds.append(LOSE_LOCK)
+        kinds.append(rng.choice([LOSE_LOCK, LOSE_LOCK_TO_OVERWRITE]))
+    if rng.random() < 0.15:
+        kinds.append(REFUSED_CLIENT)
     store = StoreFaults(
         error_rate=rng.choice([0.0, 0.0, 0.0, 0.0, 0.0, 0.03, 0.1, 0.2]),
         hopeless_rate=rng.choice([0.0, 0.0, 0.0, 0.0, 0.0, 0.02]),
@@ -552,6 +581,15 @@ def _draw_round(rng: Random, index: int, predictor: str, *, through_zarr: bool) 
         waits_for_old_tasks=rng.random() < 0.4,
         if_exists=OVERWRITE if index > 0 and rng.random() < 0.2 else "resume",
     )
+
+
+def _draw_other(rng: Random, *, may_die: bool) -> Round:
+    """Draw a round that leaves an output of another model in other chunks, half-written or whole.
+
+    In a store that is no folder, a half-written output is completed by its own model only: tasks may still write it.
+    """
+    faults = (_draw_fault(rng, "kill client"),) if rng.random() < 0.5 and may_die else ()
+    return Round(faults=faults, if_exists=OVERWRITE, is_other=True)
 
 
 def _several(rng: Random, weights: dict[str, int], count_weights: list[int]) -> list[str]:
@@ -730,6 +768,7 @@ class Reference:
 
     plan: WritePlan
     files: dict[str, str]
+    names: frozenset[str]
 
     def keys(self, unit: int) -> list[str]:
         return ["/".join(["c", *map(str, position)]) for position in self.plan.objects_of_unit(unit)]
@@ -744,6 +783,12 @@ def digest(path: Path) -> str:
 
 def files_of(output: Path) -> dict[str, str]:
     return {str(path.relative_to(output)): digest(path) for path in sorted(output.rglob("*")) if path.is_file()}
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """Return the names of all files and folders of a job, but for the files of ledgers and what the harness keeps."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return frozenset(name for name in names if not OWN_FILES.fullmatch(name))
 
 
 def records_in(file: Path) -> list[Record | None]:
@@ -805,6 +850,7 @@ class Player:
         self._interruptions = 0
         self._locks_lost = 0
         self._forgotten: Counter[int] = Counter()
+        self._other: dict[str, str] | None = None
         self._killed = 0
         self._unit_of = {key: unit for unit in range(reference.plan.unit_count) for key in reference.keys(unit)}
         self._until = monotonic() + SCHEDULE_SECONDS
@@ -819,10 +865,11 @@ class Player:
             for index, round_ in enumerate(self._schedule.rounds):
                 if round_.waits_for_old_tasks and index > 0:
                     self._rest()
-                damages = sum(self._damage(what) for what in round_.damages)
-                if is_complete and not damages and round_.if_exists != OVERWRITE:
+                # Of another output nothing is compared later.
+                damages = sum(self._damage(what) for what in round_.damages) if self._is_ours else 0
+                if is_complete and not damages and round_.if_exists != OVERWRITE and self._other is None:
                     continue
-                is_complete = self._play(round_)
+                is_complete = self._play_other(round_) if round_.is_other else self._play(round_)
             self._complete()
             self._rest()
             self._check_end()
@@ -845,9 +892,9 @@ class Player:
         round_.store.save(self._folder)
         intact = self._intact_units()
         if round_.if_exists == OVERWRITE:
-            # All of it is written again, and what was recorded is forgotten.
+            # All of it is written again.
             intact = set()
-            self._forgotten += Counter(unit for file in self._ledger_files() for unit in written_in(file))
+            self._forget_records()
             self.outcome.injected[OVERWRITE] += 1
         before = line_count(self._folder / "sets")
         deaths_by_model = self._deaths_by_model
@@ -855,13 +902,49 @@ class Player:
         clients = self._run_clients(round_, object_count)
         deaths = self._killed + self._deaths_by_model - deaths_by_model
         results = [client.result() for client in clients]
+        if any(client.job.if_exists == OVERWRITE for client in clients):
+            intact = set()
         for client, result in zip(clients, results, strict=True):
+            if result["ended"] == "ResumeError" and self._other is not None:
+                self._check_refused_resume(result)
+                return self._play(replace(round_, if_exists=OVERWRITE, faults=()))
             self._judge(client, result, round_, deaths, is_alone=len(clients) == 1)
         self._interruptions += deaths + self._locks_lost
         self._interruptions += sum(result["ended"] not in _WHOLE for result in results)
-        self._check_ledger(intact)
+        self._check_ledger(intact, may_repeat=len({client.job.if_exists for client in clients}) > 1)
         self._check_recorded(before, len(clients))
         return any(result["ended"] == "complete" for result in results)
+
+    def _play_other(self, round_: Round) -> bool:
+        """Leave an output of another model, whole or half-written; it is not complete in any case."""
+        round_.store.save(self._folder)
+        clients = self._run_clients(round_, len(self._unit_of))
+        for client in clients:
+            self._judge(client, client.result(), round_, deaths=0, is_alone=True)
+        self._rest()
+        if self._is_ours:
+            # It did not come to that; of the units that are stored none was touched.
+            self._check_ledger(set())
+            return False
+        # From now on all is written anew, and counted anew.
+        for name in ("sets", "store-errors"):
+            (self._folder / name).unlink(missing_ok=True)
+        self._damaged, self._torn, self._forgotten, self._interruptions = set(), Counter(), Counter(), 0
+        self._seen = set(self._ledger_files())
+        self._other = files_of(self._output)
+        self.outcome.injected[OTHER_OUTPUT] += 1
+        return False
+
+    def _check_refused_resume(self, result: dict[str, Any]) -> None:
+        """A resume is refused where the output of the other model is there as it was, and nowhere else."""
+        if files_of(self._output) != self._other:
+            raise InvariantError(f"the output is not as it was, and is not resumed: {result['text']}")
+        self.outcome.injected[REFUSED_RESUME] += 1
+
+    def _forget_records(self) -> None:
+        """Take in that what is recorded now will be written again."""
+        if self._is_ours:
+            self._forgotten += Counter(unit for file in self._ledger_files() for unit in written_in(file))
 
     def _run_clients(self, round_: Round, object_count: int) -> list["RunningClient"]:
         """Run a client until it ends, or is ended, and let what is to happen happen."""
@@ -893,16 +976,18 @@ class Player:
         return clients
 
     def _start_client(self, round_: Round) -> "RunningClient":
+        """Start a client, after a look at what it must not destroy."""
         self.outcome.clients += 1
         folder, schedule = str(self._folder), self._schedule
         kills = round_.kills_its_process and not self._deaths_by_model
+        model = Model(folder, schedule.delay_seconds, round_.error_rate, kills, offset=7 if round_.is_other else 0)
         job = Job(
-            schedule.case,
+            schedule.case.other if round_.is_other else schedule.case,
             str(self._source),
             folder,
             self.outcome.clients,
             self._cluster.address,
-            Model(folder, schedule.delay_seconds, round_.error_rate, kills_its_process=kills),
+            model,
             schedule.through_zarr,
             round_.grace_seconds,
             round_.if_exists,
@@ -912,15 +997,23 @@ class Player:
     def _let_happen(self, fault: Fault, round_: Round, clients: list["RunningClient"]) -> bool:
         """Let a fault happen, and tell, and count, whether it hit something."""
         count = WORKERS if "both" in fault.what else 1
+        if fault.what == REFUSED_CLIENT and len(clients) > 1:
+            # Which of them has the lock, it cannot be told.
+            return True
         if fault.what == OTHER_CLIENT:
             clients.append(self._start_client(round_))
             hit = True
-        elif fault.what == LOSE_LOCK:
+        elif fault.what == REFUSED_CLIENT:
+            hit = self._refuse(fault, round_, clients[0])
+        elif fault.what in (LOSE_LOCK, LOSE_LOCK_TO_OVERWRITE):
             hit = (self._ledger / "lock").exists()
             if hit:
                 (self._ledger / "lock").unlink(missing_ok=True)
                 self._locks_lost += 1
-                clients.append(self._start_client(replace(round_, if_exists="resume")))
+                overwrites = fault.what == LOSE_LOCK_TO_OVERWRITE
+                if overwrites:
+                    self._forget_records()
+                clients.append(self._start_client(replace(round_, if_exists=OVERWRITE if overwrites else "resume")))
         elif fault.what in CLIENT_SIGNALS:
             first, *others = CLIENT_SIGNALS[fault.what]
             hit = clients[0].signal(first)
@@ -937,6 +1030,35 @@ class Player:
         if hit:
             self.outcome.injected[fault.what] += 1
         return bool(hit)
+
+    def _lock_text(self) -> str:
+        try:
+            return (self._ledger / "lock").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def _refuse(self, fault: Fault, round_: Round, first: "RunningClient") -> bool:
+        """Start a client while another one holds the lock, and is stopped so that it cannot end; tell whether it was.
+
+        Raises
+        ------
+        InvariantError
+            If the second one is not refused, or changes what is stored.
+        """
+        if not first.pause():
+            return False
+        try:
+            if f'"process": {first.process.pid},' not in self._lock_text():
+                return False
+            second = self._start_client(replace(round_, if_exists=("resume", OVERWRITE)[fault.which]))
+            second.process.join(CLIENT_SECONDS)
+            if second.process.is_alive():
+                raise HungError(self._stacks_of([second]))
+            if (result := second.result())["ended"] != "OutputInUseError":
+                raise InvariantError(f"a client came to an output that is in use, and ended with {result}")
+            return True
+        finally:
+            first.go_on()
 
     @property
     def _deaths_by_model(self) -> int:
@@ -1033,16 +1155,28 @@ class Player:
         records = LedgerFolder(self._ledger).records()
         return {record.unit for record in records if record.status is Recorded.WRITTEN}
 
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the ledger is about the output of this schedule, not about that of another model."""
+        header, plan = LedgerFolder(self._ledger).header(), self._reference.plan
+        return header is None or (header.plan.chunks, header.plan.shards) == (plan.chunks, plan.shards)
+
     def _intact_units(self) -> set[int]:
         """Those of them that are."""
+        if not self._is_ours:
+            return set()
         return {unit for unit in self._recorded_units() if self._is_stored(unit)}
 
-    def _check_ledger(self, intact_before: set[int]) -> None:
+    def _check_ledger(self, intact_before: set[int], *, may_repeat: bool = False) -> None:
+        if not self._is_ours:
+            # Nothing was begun.
+            return
         new = [file for file in self._ledger_files() if file not in self._seen]
         self._seen.update(new)
         times = Counter(unit for file in new for unit in written_in(file))
         written = set(times)
-        if twice := sorted(unit for unit, count in times.items() if count > 1):
+        twice = sorted(unit for unit, count in times.items() if count > 1)
+        if twice and not may_repeat:
             raise InvariantError(f"units {twice} were written by two clients, or twice by one")
         if again := written & intact_before:
             raise InvariantError(f"units {sorted(again)} were intact, and were written again")
@@ -1075,12 +1209,8 @@ class Player:
             problems.append(f"files differ from those of an undisturbed run: {differing}")
         if surplus := sorted(set(files) - set(expected)):
             problems.append(f"files lie about: {surplus}")
-        names = [path.name for path in self._ledger.iterdir()]
-        if others := [name for name in names if not re.fullmatch(r"\d{6}\.ledger", name)]:
-            problems.append(f"files lie about beside the ledger: {others}")
-        beside = {path.name for path in self._output.parent.glob(f"{self._output.name}*")}
-        if others := sorted(beside - {self._output.name, self._ledger.name}):
-            problems.append(f"files lie about beside the output: {others}")
+        if others := sorted(names_in(self._folder) - self._reference.names):
+            problems.append(f"what an undisturbed run does not leave: {others}")
         verification = tw.verify(self._output, progress=False)
         if not verification.is_complete or verification.writer:
             self.outcome.units_lost += len(verification.conditions)
@@ -1165,7 +1295,7 @@ class Stage:
         header = LedgerFolder(output.with_name(f"{output.name}.ledger")).header()
         if header is None or header.plan.unit_count < LEAST_UNITS:
             raise InvariantError(f"the undisturbed run of {case} has too few units: {header}")
-        reference = Reference(header.plan, files_of(output))
+        reference = Reference(header.plan, files_of(output), names_in(folder))
         shutil.rmtree(folder)
         return reference
 

@@ -54,8 +54,8 @@ SILENT = ("no heartbeats", "stopped elsewhere")
 """Ways to lose a lock that leave its file as it is."""
 HOLDS = ("", "open", "os.rename")
 """In the middle of what a process is stopped: of anything, of making an object, of giving it its name."""
-SHARE = 0.9
-"""Of the time of the first run, the last moment; later it may be done before anything happens."""
+SHARE, SILENT_SHARE = 0.8, 0.4
+"""Of the time of the first run, the last moment: later it may be done before anything happens, or is found dead."""
 HOLD_SECONDS = 0.25
 """How long each put of a process that is to be stopped takes at least, so that it can be stopped there."""
 
@@ -105,7 +105,7 @@ def draw(seed: int, number: int) -> Case:
     return Case(
         how,
         random.choice(["resume", "overwrite"]),
-        random.uniform(0, SHARE),
+        random.uniform(0, SILENT_SHARE if how in SILENT else SHARE),
         random.random() < 0.5,
         # Where a lock must first be found dead, the first run would have ended.
         random.choice([0.1, 0.2] if how in SILENT else [0.0, 0.0, 0.02, 0.1]),
@@ -201,6 +201,14 @@ def lock_of(folder: Path) -> Path | None:
     return next((path for path in folder.rglob("lock") if path.is_file()), None)
 
 
+def content_of(path: Path | None) -> bytes:
+    """Return what a lock holds; nothing where it is not there."""
+    try:
+        return b"" if path is None else path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def lose(case: Case, folder: Path, process: Background) -> bool:
     """Let the lock be lost, and tell whether it still was held."""
     if case.is_stopped:
@@ -242,10 +250,12 @@ def play_case(case: Case, folder: Path, whole: Tree, seconds: float) -> tuple[st
     begun = Background.begin(lambda: first(folder, case))
     wait_until(lambda: lock_of(folder) is not None, begun)
     wait_until(lambda: False, begun, seconds * case.after_share)
+    held = content_of(lock_of(folder))
     was_held = lose(case, folder, begun)
     other = Background.begin(lambda: second(folder, case))
     if case.is_stopped and not case.wakes_late:
-        wait_until(lambda: False, other, seconds=0.6)
+        # Else it would show that it lives before the second one has looked.
+        wait_until(lambda: content_of(lock_of(folder)) not in (b"", held), other)
         begun.signal(signal.SIGCONT, workers=case.has_workers)
     ended = other.end()
     before = identities(folder / "out.zarr")
