@@ -60,6 +60,8 @@ class Scenario:
         Outputs that are there, whole, and are replaced.
     begun : sequence of str
         Outputs that are there, half-written, and are replaced.
+    alone : callable, optional
+        Leaves the same where nothing was there before.
     """
 
     call: Call
@@ -68,6 +70,7 @@ class Scenario:
     outputs: Sequence[tuple[str, str]] = ()
     replaced: Sequence[str] = ()
     begun: Sequence[str] = ()
+    alone: Call | None = None
 
 
 def double(tiles: np.ndarray) -> np.ndarray:
@@ -154,15 +157,16 @@ def _of_predictions(ledger: str) -> dict[str, Scenario]:
     new, new_resumed = (
         partial(predict, ledger=ledger, if_exists=word, is_new=True) for word in ("overwrite", "resume")
     )
+    fresh = partial(predict, ledger=ledger, if_exists="fail", is_new=True)
     half, damaged = partial(half_written, ledger=ledger), partial(spoilt, ledger=ledger)
     repaired = partial(repair, ledger=ledger)
     return {
         f"start{name}": Scenario(start, ways=[old_resumed], outputs=proven),
-        f"resume{name}": Scenario(old_resumed, half, [old_resumed], proven),
-        f"overwrite{name}": Scenario(new, start, [new_resumed, new], proven, replaced=there),
-        f"overwrite a half{name}": Scenario(new, half, [new_resumed, new], proven, begun=there),
-        f"overwrite by the same{name}": Scenario(again, start, [old_resumed, again], proven, replaced=there),
-        f"repair{name}": Scenario(repaired, damaged, [repaired], proven),
+        f"resume{name}": Scenario(old_resumed, half, [old_resumed], proven, alone=start),
+        f"overwrite{name}": Scenario(new, start, [new_resumed, new], proven, there, alone=fresh),
+        f"overwrite a half{name}": Scenario(new, half, [new_resumed, new], proven, begun=there, alone=fresh),
+        f"overwrite by the same{name}": Scenario(again, start, [old_resumed, again], proven, there, alone=start),
+        f"repair{name}": Scenario(repaired, damaged, [repaired], proven, alone=start),
     }
 
 
@@ -196,7 +200,7 @@ def _of_functions() -> dict[str, Scenario]:
             full = f"{name}{' from dask' if is_lazy else ''}"
             old, new = (partial(function, value=value, is_lazy=is_lazy, **options) for value in (0, 1))
             scenarios[full] = Scenario(new, ways=[new])
-            scenarios[f"{full}, again"] = Scenario(new, old, [new], replaced=[output])
+            scenarios[f"{full}, again"] = Scenario(new, old, [new], replaced=[output], alone=new)
     return scenarios
 
 
@@ -254,18 +258,21 @@ def _of_trainers() -> dict[str, Scenario]:
         there = [f"predictions/{output}" for output in outputs]
         proven = [(output, "") for output in there]
         before = partial(_after_images, call=start)
+        fresh = partial(_after_images, call=partial(train, if_exists="fail", is_new=True, of_arrays=of_arrays))
         spoilt_before = partial(_spoilt_images, call=start, outputs=there)
         scenarios |= {
             f"trainer{name}": Scenario(start, write_images, [old_resumed], proven),
-            f"trainer{name}, resume": Scenario(old_resumed, spoilt_before, [old_resumed], proven),
-            f"trainer{name}, overwrite": Scenario(new, before, [new_resumed, new], proven, replaced=there),
+            f"trainer{name}, resume": Scenario(old_resumed, spoilt_before, [old_resumed], proven, alone=before),
+            f"trainer{name}, overwrite": Scenario(new, before, [new_resumed, new], proven, there, alone=fresh),
         }
     cached, older = (partial(train, if_exists="", to_tiff=True, is_new=is_new) for is_new in (True, False))
     tiffs = [f"predictions/{name}.tiff" for name in "abc"]
     before = partial(_after_images, call=older)
     return scenarios | {
         "trainer to TIFF": Scenario(cached, write_images, [cached]),
-        "trainer to TIFF, again": Scenario(cached, before, [cached], replaced=tiffs),
+        "trainer to TIFF, again": Scenario(
+            cached, before, [cached], replaced=tiffs, alone=partial(_after_images, call=cached)
+        ),
     }
 
 
