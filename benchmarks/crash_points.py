@@ -36,8 +36,8 @@ from benchmarks.forked import Ended, Point, play
 from benchmarks.measure import save, table
 from benchmarks.trees import Tree, differing, identities, tree, without_ledgers
 
-LEAST_POINTS = 3
-"""Points of a scenario that are played at least, however few are asked for."""
+LEAST_POINTS, FEW_POINTS = 3, 15
+"""Points of a scenario that are played at least, however few are asked for; and so few that all of them are."""
 SHOWN = 5
 
 
@@ -214,7 +214,7 @@ def _is_somewhere(old: Tree, found: Tree) -> bool:
 def chosen(stage: Stage, every: int, first: int) -> Iterator[tuple[Point, int]]:
     """Yield points of a scenario, and ways: all ways of each point where all are played, else one in turn."""
     points, ways = stage.points, range(len(stage.scenario.ways))
-    step = min(every, max(1, len(points) // LEAST_POINTS))
+    step = 1 if len(points) <= FEW_POINTS else min(every, max(1, len(points) // LEAST_POINTS))
     for number, point in enumerate(points[(first - 1) % step :: step]):
         for way in ways if every == 1 else [number % len(ways)]:
             yield point, way
