@@ -149,13 +149,15 @@ class Stage:
 
     def _fault_of_refusal(self, before: Tree, ended: Ended) -> str:
         """Return what is wrong where a resume was refused."""
+        # Of several outputs, some may be new already, or begun: with those it may go on before it comes to the old one.
+        now = without_ledgers(tree(self._here))
         outputs = (*self.scenario.replaced, *self.scenario.begun)
-        there = [output for output in outputs if not differing(_part(before, output), _part(self._old, output))]
+        there = [output for output in outputs if not differing(_part(now, output), _part(self._old, output))]
         if not there:
             return f"it was refused, and no old output is there whole: {ended.fault}"
-        # Of several outputs, some may be new already: with those it may go on before it comes to the old one.
+        if fault := self._fault_of_old():
+            return f"it was refused, and then {fault}"
         others = tuple(f"{output}{end}" for output in outputs if output not in there for end in "/.")
-        now = without_ledgers(tree(self._here))
         kept, found = (
             {name: content for name, content in names.items() if not name.startswith(others)} for names in (before, now)
         )
