@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from benchmarks.crash_points import IMAGE, differing, tree
+from benchmarks.crash_scenarios import IMAGE
 from benchmarks.measure import save, table
+from benchmarks.trees import differing, tree
 
 MODEL = """
 from time import sleep

@@ -6,18 +6,22 @@ The long run draws hundreds of them: `python -m benchmarks.faults`.
 from collections.abc import Iterator
 
 import pytest
-from benchmarks.faults import (
-    Case,
+from benchmarks.faults.cases import Case
+from benchmarks.faults.command import summary
+from benchmarks.faults.outcome import Outcome
+from benchmarks.faults.schedule import (
+    LOSE_LOCK_TO_OVERWRITE,
+    OTHER_OUTPUT,
+    OVERWRITE,
+    REFUSED_CLIENT,
+    REFUSED_RESUME,
     Fault,
-    Outcome,
     Round,
     Schedule,
-    Stage,
-    StoreFaults,
     draw_schedule,
-    open_stage,
-    summary,
 )
+from benchmarks.faults.stage import Stage, open_stage
+from benchmarks.faults.store import StoreFaults
 
 CLUSTER = Case("volume", "compact", "chunks", "zstd", 2, "cluster")
 TRAINER = Case("volume", "aligned", "shards", "none", 2, "trainer")
@@ -78,6 +82,14 @@ def test_a_trainer_whose_workers_die_and_that_is_killed_itself(stage: Stage) -> 
         )
     )
     check(outcome, "kill both workers", "kill client", "truncate object", "leave partial file")
+
+
+def test_an_output_of_another_model_is_overwritten_by_one_client_at_a_time(stage: Stage) -> None:
+    faults = (when(REFUSED_CLIENT, 0.2), when(REFUSED_CLIENT, 0.3, which=1), when(LOSE_LOCK_TO_OVERWRITE, 0.6))
+    other = Round(faults=(when("kill client", 0.5),), if_exists=OVERWRITE, is_other=True)
+    outcome = stage.play(schedule(4, CLUSTER, Round(), other, Round(), Round(faults=faults, if_exists=OVERWRITE)))
+    check(outcome, OTHER_OUTPUT, REFUSED_RESUME, OVERWRITE, REFUSED_CLIENT, LOSE_LOCK_TO_OVERWRITE)
+    assert outcome.injected[REFUSED_CLIENT] == 2
 
 
 def test_without_faults_every_object_is_stored_once(stage: Stage) -> None:
