@@ -33,8 +33,9 @@ from benchmarks.workloads import NONE, WORKLOADS, ZSTD, Codec, Workload
 from tilewright.execution.cluster import open_embedded_cluster
 from tilewright.execution.output_run import OutputRun
 from tilewright.storage.digest import ObjectDigest
+from tilewright.storage.guard import FileGuard
 from tilewright.storage.ledger import Ledger, LedgerFolder
-from tilewright.storage.lock import FileGuard, WriterLock
+from tilewright.storage.lock import WriterLock
 from tilewright.storage.output import Output
 
 

@@ -76,9 +76,8 @@ def existing_array(output: Output) -> zarr.Array[Any]:
     ResumeError
         If its metadata cannot be read.
     """
-    path = f"{output.group}/{FULL_RESOLUTION}" if output.group else FULL_RESOLUTION
     with _readable(output, FULL_RESOLUTION):
-        return zarr.open_array(output.store, path=path, mode="r" if output.store.read_only else "r+")
+        return zarr.open_array(output.store, path=output.array_path, mode="r" if output.store.read_only else "r+")
 
 
 def existing_group(output: Output, options: OutputOptions | None = None) -> None:

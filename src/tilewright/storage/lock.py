@@ -10,12 +10,13 @@ import re
 import threading
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Protocol
 
 from tilewright.errors import OutputInUseError
+from tilewright.storage.guard import FileGuard, lost
 from tilewright.storage.holder import Holder
 from tilewright.storage.objects import write_file
 from tilewright.storage.patience import naming
@@ -26,64 +27,12 @@ BEAT_SECONDS = 5.0
 DEAD_SECONDS = 30.0
 """How long the file of a holder on another machine must stay untouched until it counts as dead."""
 _LOOK_SECONDS = 1.0
-_NAME = "lock"
+NAME = "lock"
+"""The name of a lock in its folder."""
 _ATTEMPTS = 20
-_LEFTOVER = re.compile(rf"{_NAME}(\.([0-9a-f]{{32}}|unknown))+(\.partial)?|\d{{6}}\.ledger\.[0-9a-f]{{32}}\.partial")
+_LEFTOVER = re.compile(rf"{NAME}(\.([0-9a-f]{{32}}|unknown))+(\.partial)?|\d{{6}}\.ledger\.[0-9a-f]{{32}}\.partial")
 _dead: dict[tuple[str, int, float], int] = {}
 """Holders on other machines that were found dead, and when they had touched their lock last."""
-
-
-class Guard(Protocol):
-    """A proof of the lock that travels with each task."""
-
-    def check(self) -> None:
-        """Raise OutputInUseError where the run does not hold its lock any more."""
-
-
-def lost(lock: object, output: str = "the output") -> OutputInUseError:
-    """Return the error of a run whose lock is gone."""
-    return OutputInUseError(
-        f"the lock {lock} of {output} was removed, or taken away from this run, which had not touched it for too long; "
-        "nothing more is written. What is written is complete, the rest is missing"
-    )
-
-
-@dataclass
-class FileGuard:
-    """The proof that a lock file is still that of one holder, by its content.
-
-    A task outlives its client where that is killed, and would write over what the next run has written.
-
-    Parameters
-    ----------
-    path : Path
-        The lock.
-    content : bytes
-        What its holder wrote.
-    """
-
-    path: Path
-    content: bytes
-    _proven: tuple[int, int, int] | None = field(default=None, compare=False, repr=False)
-
-    def check(self) -> None:
-        """Raise OutputInUseError where the lock is gone, or of another holder."""
-        try:
-            # Once for each object: one call of the system where the file is the one that was read last.
-            status = os.stat(self.path)  # noqa: PTH116
-            found_as = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-            if found_as == self._proven:
-                return
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                found = os.read(descriptor, len(self.content) + 1)
-            finally:
-                os.close(descriptor)
-        except (FileNotFoundError, NotADirectoryError):
-            raise lost(self.path) from None
-        if found != self.content:
-            raise lost(self.path)
-        self._proven = found_as
 
 
 class WriterLock:
@@ -98,7 +47,7 @@ class WriterLock:
     """
 
     def __init__(self, folder: Path, output: str) -> None:
-        self.path = folder / _NAME
+        self.path = folder / NAME
         self._output = output
         self._holder: Holder | None = None
         self._guard: FileGuard | None = None

@@ -18,7 +18,7 @@ from tilewright.storage.inventory import FolderListing, Inventory, Listing, Stor
 from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.metadata import Node, array_node, is_zarr
 from tilewright.storage.options import OutputOptions
-from tilewright.storage.output_lock import LEDGER_SUFFIX, OutputLock
+from tilewright.storage.output_lock import OutputLock, folder_beside
 from tilewright.storage.places import (
     Place,
     folder_of,
@@ -86,6 +86,11 @@ class Output:
         return f"{self.folder or public_name(self.store)}"
 
     @property
+    def array_path(self) -> str:
+        """The path of its array in the store."""
+        return f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
+
+    @property
     def is_only_here(self) -> bool:
         """Whether other processes cannot write it: it lies in the memory of this one."""
         return self.place is not None and self.place.service.endswith("memory")
@@ -108,7 +113,7 @@ class Output:
     def _folder_beside(self) -> Path | None:
         """The folder beside its store where its lock lies, and its ledger where no other place was chosen."""
         root = path_of(self.store)
-        return None if root is None else root.with_name(f"{root.name}{LEDGER_SUFFIX}") / self.group
+        return None if root is None else folder_beside(root, self.group)
 
     @property
     def place(self) -> Place | None:

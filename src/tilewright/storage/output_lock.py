@@ -13,15 +13,26 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from tilewright.errors import DestinationError, OutputInUseError
+from tilewright.storage.guard import Guard
 from tilewright.storage.holder import Holder
-from tilewright.storage.lock import Guard, WriterLock, remove_leftovers
+from tilewright.storage.lock import NAME, WriterLock, remove_leftovers
 from tilewright.storage.object_lock import NAME as OBJECT_NAME
 from tilewright.storage.object_lock import ObjectLock
 from tilewright.storage.removal import remove_empty_folder
 
 LEDGER_SUFFIX = ".ledger"
 """The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``, and its lock lies there."""
-_LOCK_NAME = "lock"
+
+
+def folder_beside(root: Path, group: str | Path) -> Path:
+    """Return the folder beside a store where the lock of a group lies, and its ledger where no other was chosen.
+
+    Examples
+    --------
+    >>> folder_beside(Path("data/a.zarr"), "0").as_posix()
+    'data/a.zarr.ledger/0'
+    """
+    return root.with_name(f"{root.name}{LEDGER_SUFFIX}") / group
 
 
 class OutputLock:
@@ -142,7 +153,7 @@ class OutputLock:
     def _other_files(self, folder: Path) -> Iterator[tuple[WriterLock, str]]:
         own = self._own.path if isinstance(self._own, WriterLock) else None
         around = (
-            root.with_name(f"{root.name}{LEDGER_SUFFIX}") / output.relative_to(root) / _LOCK_NAME
+            folder_beside(root, output.relative_to(root)) / NAME
             for output in (folder, *folder.parents)
             for root in (output, *output.parents)
             if root.name
@@ -169,9 +180,7 @@ class OutputLock:
 def _locks_inside(folder: Path) -> Iterator[Path]:
     """Iterate over the locks of outputs below a folder; an array holds none."""
     places = [folder] + [
-        root.with_name(f"{root.name}{LEDGER_SUFFIX}") / folder.relative_to(root)
-        for root in (folder, *folder.parents)
-        if root.name
+        folder_beside(root, folder.relative_to(root)) for root in (folder, *folder.parents) if root.name
     ]
     for place in places:
         for parent, folders, names in os.walk(place):
@@ -179,5 +188,5 @@ def _locks_inside(folder: Path) -> Iterator[Path]:
                 folders.clear()
             elif "zarr.json" in names and "c" in folders:
                 folders.remove("c")
-            if _LOCK_NAME in names and LEDGER_SUFFIX in parent:
-                yield Path(parent, _LOCK_NAME)
+            if NAME in names and LEDGER_SUFFIX in parent:
+                yield Path(parent, NAME)

@@ -21,7 +21,6 @@ except ImportError:  # Windows has none.
     fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}(\.(old|scratch))?\.partial")
-_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR)
 
 
 def is_partial(name: str) -> bool:

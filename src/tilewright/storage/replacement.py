@@ -93,14 +93,12 @@ class Replacement:
         """
         if self._output.listing.is_empty:
             return
-        inventory = self._output.inventory()
-        if in_the_way := inventory.in_the_way(also_zarr=also_zarr):
-            raise DestinationExistsError(f"{self._output} is not replaced; in the way: {shown(in_the_way)}")
-        self._check()
         folder, aside = self._output.folder, self._output.aside(number)
         if folder is None or aside is None:
             self._remove_place(also_zarr=also_zarr)
             return
+        self._proven_inventory(also_zarr=also_zarr)
+        self._check()
         try:
             move(folder, aside)
         except OSError as error:
@@ -155,11 +153,16 @@ class Replacement:
             # A damaged ledger: what was moved aside stays.
             return False
 
-    def _remove_place(self, *, also_zarr: bool = False) -> None:
-        """Remove what lies in the place, as far as it is proven to be ours."""
+    def _proven_inventory(self, *, also_zarr: bool) -> Inventory:
+        """Return what lies in the place, all of which may go; raise DestinationExistsError where something may not."""
         inventory = self._output.inventory()
         if in_the_way := inventory.in_the_way(also_zarr=also_zarr):
             raise DestinationExistsError(f"{self._output} is not replaced; in the way: {shown(in_the_way)}")
+        return inventory
+
+    def _remove_place(self, *, also_zarr: bool = False) -> None:
+        """Remove what lies in the place, as far as it is proven to be ours."""
+        inventory = self._proven_inventory(also_zarr=also_zarr)
         self._check()
         removable = inventory.removable(also_zarr=also_zarr)
         listing = inventory.listing

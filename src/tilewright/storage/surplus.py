@@ -63,5 +63,4 @@ def remove_surplus(output: Output, plan: WritePlan, encoder: ObjectEncoder, chec
 def _array_listing(output: Output) -> FolderListing | StoreListing:
     if output.folder is not None:
         return FolderListing(output.folder / FULL_RESOLUTION)
-    path = f"{output.group}/{FULL_RESOLUTION}" if output.group else FULL_RESOLUTION
-    return StoreListing(output.store, path)
+    return StoreListing(output.store, output.array_path)

@@ -16,7 +16,7 @@ from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import DigestedObject, UnitDigest
 from tilewright.storage.encoding import Encoded, ObjectEncoder
-from tilewright.storage.lock import Guard
+from tilewright.storage.guard import Guard
 from tilewright.storage.objects import put_object
 from tilewright.storage.patience import Check, Patience, allowed
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
