@@ -174,14 +174,15 @@ def predict_to_zarr(
         request["channels"] = probe.channels
         output_run = OutputRun(output, options, placement, line)
         begun = output_run.header()
-        plan, asked_for = _plans(
-            opened.axes, request, begun.plan if begun else None, memory_nbytes or placement.memory_nbytes
-        )
+        within_nbytes = memory_nbytes or placement.memory_nbytes
+        asked_for = _asked_for(opened.axes, request, begun.plan if begun else None, within_nbytes)
+        template = template_array(asked_for, options)
+        fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
+        output_run.check_same(fingerprint)
+        plan = asked_for if begun is None else with_memory(begun.plan, within_nbytes)
         if on_plan is not None:
             on_plan(plan)
         line.expect(plan)
-        template = template_array(plan, options)
-        fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
         with output_run:
             run = output_run.begin(plan, fingerprint)
             run.predict_and_write(stop, lambda: memory_nbytes or placement.memory_nbytes)
@@ -281,27 +282,24 @@ def repair(
     )
 
 
-def _plans(
-    axes: ImageAxes, request: dict[str, Any], begun: WritePlan | None, memory_nbytes: int
-) -> tuple[WritePlan, WritePlan]:
-    """Return the plan to write by, and what it is where only what was asked for counts, to be compared."""
+def _asked_for(axes: ImageAxes, request: dict[str, Any], begun: WritePlan | None, memory_nbytes: int) -> WritePlan:
+    """Return the plan of a request; of an output that was begun, what only that run has chosen stays."""
     if begun is None:
         plan = plan_write(axes.shape, axes.names, **request)
         if request["memory_nbytes"] is None and plan.peak_live_nbytes > memory_nbytes:
             plan = plan_write(axes.shape, axes.names, **request | {"memory_nbytes": memory_nbytes})
-        return plan, plan
-    # What was chosen then, perhaps for a cluster with another memory, stays.
+        return plan
+    # The cluster of that run may have had another memory.
     request = request | {"memory_nbytes": None}
     chosen = {name: getattr(begun, name) for name in ("layout", "chunks", "shards") if request[name] == "auto"}
     if chosen.get("shards", ()) is None:
         # There were none, and now there would be.
         del chosen["shards"]
     try:
-        asked_for = plan_write(axes.shape, axes.names, **request | chosen)
+        return plan_write(axes.shape, axes.names, **request | chosen)
     except GeometryError:
         # Of another image; what differs is said when all of it is known.
-        asked_for = plan_write(axes.shape, axes.names, **request)
-    return with_memory(begun, memory_nbytes), asked_for
+        return plan_write(axes.shape, axes.names, **request)
 
 
 def _written_before(output: Output, options: OutputOptions) -> str:

@@ -653,6 +653,11 @@ def test_too_little_memory_for_what_was_begun_is_said_with_numbers(
     assert tree(tmp_path) == before
 
 
+def test_what_differs_is_said_before_too_little_memory(output: Path, embedded: Client) -> None:
+    with pytest.raises(ResumeError, match=r"chunks: \[24, 24\] then.*layout: compact then"):
+        predict(output, Company(), if_exists="resume", client=embedded, layout="aligned", chunks=(16, 16), memory_nbytes=1)
+
+
 def test_what_was_chosen_for_the_first_run_stays(embedded: Client, tmp_path: Path) -> None:
     auto = {"layout": "auto", "chunks": "auto"}
     output = tmp_path / "out.zarr"
@@ -961,6 +966,20 @@ def test_a_trainer_with_something_else_is_refused_before_it_predicts(
     with pytest.raises(ResumeError, match=f"begun from something else.*{differing}"):
         train(tmp_path / "out", samples, network_of(seen, weight), client=embedded, precision=precision, **options)
     assert not seen
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.usefixtures("trainers")
+def test_a_trainer_of_which_one_image_is_another_one_changes_no_output(
+    embedded: Client, samples: list[Path], tmp_path: Path
+) -> None:
+    train(tmp_path / "out", samples, network_of([]), client=embedded)
+    for name in ("a.zarr", "b.zarr"):
+        flip(object_files(tmp_path / "out" / name)[0])
+    zarr.create_array(samples[1], data=SAMPLES[:3], chunks=(1, 256, 256), overwrite=True)
+    before = tree(tmp_path / "out")
+    with pytest.raises(ResumeError, match=r"b\.zarr was begun from something else.*source: "):
+        train(tmp_path / "out", samples, network_of([]), client=embedded)
     assert tree(tmp_path / "out") == before
 
 

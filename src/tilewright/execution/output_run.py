@@ -119,6 +119,15 @@ class OutputRun:
         """Return what the output was begun from, where it is to be completed and was begun."""
         return self.output.header() if self._options.if_exists == "resume" else None
 
+    def check_same(self, fingerprint: Fingerprint) -> None:
+        """Raise ResumeError where the output is to be completed, and was begun from something else."""
+        found = self.header()
+        if found is not None and (differing := differences(found.fingerprint, fingerprint)):
+            raise ResumeError(
+                f"the output {self.output} was begun from something else, so that it cannot be completed: "
+                f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
+            )
+
     def begin(self, plan: WritePlan, fingerprint: Fingerprint) -> Run:
         """Create the output, or check what is there of it, and return the loop that writes the rest.
 
@@ -136,12 +145,8 @@ class OutputRun:
         DestinationError
             If it cannot be created.
         """
+        self.check_same(fingerprint)
         found = self.header()
-        if found is not None and (differing := differences(found.fingerprint, fingerprint)):
-            raise ResumeError(
-                f"the output {self.output} was begun from something else, so that it cannot be completed: "
-                f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
-            )
         if found is not None and replace(found.plan, window_nbytes=plan.window_nbytes) != plan:
             raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
         kept: list[int] = []

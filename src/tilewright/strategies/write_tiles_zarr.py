@@ -25,7 +25,7 @@ from tilewright.execution.stopping import GRACE_SECONDS
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.storage.apart import check_apart
 from tilewright.storage.arrays import template_array
-from tilewright.storage.fingerprint import fingerprint_of
+from tilewright.storage.fingerprint import Fingerprint, fingerprint_of
 from tilewright.storage.naming import zarr_output_names
 from tilewright.storage.options import OutputOptions, output_dtype
 from tilewright.storage.output import Output
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MISSING_SHOWN = 3
+_Begun = tuple[WritePlan, Fingerprint]
 
 
 @dataclass
@@ -218,7 +219,9 @@ class WriteTilesZarr:
             for key, output in zip(keys, outputs, strict=True):
                 output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
                 self._runs[key] = _ImageRun(self._images[key[0]][key[1]], output_run)
-            self._skip_tiles(trainer, [self._take_up(key) for key in keys])
+            # All are compared before the first one is changed.
+            found = {key: self._compared(self._runs[key]) for key in keys}
+            self._skip_tiles(trainer, [self._take_up(self._runs[key], found[key]) for key in keys])
         except BaseException:
             self.abort()
             raise
@@ -272,7 +275,17 @@ class WriteTilesZarr:
             if opened is not None:
                 opened.close()
 
-    def _take_up(self, key: tuple[int, int]) -> AnyArray | None:
+    def _compared(self, image_run: _ImageRun) -> _Begun | None:
+        """Return what an earlier run has begun of an image, which must be what this one would write."""
+        begun = image_run.output_run.header()
+        if begun is None:
+            return None
+        asked_for = self._plan(image_run.image, begun.plan.channels, self.dtype or begun.plan.dtype, begun.plan)
+        fingerprint = self._fingerprint(image_run.image, asked_for)
+        image_run.output_run.check_same(fingerprint)
+        return replace(begun.plan, window_nbytes=asked_for.window_nbytes), fingerprint
+
+    def _take_up(self, image_run: _ImageRun, found: _Begun | None) -> AnyArray | None:
         """Begin at once where an earlier run has: what is missing is known before anything is predicted.
 
         Returns
@@ -280,12 +293,10 @@ class WriteTilesZarr:
         array of bool or None
             For each tile whether it is still needed; None where all are.
         """
-        image_run = self._runs[key]
-        begun = image_run.output_run.header()
-        if begun is None:
+        if found is None:
             return None
-        asked_for = self._plan(image_run.image, begun.plan.channels, self.dtype or begun.plan.dtype, begun.plan)
-        self._begin(image_run, asked_for, begun.plan)
+        self._begin(image_run, *found)
+        image_run.is_resumed = True
         is_open = _open_tiles(image_run.run)
         # An image that is complete is closed before the next one is opened.
         self._close_complete()
@@ -333,7 +344,7 @@ class WriteTilesZarr:
             )
         numbers = [image.tile_of(information, plan) for information, _ in group]
         if image_run.plan is None:
-            self._begin(image_run, plan)
+            self._begin(image_run, plan, self._fingerprint(image, plan))
         arrays = [
             crop(tile, plan, number, information.overlap_crop_coords)
             for number, (information, tile) in zip(numbers, group, strict=True)
@@ -358,16 +369,16 @@ class WriteTilesZarr:
             window_nbytes=None if isinstance(self.max_inflight_nbytes, str) else self.max_inflight_nbytes,
         )
 
-    def _begin(self, image_run: _ImageRun, asked_for: WritePlan, begun: WritePlan | None = None) -> None:
-        source = image_run.image.source
+    def _fingerprint(self, image: TiledImage, asked_for: WritePlan) -> Fingerprint:
+        predicted_by = f"{self._predicted_by}, borders {image.borders}"
         template = template_array(asked_for, self.options)
-        predicted_by = f"{self._predicted_by}, borders {image_run.image.borders}"
-        fingerprint = fingerprint_of(source, self._model, predicted_by, asked_for, template)
-        source.close()
-        plan = asked_for if begun is None else replace(begun, window_nbytes=asked_for.window_nbytes)
+        fingerprint = fingerprint_of(image.source, self._model, predicted_by, asked_for, template)
+        image.source.close()
+        return fingerprint
+
+    def _begin(self, image_run: _ImageRun, plan: WritePlan, fingerprint: Fingerprint) -> None:
         image_run.output_run.begin(plan, fingerprint)
         image_run.plan = plan
-        image_run.is_resumed = begun is not None
 
     def _wait_for_room(self, current: _ImageRun, nbytes: int) -> None:
         """Wait for images that came before this one, so that all together hold no more than one may."""
