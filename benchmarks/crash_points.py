@@ -34,7 +34,7 @@ import tilewright.verification  # noqa: F401
 from benchmarks.crash_scenarios import BYSTANDERS, SCENARIOS, Scenario, prove
 from benchmarks.forked import Ended, Point, play
 from benchmarks.measure import save, table
-from benchmarks.trees import Tree, differing, identities, tree, without_ledgers
+from benchmarks.trees import Tree, differing, identities, sessions_of_ledgers, tree, without_ledgers
 
 LEAST_POINTS, FEW_POINTS = 3, 15
 """Points of a scenario that are played at least, however few are asked for; and so few that all of them are."""
@@ -148,25 +148,21 @@ class Stage:
         return ""
 
     def _fault_of_refusal(self, before: Tree, ended: Ended) -> str:
-        """Return what is wrong where a resume was refused."""
-        # Of several outputs, some may be new already, or begun: with those it may go on before it comes to the old one.
-        now = without_ledgers(tree(self._here))
-        outputs = (*self.scenario.replaced, *self.scenario.begun)
-        there = [output for output in outputs if not differing(_part(now, output), _part(self._old, output))]
-        if not there:
-            return f"it was refused, and no old output is there whole: {ended.fault}"
+        """Return what is wrong where a resume was refused: it changes nothing, of no output."""
+        now = tree(self._here)
+        if fault := differing(without_ledgers(now), before):
+            return f"it was refused, and has changed what was there: {fault}"
         if fault := self._fault_of_old():
             return f"it was refused, and then {fault}"
-        others = tuple(f"{output}{end}" for output in outputs if output not in there for end in "/.")
-        kept, found = (
-            {name: content for name, content in names.items() if not name.startswith(others)} for names in (before, now)
-        )
-        gone = {name: content for name, content in kept.items() if name not in found and name not in self._old}
-        if fault := differing(found | gone, kept):
-            return f"it was refused, and has changed what was there: {fault}"
-        if self.scenario.begun:
-            return ""
-        proven = [(output, ledger) for output, ledger in self.scenario.outputs if output in there]
+        # Of an output whose replacement has begun the ledger says what it will be.
+        replaced = sessions_of_ledgers(self._here) - sessions_of_ledgers(self._ready)
+        proven = [
+            (output, ledger)
+            for output, ledger in self.scenario.outputs
+            if output in self.scenario.replaced
+            and not differing(_part(now, output), _part(self._old, output))
+            and not any(name.startswith((f"{ledger}/" if ledger else f"{output}/")) for name in replaced)
+        ]
         proof = play(partial(prove, outputs=proven), self._here)
         return f"it was refused, and the old output is not proven: {proof.fault}" if proof.fault else ""
 

@@ -24,6 +24,15 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
+def sessions_of_ledgers(folder: Path) -> set[str]:
+    """Return the names of the files of ledgers below a folder: one for each run that was begun.
+
+    A ledger beside an output has the name of the output.
+    """
+    paths = (path for path in folder.rglob("*.ledger") if path.is_file() and _SESSION.fullmatch(path.name))
+    return {path.relative_to(folder).as_posix().replace(".ledger/", "/") for path in paths}
+
+
 def without_ledgers(found: Tree) -> Tree:
     """Leave out the ledgers with all that is in them, such as the lock of a process that was killed."""
     return {name: content for name, content in found.items() if not is_of_ledger(name)}
