@@ -161,7 +161,7 @@ class Stage:
             for output, ledger in self.scenario.outputs
             if output in self.scenario.replaced
             and not differing(_part(now, output), _part(self._old, output))
-            and not any(name.startswith((f"{ledger}/" if ledger else f"{output}/")) for name in replaced)
+            and not any(name.startswith(f"{ledger}/" if ledger else f"{output}/") for name in replaced)
         ]
         proof = play(partial(prove, outputs=proven), self._here)
         return f"it was refused, and the old output is not proven: {proof.fault}" if proof.fault else ""

@@ -20,7 +20,7 @@ from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
 
 from tests.strategies import in_small_units
-from tilewright.assemble import to_dtype
+from tilewright.conversion import to_dtype
 from tilewright.coordinator import Coordinator
 from tilewright.execution.cluster import Placement
 from tilewright.execution.local import SerialExecutor

@@ -14,16 +14,6 @@ from tilewright.plan import WritePlan
 AnyArray = npt.NDArray[np.generic]
 
 
-def as_array(values: Any) -> AnyArray:
-    """Return a tensor or an array as a NumPy array; NumPy has no bfloat16, so that becomes float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.float()
-        values = values.numpy()
-    return np.asarray(values)
-
-
 def slices_of(region: Region) -> tuple[slice, ...]:
     """Return a region as slices.
 
@@ -36,9 +26,7 @@ def slices_of(region: Region) -> tuple[slice, ...]:
 
 
 def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = None) -> AnyArray:
-    """Return the valid region of a predicted tile, on the axes and in the data type of the output.
-
-    It is a view of the tile unless its data type changes.
+    """Return the valid region of a predicted tile, on the axes of the output: a view of the tile.
 
     Parameters
     ----------
@@ -54,32 +42,7 @@ def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = N
     if spatial is None:
         spatial = plan.crop_region(index)[-(tile.ndim - 1) :]
     valid = tile[(slice(None), *slices_of(spatial))]
-    return to_dtype(valid.reshape(extents_of(plan.valid_region(index))), np.dtype(plan.dtype))
-
-
-def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
-    """Return values in another data type; what becomes whole numbers is rounded and kept within their limits.
-
-    Examples
-    --------
-    >>> to_dtype(np.array([0.6, 300.0, -1.0]), np.dtype("uint8"))
-    array([  1, 255,   0], dtype=uint8)
-    """
-    if values.dtype == dtype:
-        return values
-    if dtype.kind in "iu" and values.dtype.kind in "iuf":
-        limits: Any = np.iinfo(dtype.name)
-        if values.dtype.kind == "f":
-            # The limits of wide integers are no floats: the largest float below them is.
-            rounded = np.nan_to_num(np.rint(values.astype(np.float64)), posinf=np.inf, neginf=-np.inf)
-            within = np.clip(rounded, limits.min, limits.max)
-            too_large = within >= float(limits.max)
-            result = np.where(too_large, 0, within).astype(dtype)
-            result[too_large] = limits.max
-            return result
-        held: Any = np.iinfo(values.dtype.name)
-        return np.clip(values, max(limits.min, held.min), min(limits.max, held.max)).astype(dtype)
-    return values.astype(dtype)
+    return valid.reshape(extents_of(plan.valid_region(index)))
 
 
 class UnitParts(Protocol):

@@ -10,6 +10,10 @@ class TilewrightError(Exception):
     """Base class of the errors that tilewright raises on purpose."""
 
 
+class FinalError(TilewrightError):
+    """An error that no later attempt, and no other worker, would escape: it ends a run."""
+
+
 class GeometryError(TilewrightError, ValueError):
     """Axes, tiles, overlaps, chunks or shards that do not fit each other."""
 
@@ -22,6 +26,10 @@ class SourceError(TilewrightError, OSError):
     """A source that cannot be opened or read."""
 
 
+class SourceElsewhereError(SourceError, FinalError):
+    """A source that is not there, or is another one, where a process reads it."""
+
+
 class DestinationError(TilewrightError, OSError):
     """A destination that cannot be created or written."""
 
@@ -30,7 +38,11 @@ class DestinationExistsError(DestinationError, FileExistsError):
     """A destination that exists, where the caller asked not to touch what exists."""
 
 
-class OutputInUseError(DestinationError, BlockingIOError):
+class NotSharedError(DestinationError, FinalError):
+    """A destination that a worker does not see as the client does."""
+
+
+class OutputInUseError(DestinationError, FinalError, BlockingIOError):
     """An output that another process is writing."""
 
 
@@ -40,6 +52,14 @@ class ResumeError(DestinationError, ValueError):
 
 class ModelOutputError(TilewrightError, ValueError):
     """A model whose output does not fit the tile that it was given."""
+
+
+class PredictionTypeError(ModelOutputError, FinalError):
+    """A prediction of a data type that the output cannot hold exactly, and that no conversion was asked for."""
+
+
+class ReusedMemoryError(ModelOutputError, FinalError):
+    """A model that has written to a prediction that it had returned before."""
 
 
 class TileMismatchError(TilewrightError, ValueError):

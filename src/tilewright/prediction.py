@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from tilewright.errors import GeometryError, ResumeError, SourceError
+from tilewright.arguments import flag, seconds, whole_number
+from tilewright.errors import GeometryError, NotSharedError, ResumeError, SourceError
 from tilewright.execution.cluster import Placement, cluster_client, shares_memory
 from tilewright.execution.output_run import Callbacks, OutputRun
 from tilewright.execution.predictor import Predictor
@@ -17,7 +17,7 @@ from tilewright.execution.work import TilePrediction
 from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
 from tilewright.storage.apart import check_apart
 from tilewright.storage.arrays import existing_array, template_array
-from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SOURCE_PATH, fingerprint_of
+from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, fingerprint_of
 from tilewright.storage.options import OutputOptions, output_dtype
 from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.source import Source, open_source
@@ -54,6 +54,7 @@ def predict_to_zarr(
     on_plan: Callable[[WritePlan], None] | None = None,
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
+    series: int = 0,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -104,6 +105,8 @@ def predict_to_zarr(
         How long what is in flight may take to finish where SIGTERM or SIGINT asks the run to stop.
     on_plan : callable, optional
         Is called with the plan before anything is created, to show it, say.
+    series : int, default=0
+        Which image of a TIFF file, or of a Zarr group, that holds several.
 
     Returns
     -------
@@ -135,11 +138,15 @@ def predict_to_zarr(
     True
     """
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
-    if index(batch_size) < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if memory_nbytes is not None and memory_nbytes < 1:
-        raise ValueError(f"memory_nbytes must be at least 1, got {memory_nbytes}")
-    opened = source if isinstance(source, Source) else open_source(source, axes)
+    grace_seconds = seconds("grace_seconds", grace_seconds)
+    if on_plan is not None and not callable(on_plan):
+        raise TypeError(f"on_plan must be a function of a plan, got {on_plan!r:.80}")
+    batch_size = whole_number("batch_size", batch_size)
+    if memory_nbytes is not None:
+        memory_nbytes = whole_number("memory_nbytes", memory_nbytes)
+    progress = flag("progress", progress)
+    options.check_dtype("float64" if dtype is None else output_dtype(dtype))
+    opened = source if isinstance(source, Source) else open_source(source, axes, series=series)
     output = Output.at(destination, ledger=ledger)
     check_apart(output.targets(options), [opened])
     output.check(options)
@@ -156,21 +163,25 @@ def predict_to_zarr(
     if dtype is not None:
         request["dtype"] = output_dtype(dtype)
     _check_request(opened.axes, request)
-    prediction = TilePrediction(opened, predictor, batch_size)
+    prediction = TilePrediction(opened, predictor, batch_size, is_converted=dtype is not None)
     stop = StopRequest(grace_seconds, progress=lambda: _written_before(output, options))
     with (
         listening(stop),
         cluster_client(client) as used,
+        opened.held_by(used, stop.check),
         Placement(used, prediction, stop) as placement,
         _Progress(progress, stop) as line,
     ):
         stop.check()
-        if not shares_memory(used) and (opened.is_only_here or output.is_only_here):
-            what = opened.name if opened.is_only_here else str(output)
-            raise SourceError(f"{what} lies in the memory of this process, which the workers cannot reach; use a file")
+        if not shares_memory(used):
+            if opened.is_only_here:
+                raise SourceError(f"the source {opened.name} {opened.is_only_here}")
+            if output.is_only_here:
+                raise NotSharedError(f"the output {output} {output.is_only_here}")
         # The tiles alone matter to the probe, and they are the same in each plan.
         probe = placement.probe(plan_write(opened.axes.shape, axes, tile_size, overlap, layout="compact"))
         request.setdefault("dtype", probe.dtype)
+        options.check_dtype(request["dtype"])
         request["channels"] = probe.channels
         output_run = OutputRun(output, options, placement, line)
         begun = output_run.header()
@@ -185,6 +196,7 @@ def predict_to_zarr(
         line.expect(plan)
         with output_run:
             run = output_run.begin(plan, fingerprint)
+            output_run.tally.notes = opened.notes
             run.predict_and_write(stop, lambda: memory_nbytes or placement.memory_nbytes)
             return output_run.report()
 
@@ -254,7 +266,9 @@ def repair(
             f"the array {begun.output}/{FULL_RESOLUTION} is gone, or its metadata are; use predict_to_zarr with "
             "if_exists='resume', which creates it again"
         ) from None
-    opened = open_source(fingerprint[SOURCE_PATH] if source is None else source, fingerprint["source axes"])
+    opened = open_source(
+        fingerprint[SOURCE_PATH] if source is None else source, fingerprint["source axes"], series=fingerprint[SERIES]
+    )
     # Whoever says where it is now says that it is the same.
     opened.recorded_path = fingerprint[SOURCE_PATH]
     return predict_to_zarr(

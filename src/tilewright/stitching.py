@@ -19,7 +19,8 @@ import dask.array
 import numpy as np
 from dask.delayed import Delayed, delayed
 
-from tilewright.assemble import AnyArray, as_array, slices_of
+from tilewright.assemble import AnyArray, slices_of
+from tilewright.conversion import as_array, is_array
 from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
 from tilewright.geometry import Region, TileInformation, element_count, extents_of, intersection, relative_to
 from tilewright.storage.lazy_image import is_lazy
@@ -400,8 +401,21 @@ def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:
     return tile
 
 
+def _is_information(value: Any) -> bool:
+    """Tell whether a value is tile information, also where another library has its own class for it."""
+    return all(hasattr(value, name) for name in TileInformation._fields)
+
+
 def _checked(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> tuple[list[Any], list[TileInformation]]:
+    for name, given in (("tiles", tiles), ("tile_infos", tile_infos)):
+        if isinstance(given, str) or not hasattr(given, "__iter__"):
+            raise TypeError(f"{name} must be a list, got {given!r:.80}")
     listed, infos = list(tiles), list(tile_infos)
+    for name, values, is_one in (("tiles", listed, is_array), ("tile_infos", infos, _is_information)):
+        wrong = next((value for value in values if not is_one(value)), None)
+        if wrong is not None:
+            kind = "arrays or tensors" if name == "tiles" else "TileInformation"
+            raise TypeError(f"{name} must be made of {kind}, got {type(wrong).__name__}: {wrong!r:.60}")
     if len(listed) != len(infos) or not listed:
         raise GeometryError(
             f"there must be tiles, and as much tile information; got {len(listed)} tiles and {len(infos)}"

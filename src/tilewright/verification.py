@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from tilewright.errors import ResumeError
 from tilewright.execution.checking import check_units
-from tilewright.execution.run import describe_region
 from tilewright.plan import WritePlan
-from tilewright.plan.describe import format_nbytes
+from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.storage.arrays import existing_array, existing_group
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import differences

@@ -39,9 +39,10 @@ from tilewright.errors import ModelOutputError, SourceError, UnitGivenUpError
 from tilewright.execution import output_run
 from tilewright.execution.cluster import Placement, shares_memory
 from tilewright.execution.local import SerialExecutor
-from tilewright.execution.run import Run, describe_region
+from tilewright.execution.run import Run
 from tilewright.execution.work import Work
 from tilewright.plan import WritePlan, choose, plan_write
+from tilewright.plan.describe import describe_region
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.ledger import LedgerFolder
 from tilewright.storage.patience import Patience

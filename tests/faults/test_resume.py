@@ -655,7 +655,9 @@ def test_too_little_memory_for_what_was_begun_is_said_with_numbers(
 
 def test_what_differs_is_said_before_too_little_memory(output: Path, embedded: Client) -> None:
     with pytest.raises(ResumeError, match=r"chunks: \[24, 24\] then.*layout: compact then"):
-        predict(output, Company(), if_exists="resume", client=embedded, layout="aligned", chunks=(16, 16), memory_nbytes=1)
+        predict(
+            output, Company(), if_exists="resume", client=embedded, layout="aligned", chunks=(16, 16), memory_nbytes=1
+        )
 
 
 def test_what_was_chosen_for_the_first_run_stays(embedded: Client, tmp_path: Path) -> None:

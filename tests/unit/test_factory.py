@@ -146,13 +146,24 @@ def test_further_keywords_for_tiles_in_zarr_are_options_of_its_strategy() -> Non
 
 
 def test_the_keywords_that_are_given_stay_as_they_are(embedded: Client) -> None:
-    kwargs: dict[str, Any] = {"chunks": (8, 8)}
-    for write_type, tiled in (("zarr", True), ("zarr", False), ("tiff", True)):
+    for write_type, tiled, kwargs in (
+        ("zarr", True, {"chunks": (8, 8)}),
+        ("zarr", False, {"chunks": (8, 8)}),
+        ("tiff", True, {"compression": "zlib"}),
+    ):
+        before = dict(kwargs)
         strategy = tw.create_write_strategy(write_type, tiled, write_func_kwargs=kwargs, client=embedded)
-        assert kwargs == {"chunks": (8, 8)}
         if write_type != "zarr" or not tiled:
             strategy.write_func_kwargs["more"] = 1
-            assert kwargs == {"chunks": (8, 8)}
+        assert kwargs == before
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_an_option_that_the_function_does_not_take_is_refused_at_once(tiled: bool) -> None:
+    with pytest.raises(TypeError, match="'nope'"):
+        tw.create_write_strategy("tiff", tiled, write_func_kwargs={"nope": 1})
+    with pytest.raises(TypeError, match=r"write_func_kwargs=.*'nope'"):
+        tw.create_write_strategy("custom", tiled, lambda file_path, img: None, ".npy", {"nope": 1})
 
 
 @pytest.mark.parametrize(("write_type", "tiled", "expected"), COMBINATIONS)

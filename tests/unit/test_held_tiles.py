@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilewright.assemble import crop
+from tilewright.conversion import converted
 from tilewright.execution.held_tiles import HeldTiles
 from tilewright.execution.own_memory import LOOKED_AT, OwnMemory
 from tilewright.plan import WritePlan, plan_write
@@ -77,7 +78,7 @@ def test_predictions_in_memory_of_their_own_are_not_copied_once_that_is_known() 
 
 def test_a_prediction_in_another_data_type_has_memory_of_its_own() -> None:
     predicted = np.full((1, 16, 16), 3.0, np.float32)
-    valid = crop(predicted, PLAN, 0)
+    valid, _ = converted(crop(predicted, PLAN, 0), np.dtype(PLAN.dtype), is_asked_for=True)
     held = HeldTiles(PLAN)
     held.hold(0, valid)
     assert held[0] is valid

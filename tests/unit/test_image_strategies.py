@@ -460,10 +460,11 @@ def test_the_data_type_of_the_prediction_is_kept(dtype: str, cache: Any, tmp_pat
     np.testing.assert_array_equal(np.load(tmp_path / "prediction_0.npy"), expected[np.newaxis], strict=True)
 
 
-def test_labels_above_the_limit_of_float32_survive(client: Client | None, cache: Any, tmp_path: Path) -> None:
+def test_labels_above_the_limit_of_float32_survive(client: Client | None, tmp_path: Path) -> None:
     labels = (2**24 + np.arange(40 * 48)).reshape(40, 48).astype("int32")
-    write(cache(tw.write_tiff, client), tiled(labels, dtype="int32"), tmp_path)
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "prediction_0.npy"), labels[np.newaxis], strict=True)
+    strategy = tw.CacheTiles(tw.write_tiff, ".tif", client=client)
+    write(strategy, tiled(labels, dtype="int32"), tmp_path)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "prediction_0.tif"), labels[np.newaxis], strict=True)
 
 
 def test_tensors_of_half_precision_and_those_with_a_gradient_are_taken(cache: Any, tmp_path: Path) -> None:
@@ -1228,3 +1229,31 @@ def test_samples_of_one_image_must_be_alike(untiled_writer: Any, tmp_path: Path)
     hand_over(strategy, dataset, tmp_path, items=items[:1])
     with pytest.raises(ModelOutputError, match="must be alike"):
         hand_over(strategy, dataset, tmp_path, items=items[1:], model=lambda batch: batch[..., 1:])
+
+
+def test_what_is_appended_to_the_caches_is_part_of_the_image(client: Client | None, tmp_path: Path) -> None:
+    dataset = tiled(IMAGE)
+    strategy = tw.CacheTiles(tw.write_tiff, ".tif", client=client)
+    items = list(dataset)
+    give(strategy, dataset, tmp_path, *batch_of(items[:1]))
+    for tile, information in items[1:3]:
+        strategy.tile_cache.append(tile.numpy()[np.newaxis])
+        strategy.tile_info_cache.append(information)
+    assert len(strategy.tile_cache) == len(strategy.tile_info_cache) == 3
+    for item in items[3:]:
+        give(strategy, dataset, tmp_path, *batch_of([item]))
+    strategy.finalize()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "prediction_0.tif"), IMAGE[np.newaxis].astype("float32"))
+
+
+def test_caches_take_nothing_that_would_be_lost(tmp_path: Path) -> None:
+    strategy = tw.CacheTiles(tw.write_tiff, ".tif")
+    with pytest.raises(TypeError, match="append and extend only"):
+        strategy.tile_cache.clear()
+    strategy.tile_cache.append(np.zeros((1, 1, 8, 8)))
+    with pytest.raises(IncompleteImageError, match="1 tiles were appended to tile_cache"):
+        strategy.finalize()
+    dataset = tiled(IMAGE)
+    strategy.tile_cache.append(np.zeros((1, 1, 8, 8)))
+    with pytest.raises(ValueError, match="1 tiles were appended to tile_cache, but 0 to tile_info_cache"):
+        give(strategy, dataset, tmp_path, *batch_of(list(dataset)[:1]))

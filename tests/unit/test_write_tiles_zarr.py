@@ -898,12 +898,28 @@ def test_another_number_of_channels_later_is_an_error_with_both_numbers(
         hand_over(writer, dataset, tmp_path, items=list(dataset)[3:], model=PositionModel(2, "float32"))
 
 
-def test_another_data_type_later_does_not_change_that_of_the_array(writer: tw.WriteTilesZarr, tmp_path: Path) -> None:
+def test_a_data_type_later_that_the_array_does_not_hold_is_refused(writer: tw.WriteTilesZarr, tmp_path: Path) -> None:
     dataset = dataset_of()
     hand_over(writer, dataset, tmp_path, items=list(dataset)[:3])
-    [report] = write(writer, dataset, tmp_path, items=list(dataset)[3:], model=lambda tiles: tiles.astype("float64"))
-    assert report.array.dtype == "float32"
+    with pytest.raises(ModelOutputError, match=r"tile 3 .* is float64, but that of the first tile was float32.*dtype="):
+        write(writer, dataset, tmp_path, items=list(dataset)[3:], model=lambda tiles: tiles.astype("float64"))
+
+
+def test_a_narrower_data_type_later_is_held_exactly(writer: tw.WriteTilesZarr, tmp_path: Path) -> None:
+    dataset = dataset_of()
+    hand_over(writer, dataset, tmp_path, items=list(dataset)[:3])
+    [report] = write(writer, dataset, tmp_path, items=list(dataset)[3:], model=lambda tiles: tiles.astype("uint16"))
+    assert (report.array.dtype, report.lost_count) == ("float32", 0)
     np.testing.assert_array_equal(report.array[...], IMAGE)
+
+
+def test_what_a_chosen_data_type_cannot_hold_is_counted(embedded: Client, tmp_path: Path) -> None:
+    dataset = dataset_of()
+    [report] = write(tw.WriteTilesZarr(embedded, dtype="uint8"), dataset, tmp_path, model=lambda tiles: tiles - 1000)
+    assert report.array.dtype == "uint8"
+    values = IMAGE.astype(int) - 1000
+    assert report.lost_count == np.count_nonzero((values < 0) | (values > 255)) > 0
+    assert f"{report.lost_count:,} predicted elements do not fit uint8" in str(report)
 
 
 FOREIGN: dict[str, dict[str, Any]] = {

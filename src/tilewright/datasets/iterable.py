@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tilewright.assemble import AnyArray
+from tilewright.conversion import is_number
 from tilewright.datasets.images import SourceImage
 from tilewright.datasets.open_tiles import OpenTiles
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import GeometryError
 from tilewright.geometry import TileInformation
-from tilewright.storage.source import ReadFunction, Source, open_source
+from tilewright.storage.readers import ReadFunction
+from tilewright.storage.source import Source, open_source
 
 
 class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
@@ -58,7 +61,7 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
     ) -> None:
         opened = _open_all(sources, axes, read_source_func)
         self.axes = axes
-        self.dtype = np.dtype(dtype)
+        self.dtype = _tensor_dtype(dtype)
         self.images = tuple(
             SourceImage(source, first) for source, first in zip(opened, _first_samples(opened), strict=True)
         )
@@ -118,7 +121,7 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
     ) -> None:
         opened = _open_all(sources, axes, read_source_func)
         self.axes = axes
-        self.dtype = np.dtype(dtype)
+        self.dtype = _tensor_dtype(dtype)
         self.images = tuple(
             TiledImage.of(source, first, tile_size, overlaps, borders)
             for source, first in zip(opened, _first_samples(opened), strict=True)
@@ -156,6 +159,25 @@ def collate_tiles(batch: Sequence[tuple[Any, TileInformation]]) -> tuple[Any, li
     """
     tiles, infos = zip(*batch, strict=True)
     return default_collate(list(tiles)), list(infos)
+
+
+def _tensor_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the data type of what is yielded, or raise TypeError where a tensor has none such."""
+    try:
+        known: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        known = np.dtype(object)
+    if not is_number(known):
+        raise TypeError(f"dtype must be that of bools, whole numbers or floats, such as 'float32', got {dtype!r:.80}")
+    return known
+
+
+def _as_list(batch: Sequence[TileInformation], **_: Any) -> list[TileInformation]:
+    return list(batch)
+
+
+# So that a data loader needs no `collate_fn`: else it would take each field of tile information for an array.
+default_collate_fn_map[TileInformation] = _as_list
 
 
 def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[Source]:

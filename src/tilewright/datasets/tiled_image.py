@@ -66,7 +66,7 @@ class TiledImage(SourceImage):
             first_sample,
             per_spatial_axis("tile_size", tile_size, spatial),
             per_spatial_axis("overlaps", overlaps, spatial),
-            per_spatial_axis("borders", borders or [1] * len(spatial), spatial),
+            per_spatial_axis("borders", [1] * len(spatial) if borders is None else borders, spatial),
         )
         # An overlap that does not fit is refused now rather than in a data-loader worker.
         image.tilings(channels=1)

@@ -9,14 +9,16 @@ import dask
 import psutil
 from distributed import Client, LocalCluster, default_client
 
+from tilewright.errors import NotSharedError
 from tilewright.execution.executor import Executor
 from tilewright.execution.in_process import InProcessExecutor
 from tilewright.execution.remote import RemoteExecutor
-from tilewright.execution.sharing import SharedPrediction
+from tilewright.execution.sharing import SharedPrediction, show_on_workers
 from tilewright.execution.stopping import StopRequest
 from tilewright.execution.watch import Watch
 from tilewright.execution.work import Probe, TilePrediction, Work
 from tilewright.plan import WritePlan
+from tilewright.storage.reach import Reach
 from tilewright.storage.unit_writer import UnitWriter
 
 # Threads that encode wait for the interpreter while Dask's own threads look after themselves, so these do so less
@@ -51,9 +53,16 @@ def cluster_client(client: Client | None) -> Iterator[Client]:
 
 
 def check_client(client: object) -> None:
-    """Raise TypeError for what is given as a client and is none."""
-    if client is not None and not isinstance(client, Client):
+    """Raise TypeError for what is given as a client and is none that waits for what it asks for."""
+    if client is None:
+        return
+    if not isinstance(client, Client):
         raise TypeError(f"client must be a distributed.Client, got {client!r}; pass distributed.Client(...) of it")
+    if client.asynchronous:
+        raise TypeError(
+            f"client {client!r} is asynchronous, or is used inside an event loop; pass distributed.Client(address) of "
+            "its scheduler, in a thread of its own: await asyncio.to_thread(...)"
+        )
 
 
 @contextmanager
@@ -141,9 +150,30 @@ class Placement:
         prediction = self._prediction
         return self._stop.wait_for(lambda: prediction.probe(plan, for_use=True))
 
-    def executor(self, plan: WritePlan, writer: UnitWriter) -> Executor:
+    def check_reach(self, reach: Reach) -> None:
+        """Prove that all workers read and write the store of an output that this process sees.
+
+        Raises
+        ------
+        NotSharedError
+            If one of them does not.
+        """
+        if self._is_here:
+            return
+        try:
+            shown = self._stop.wait_for(lambda: show_on_workers(self._client, reach))
+        except TypeError as error:
+            raise NotSharedError(
+                f"the output {reach.output} is not shared: its store cannot be sent to another process ({error}); "
+                "choose a folder, or an object store, that all workers share"
+            ) from error
+        for worker, token in shown.items():
+            if not reach.take(token):
+                raise reach.unseen(worker)
+
+    def executor(self, plan: WritePlan, writer: UnitWriter, reach: Reach | None = None) -> Executor:
         """Return an executor for one output array."""
-        work = Work(plan, writer, self._prediction)
+        work = Work(plan, writer, self._prediction, reach)
         if self._is_here:
             return InProcessExecutor(self._client, work)
         return RemoteExecutor(self._client, work, self._shared)

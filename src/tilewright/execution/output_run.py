@@ -15,7 +15,9 @@ import zarr
 
 from tilewright.coordinator import Coordinator
 from tilewright.errors import (
+    DestinationError,
     DestinationExistsError,
+    NotSharedError,
     OutputInUseError,
     ResumeError,
     RunStoppedError,
@@ -25,15 +27,17 @@ from tilewright.execution.checking import check_units
 from tilewright.execution.cluster import Placement
 from tilewright.execution.report import Report, Tally, describe_given_up
 from tilewright.execution.run import Run
+from tilewright.execution.witness import Witness
 from tilewright.plan import WritePlan
-from tilewright.storage.arrays import create_array, open_array, template_array
+from tilewright.storage.arrays import create_array, existing_array, open_array, template_array
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.fingerprint import Fingerprint, differences
 from tilewright.storage.header import EVERYTHING, NOTHING, OUTPUT, Header
 from tilewright.storage.ledger import Ledger, LedgerFolder
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.options import OutputOptions
-from tilewright.storage.output import Output
+from tilewright.storage.output import FULL_RESOLUTION, Output
+from tilewright.storage.reach import Reach
 from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.records import Records
 from tilewright.storage.replacement import Replacement
@@ -149,6 +153,9 @@ class OutputRun:
         found = self.header()
         if found is not None and replace(found.plan, window_nbytes=plan.window_nbytes) != plan:
             raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
+        reach = None if self._placement.is_here else self._lock.reach()
+        if reach is not None:
+            self._check_reach(reach)
         kept: list[int] = []
         if found is None:
             # Again, now that no other run can create it.
@@ -173,9 +180,10 @@ class OutputRun:
             if len(kept) < plan.unit_count:
                 self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
         self._callbacks.kept(len(kept), kept_nbytes)
-        executor = self._placement.executor(plan, writer)
+        executor = self._placement.executor(plan, writer, reach)
         self._opened.callback(executor.close)
         self._writer = writer
+        self._witness = Witness(plan, writer.encoder)
         self._run = Run(Coordinator(plan, written=kept), executor, self)
         return self._run
 
@@ -200,6 +208,7 @@ class OutputRun:
             If units were given up. It names them, and has the report as ``report``.
         """
         coordinator = self.run.coordinator
+        self._look_again()
         report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, coordinator.given_up)
         if coordinator.given_up:
             error = UnitGivenUpError(describe_given_up(str(self.output), coordinator.plan, coordinator.given_up))
@@ -207,6 +216,31 @@ class OutputRun:
             reason = next(iter(coordinator.given_up.values()))
             raise error from self.run.executor.error_behind(reason)
         return report
+
+    def _check_reach(self, reach: Reach) -> None:
+        """Prove that all workers have the store of this process, and not one of their own."""
+        try:
+            self._placement.check_reach(reach)
+        except NotSharedError:
+            # A lock that is gone is seen by none.
+            self._lock.check()
+            raise
+
+    def _look_again(self) -> None:
+        """Raise where the output, seen from here, is not what was reported: its metadata, or objects of some units."""
+        self._witness.look_again()
+        try:
+            found = existing_array(self.output)
+        except FileNotFoundError:
+            raise DestinationError(
+                f"the metadata of {self.output}/{FULL_RESOLUTION} are gone: another program has removed them; run "
+                "again with if_exists='resume'"
+            ) from None
+        if differing := differences(array_metadata(self.array), array_metadata(found)):
+            raise DestinationError(
+                f"the metadata of {self.output}/{FULL_RESOLUTION} were changed during the run by another program: "
+                f"{'; '.join(differing)}; run again with if_exists='resume' or 'overwrite'"
+            )
 
     def close(self) -> None:
         """Let go of all that is held, and of the output; a second call does nothing."""
@@ -225,6 +259,7 @@ class OutputRun:
 
     def written(self, receipt: UnitReceipt) -> None:
         """Record a unit that is stored."""
+        self._witness.hear(receipt)
         self.tally.add(receipt)
         if self._ledger is not None:
             self._ledger.add_written(receipt)
@@ -265,7 +300,7 @@ class OutputRun:
         # In memory first: what zarr does not take must not cost what is there.
         header = self._new_header(plan, fingerprint, NOTHING)
         self._replacement.settle()
-        is_there = not self.output.listing.is_empty or bool(self.output.asides())
+        is_there = not self.output.is_vacant or bool(self.output.asides())
         if is_there or (ledger is not None and ledger.files()):
             header = replace(header, replaces=EVERYTHING if self._options.overwrites_foreign else OUTPUT)
             self._is_replacing = self._has_begun_to_replace = True

@@ -1,8 +1,12 @@
 """What a model has predicted does not change while it waits, also where the model uses its memory again."""
 
 import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 from tilewright.assemble import AnyArray
+from tilewright.errors import ReusedMemoryError
 
 LOOKED_AT = 2
 """So many predictions are copied before it is believed that each comes in memory of its own."""
@@ -31,15 +35,40 @@ class OwnMemory:
         self._kept: list[AnyArray] = []
         self._is_known = False
         self._is_used_again = False
+        # By the address of a prediction, what is held of it.
+        self._held: dict[int, list[weakref.ref[AnyArray]]] = {}
 
     def __reduce__(self) -> tuple[type["OwnMemory"], tuple[()]]:
         return OwnMemory, ()
 
     def is_left_alone(self, prediction: AnyArray) -> bool:
-        """Tell whether this prediction may be held as it is, since the model does not write to it again."""
+        """Tell whether this prediction may be held as it is, since the model does not write to it again.
+
+        Raises
+        ------
+        ModelOutputError
+            If the model has written to a prediction that is held, since the first ones were left alone.
+        """
         if not self._is_known:
             self._look_at(prediction)
+        held = self._held.pop(prediction.ctypes.data, ())
+        if any(reference() is not None for reference in held):
+            raise ReusedMemoryError(
+                "the model has written to the memory of an earlier prediction, after it had returned new memory for "
+                "the first ones; let it return a new array each time, or the same one from the beginning"
+            )
         return self._is_known and not self._is_used_again
+
+    def hold(self, prediction: AnyArray, regions: Sequence[AnyArray]) -> None:
+        """Remember that regions of a prediction are held as they are."""
+        address = prediction.ctypes.data
+
+        def forget(_: Any) -> None:
+            if all(reference() is None for reference in self._held.get(address, ())):
+                self._held.pop(address, None)
+
+        references = [weakref.ref(region, forget) for region in regions if region.base is not None]
+        self._held.setdefault(address, []).extend(references)
 
     def _look_at(self, prediction: AnyArray) -> None:
         """Decide whether memory is used again, as soon as that is known."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.assemble import AnyArray
+from tilewright.conversion import as_array, is_array, is_number
 from tilewright.errors import ModelOutputError
 from tilewright.execution.model_identity import model_identity
 
@@ -43,6 +44,8 @@ class Predictor:
                 "the model must be a LightningModule, a torch module, a callable on arrays, or a function that makes "
                 f"one of these, got {type(model).__name__}"
             )
+        if not isinstance(device, str):
+            raise TypeError(f"device must be a name such as 'auto', 'cpu' or 'cuda:0', got {device!r:.80}")
         self.model = model
         self.device = device
         self._lock = threading.Lock()
@@ -83,6 +86,11 @@ class Predictor:
             if self._loaded is None:
                 self._loaded = self._load()
             prediction = self._loaded(batch)
+        if not is_number(prediction.dtype):
+            raise ModelOutputError(
+                f"the model returned elements of type {prediction.dtype} for tiles of shape {batch.shape}; only "
+                "numbers are stored: bools, whole numbers and floats of at most 64 bits"
+            )
         if prediction.ndim != batch.ndim or prediction.shape[0] != batch.shape[0]:
             raise ModelOutputError(
                 f"the model was given tiles of shape {batch.shape} and returned {prediction.shape}; it must return "
@@ -133,11 +141,11 @@ def _made_by(model: Any) -> Any:
 def _array_predictor(model: Callable[[AnyArray], Any]) -> Callable[[AnyArray], AnyArray]:
     def predict(batch: AnyArray) -> AnyArray:
         output = model(batch)
-        if isinstance(output, tuple | list | dict):
+        if not is_array(output):
             raise ModelOutputError(
                 f"the model must return one array (batch, channel, (Z), Y, X), got {type(output).__name__}"
             )
-        return np.asarray(output)
+        return as_array(output)
 
     return predict
 
@@ -195,9 +203,7 @@ def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]
                 raise ModelOutputError(
                     f"the model must return one tensor (batch, channel, (Z), Y, X), got {type(output).__name__}"
                 )
-            output = output.detach().cpu()
-            # NumPy has no bfloat16.
-            return (output.float() if output.dtype is torch.bfloat16 else output).numpy()
+            return as_array(output)
 
     return predict
 
@@ -205,7 +211,10 @@ def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]
 def _torch_device(device: str) -> Any:
     import torch  # noqa: PLC0415
 
-    target = torch.device(_free_device() if device == "auto" else device)
+    try:
+        target = torch.device(_free_device() if device == "auto" else device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is none that torch knows: {error}") from None
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} was asked for, but this process has no GPU; use device='auto' or 'cpu'")
     return target

@@ -39,7 +39,7 @@ from tilewright.coordinator import (
 from tilewright.errors import WorkGoneError
 from tilewright.execution.executor import TASKS_PER_THREAD, Errors
 from tilewright.execution.sender import SentTiles, TileSender
-from tilewright.execution.sharing import REGISTRATIONS, Shared, SharedPrediction, shared_value
+from tilewright.execution.sharing import REGISTRATIONS, Shared, SharedPrediction, sendable_errors, shared_value
 from tilewright.execution.watch import LOOK_SECONDS, Watch, gone
 from tilewright.execution.work import Work
 from tilewright.storage.receipts import UnitReceipt
@@ -371,23 +371,32 @@ def _is_killed(future: Future[Any]) -> bool:
 # What runs on a worker.
 
 _Names = tuple[str, str | None]
+_reached: dict[str, None] = {}
+"""The runs of which this process has seen the output."""
 
 
 def _work(names: _Names) -> Work:
     work: Work = shared_value(names[0])
+    if work.reach is not None and names[0] not in _reached:
+        # A worker that has come later: it may not see what the others do.
+        work.reach.look()
+        _reached[names[0]] = None
     return work if names[1] is None else replace(work, prediction=shared_value(names[1]))
 
 
+@sendable_errors
 def _predict(names: _Names, tiles: tuple[int, ...]) -> list[AnyArray]:
     # Contiguous, so that neither the halo nor the batch is kept or sent.
     work = _work(names)
     return [np.ascontiguousarray(valid) for batch in work.batches(tiles) for valid in work.predict(batch)]
 
 
+@sendable_errors
 def _produce(names: _Names, unit: int) -> UnitReceipt:
     return _work(names).produce(unit)
 
 
+@sendable_errors
 def _write(
     names: _Names,
     unit: int,

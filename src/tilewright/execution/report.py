@@ -6,9 +6,8 @@ from typing import Any
 
 import zarr
 
-from tilewright.execution.run import describe_region
 from tilewright.plan import WritePlan
-from tilewright.plan.describe import format_nbytes
+from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.storage.places import public_name
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 
@@ -41,6 +40,11 @@ class Report:
         The most bytes of predicted tiles that were held or asked for.
     peak_memory_nbytes : int
         The largest resident memory of a process that took part.
+    lost_count : int
+        Predicted elements that the data type of the output, where it was chosen, could not hold: they were clipped to
+        its limits, became infinite, or were no numbers.
+    notes : tuple of str
+        What else the user should know: which of several images of a file was taken, say.
     """
 
     array: zarr.Array[Any]
@@ -55,6 +59,8 @@ class Report:
     stage_seconds: StageSeconds
     peak_live_nbytes: int
     peak_memory_nbytes: int
+    lost_count: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def tile_count(self) -> int:
@@ -107,7 +113,13 @@ class Report:
                 f"{format_nbytes(self.plan.peak_live_nbytes)}), {format_nbytes(self.peak_memory_nbytes)} per process",
             ),
         )
-        return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
+        notes = [("note", note) for note in self.notes]
+        if self.lost_count:
+            lost = (
+                f"{self.lost_count:,} predicted elements do not fit {self.plan.dtype}, and were clipped to its limits"
+            )
+            notes.append(("note", lost))
+        return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in (*rows, *notes))])
 
 
 @dataclass
@@ -122,6 +134,8 @@ class Tally:
     stored_nbytes: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     peak_memory_nbytes: int = 0
+    lost_count: int = 0
+    notes: tuple[str, ...] = ()
 
     def add(self, receipt: UnitReceipt) -> None:
         """Count a unit that was written."""
@@ -130,6 +144,7 @@ class Tally:
         self.stored_nbytes += receipt.stored_nbytes
         self.seconds.add(receipt.seconds)
         self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
+        self.lost_count += receipt.lost_count
 
     def report(
         self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int, given_up: dict[int, str]
@@ -148,6 +163,8 @@ class Tally:
             stage_seconds=self.seconds,
             peak_live_nbytes=peak_live_nbytes,
             peak_memory_nbytes=max(self.peak_memory_nbytes, peak_memory_nbytes()),
+            lost_count=self.lost_count,
+            notes=self.notes,
         )
 
 

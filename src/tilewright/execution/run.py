@@ -19,13 +19,14 @@ from tilewright.coordinator import (
     StartAdmitting,
     StopAdmitting,
     TakeTile,
+    TilesFailed,
     TilesOffered,
     UnitFailed,
 )
-from tilewright.errors import DestinationError, OutputInUseError, UnitGivenUpError
+from tilewright.errors import DestinationError, FinalError, UnitGivenUpError
 from tilewright.execution.executor import Executor
 from tilewright.execution.stopping import StopRequest
-from tilewright.geometry import Region
+from tilewright.plan.describe import describe_region
 from tilewright.storage.patience import is_fatal
 from tilewright.storage.receipts import UnitReceipt
 
@@ -89,8 +90,8 @@ class Run:
             The error of the model, the source or the store, where no unit at all could be written.
         DestinationError
             If the disk is full.
-        OutputInUseError
-            If the run does not hold its lock any more.
+        FinalError
+            If no other attempt could be better: the run does not hold its lock any more, say.
         """
         self._handle(StartAdmitting())
         while not self.coordinator.is_idle:
@@ -174,8 +175,8 @@ class Run:
         self.executor.take(wanted, [offered[instruction.tile] for instruction in wanted])
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, UnitFailed):
-            self._check_store(event)
+        if isinstance(event, UnitFailed | TilesFailed):
+            self._check_cause(event)
         for instruction in self.coordinator.handle(event):
             self._carry_out(instruction)
 
@@ -191,10 +192,10 @@ class Run:
             case _:
                 self.executor.carry_out(instruction)
 
-    def _check_store(self, failed: UnitFailed) -> None:
-        """Raise where no later attempt can be better: another run has the output, or the disk is full."""
+    def _check_cause(self, failed: UnitFailed | TilesFailed) -> None:
+        """Raise where no later attempt can be better: another run has the output, say, or the disk is full."""
         error = self.executor.error_behind(failed.reason)
-        if isinstance(error, OutputInUseError):
+        if isinstance(error, FinalError):
             raise error
         if isinstance(error, OSError) and is_fatal(error):
             full = DestinationError(
@@ -203,7 +204,8 @@ class Run:
                 "again with if_exists='resume' to go on from there",
                 error.filename,
             )
-            full.add_note(f"the unit at {self._region(failed.unit)} was to be written")
+            if isinstance(failed, UnitFailed):
+                full.add_note(f"the unit at {self._region(failed.unit)} was to be written")
             raise full from error
 
     def _check_hope(self, unit: int, reason: str) -> None:
@@ -227,14 +229,3 @@ class Run:
 
     def _region(self, unit: int) -> str:
         return describe_region(self.coordinator.plan.axes, self.coordinator.plan.unit_region(unit))
-
-
-def describe_region(axes: str, region: Region) -> str:
-    """Return a region as a person reads it.
-
-    Examples
-    --------
-    >>> describe_region("YX", ((0, 64), (64, 128)))
-    'Y 0:64, X 64:128'
-    """
-    return ", ".join(f"{name} {start}:{stop}" for name, (start, stop) in zip(axes, region, strict=True))

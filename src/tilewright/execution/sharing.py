@@ -1,18 +1,29 @@
 """What the tasks of a run need travels once to each worker, also to one that joins later, until the run ends."""
 
 import logging
+import pickle
+import traceback
 import uuid
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import wraps
 from time import sleep
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import cloudpickle
+import tblib.pickling_support
 from distributed import CancelledError, Client, KilledWorker, Worker, WorkerPlugin
+from xxhash import xxh3_128
 
-from tilewright.errors import ClusterGoneError, UnitGivenUpError, WorkGoneError
+from tilewright.errors import ClusterGoneError, FinalError, UnitGivenUpError, WorkGoneError
 from tilewright.execution.watch import RECONNECT_SECONDS, Watch, gone
 from tilewright.execution.work import Probe, TilePrediction
 from tilewright.plan import WritePlan
+from tilewright.storage.reach import Reach
+from tilewright.storage.value_identity import name_of
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 REGISTRATIONS = 20
 """How often a value is sent to the workers where some of them die meanwhile, or forget it."""
 
@@ -96,8 +107,17 @@ class Shared:
                 if attempt == REGISTRATIONS or isinstance(error, ClusterGoneError):
                     raise
                 sleep(RECONNECT_SECONDS)
+            except Exception as error:
+                # It was not sent, or not understood where it came.
+                if (reason := self._unsendable()) is None:
+                    raise
+                raise TypeError(reason) from error
             else:
                 return
+
+    def _unsendable(self) -> str | None:
+        """Return which part of the value cannot be sent to another process, and what to do; None where all can."""
+        return None
 
     def close(self) -> None:
         """Let the workers forget the value."""
@@ -107,8 +127,35 @@ class Shared:
                 self._client.unregister_worker_plugin(self.name)
 
 
+def failure_of_journey(value: Any) -> str:
+    """Return why a value cannot be sent to another process; empty where it can."""
+    try:
+        pickle.loads(cloudpickle.dumps(value))
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"
+    return ""
+
+
 class SharedPrediction(Shared):
     """The source and the model of a run, on the workers."""
+
+    def __init__(self, client: Client, prediction: TilePrediction) -> None:
+        self._prediction = prediction
+        super().__init__(client, prediction)
+
+    def _unsendable(self) -> str | None:
+        model, source = self._prediction.predictor.model, self._prediction.source
+        if reason := failure_of_journey(model):
+            return (
+                f"the model {name_of(model)} cannot be sent to the processes of the cluster ({reason}); pass a "
+                "function without arguments that makes or loads the model: it is called once in each of them"
+            )
+        if reason := failure_of_journey(source):
+            return (
+                f"the source {source.name} cannot be sent to the processes of the cluster ({reason}); pass a path, or "
+                "an array of Zarr or Dask"
+            )
+        return None
 
     def probe(self, plan: WritePlan) -> Probe:
         """Predict the first tile on a worker, and return what it says of the model."""
@@ -127,6 +174,66 @@ class SharedPrediction(Shared):
         return result
 
 
+def sendable_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function that runs on a worker raise errors that arrive as what they are.
+
+    Where what has caused an error cannot be sent, it is left out, and its text is a note.
+    """
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            # As Dask sends errors: with what has caused them.
+            tblib.pickling_support.install(*_chain_of(error))
+            if not failure_of_journey(error):
+                raise
+            note = "".join(traceback.format_exception(error))
+            error.__cause__ = error.__context__ = None
+            if not failure_of_journey(error):
+                error.add_note(note)
+                raise error from None
+            text = f"{name_of(type(error))}: {error}"
+        unlike = RuntimeError(text)
+        unlike.add_note(note)
+        raise unlike
+
+    return call
+
+
+def _chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an error, what has caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@sendable_errors
 def _probe(name: str, plan: WritePlan) -> Probe:
     prediction: TilePrediction = shared_value(name)
     return prediction.probe(plan)
+
+
+def show_on_workers(client: Client, reach: Reach) -> dict[str, str]:
+    """Let each worker of a cluster put something into the store of an output, and return what, by its address.
+
+    Raises
+    ------
+    NotSharedError
+        If a worker does not see what the client has put there.
+    TypeError
+        If the store cannot be sent.
+    """
+    answers = client.run(_show, reach, uuid.uuid4().hex, on_error="return")
+    for answer in answers.values():
+        if isinstance(answer, FinalError | TypeError):
+            raise answer
+    # A worker that has died says nothing; another one that comes looks before its first task.
+    return {worker: answer for worker, answer in answers.items() if isinstance(answer, str)}
+
+
+def _show(reach: Reach, run: str, dask_worker: Worker) -> str:
+    token = xxh3_128(f"{run} {dask_worker.address}".encode()).hexdigest()
+    reach.show(token)
+    return token

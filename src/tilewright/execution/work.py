@@ -6,35 +6,44 @@ same batches, since a model may give other last digits for a tile in other compa
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 
 from tilewright.assemble import AnyArray, crop
+from tilewright.conversion import converted
 from tilewright.errors import ModelOutputError
 from tilewright.execution.own_memory import OwnMemory
 from tilewright.execution.predictor import Predictor
 from tilewright.plan import WritePlan
+from tilewright.plan.describe import describe_region
+from tilewright.storage.reach import Reach
 from tilewright.storage.receipts import StageSeconds, UnitReceipt
 from tilewright.storage.source import Source
 from tilewright.storage.unit_writer import UnitWriter
 
 
 class _Spent:
-    """Seconds of several threads of one process, until somebody takes them."""
+    """What several threads of one process have spent and lost, until a receipt carries it along."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seconds = StageSeconds()
+        self._lost_count = 0
 
     def add(self, seconds: StageSeconds) -> None:
         with self._lock:
             self._seconds.add(seconds)
 
-    def take(self) -> StageSeconds:
+    def add_lost(self, lost_count: int) -> None:
         with self._lock:
-            taken, self._seconds = self._seconds, StageSeconds()
+            self._lost_count += lost_count
+
+    def take(self) -> tuple[StageSeconds, int]:
+        with self._lock:
+            taken = self._seconds, self._lost_count
+            self._seconds, self._lost_count = StageSeconds(), 0
         return taken
 
 
@@ -84,18 +93,21 @@ class TilePrediction:
         The model.
     batch_size : int
         How many tiles the model sees at once, at most.
+    is_converted : bool
+        Whether a user has chosen the data type of the output; else it is that of the first prediction.
     """
 
     source: Source
     predictor: Predictor
     batch_size: int
+    is_converted: bool = False
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
     _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
     _first: _FirstPrediction = field(default_factory=_FirstPrediction, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[type["TilePrediction"], tuple[Source, Predictor, int]]:
+    def __reduce__(self) -> tuple[type["TilePrediction"], tuple[Source, Predictor, int, bool]]:
         # What the model has done, and in which memory, is known of the process that it is in.
-        return TilePrediction, (self.source, self.predictor, self.batch_size)
+        return TilePrediction, (self.source, self.predictor, self.batch_size, self.is_converted)
 
     def batches(self, plan: WritePlan, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the batches that the model must see for these tiles.
@@ -113,7 +125,7 @@ class TilePrediction:
         """Return the valid regions of one batch of tiles, in the data type of the plan."""
         first = self._first.take() if tuple(tiles) == (0,) else None
         if first is not None:
-            return [crop(first[0], plan, 0)]
+            return [self._valid(first[0], plan, 0)]
         start = perf_counter()
         windows = [self.read_tile(plan, tile) for tile in tiles]
         batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
@@ -127,14 +139,28 @@ class TilePrediction:
                     f"the model returned {predictions.shape[1]} channels for tiles {tuple(tiles)}, but {plan.channels} "
                     "for the first tile; all tiles must have as many"
                 )
-            valid = (crop(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True))
-            if not self._memory.is_left_alone(predictions):
+            is_left_alone = self._memory.is_left_alone(predictions)
+            valid = (self._valid(prediction, plan, tile) for prediction, tile in zip(predictions, tiles, strict=True))
+            if not is_left_alone:
                 # Before another thread lets the model write to the same memory.
                 return [region.copy() for region in valid]
-        return list(valid)
+            regions = list(valid)
+            self._memory.hold(predictions, regions)
+        return regions
 
-    def take_seconds(self) -> StageSeconds:
-        """Return what predicting took in this process since the last call: the next receipt carries it along."""
+    def _valid(self, prediction: AnyArray, plan: WritePlan, tile: int) -> AnyArray:
+        """Return the valid region of a prediction, in the data type of the output."""
+        region = crop(prediction, plan, tile)
+        dtype = np.dtype(plan.dtype)
+        if region.dtype == dtype:
+            return region
+        where = f"tile {tile} ({describe_region(plan.axes, plan.valid_region(tile))})"
+        region, lost_count = converted(region, dtype, is_asked_for=self.is_converted, what=where)
+        self._spent.add_lost(lost_count)
+        return region
+
+    def take_spent(self) -> tuple[StageSeconds, int]:
+        """Return the seconds that predicting took in this process since the last call, and the elements it lost."""
         return self._spent.take()
 
     def probe(self, plan: WritePlan, *, for_use: bool = False) -> "Probe":
@@ -152,8 +178,6 @@ class TilePrediction:
         read = perf_counter()
         prediction = self.predictor.predict(window[np.newaxis])
         seconds = StageSeconds(read=read - start, model=perf_counter() - read)
-        if prediction.dtype.kind not in "buif":
-            raise ModelOutputError(f"the model returned elements of type {prediction.dtype}; only numbers are stored")
         if for_use and self.batch_size == 1:
             self._first.keep(prediction)
             self._spent.add(seconds)
@@ -176,11 +200,14 @@ class Work:
         What writes its units.
     prediction : TilePrediction or None
         How tiles are predicted; None where somebody else predicts and hands them over.
+    reach : Reach or None
+        How a worker proves that it has the store of its client; None where both are one process.
     """
 
     plan: WritePlan
     writer: UnitWriter
     prediction: TilePrediction | None = None
+    reach: Reach | None = None
 
     def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return those tiles in the batches that the model sees; it sees the whole batch, whichever are needed."""
@@ -216,9 +243,11 @@ class Work:
 
     def _with_spent(self, receipt: UnitReceipt) -> UnitReceipt:
         """Let a receipt carry along what predicting took in this process since the last one."""
-        if self.prediction is not None:
-            receipt.seconds.add(self.prediction.take_seconds())
-        return receipt
+        if self.prediction is None:
+            return receipt
+        seconds, lost_count = self.prediction.take_spent()
+        receipt.seconds.add(seconds)
+        return replace(receipt, lost_count=lost_count)
 
     @property
     def _prediction(self) -> TilePrediction:

@@ -1,5 +1,6 @@
 """Each batch goes to the write strategy as soon as it is predicted, and the run ends only when all of it is written."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,10 @@ class PredictionWriterCallback(_Writer):
     """
 
     def __init__(self, write_strategy: WriteStrategy, dirpath: Path | str = "predictions") -> None:
+        if isinstance(write_strategy, type) or not callable(getattr(write_strategy, "write_batch", None)):
+            raise TypeError(
+                f"write_strategy must be a write strategy, such as WriteTilesZarr(), got {write_strategy!r:.80}"
+            )
         super().__init__(write_interval="batch")
         self.write_strategy = write_strategy
         self.writing_predictions = True
@@ -162,7 +167,11 @@ class PredictionWriterCallback(_Writer):
 
 def _absolute(dirpath: Path | str) -> Path:
     """Return a folder that does not depend on the working directory, and warn where it did."""
-    path = Path(dirpath)
+    if not isinstance(dirpath, str | os.PathLike):
+        raise TypeError(f"dirpath must be the path of a folder, got {dirpath!r:.80}")
+    if not os.fspath(dirpath) or "://" in os.fspath(dirpath):
+        raise ValueError(f"dirpath must be the path of a local folder, got {os.fspath(dirpath)!r:.200}")
+    path = Path(dirpath).expanduser()
     if not path.is_absolute():
         path = Path.cwd() / path
         warnings.warn(

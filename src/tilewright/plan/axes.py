@@ -3,10 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tilewright.arguments import whole_numbers
 from tilewright.errors import GeometryError
 
 ORDER = "STCZYX"
 SPATIAL = "ZYX"
+
+
+def is_in_order(names: str) -> bool:
+    """Tell whether axes are those of an output: letters of ``STCZYX`` in that order, each once.
+
+    Examples
+    --------
+    >>> is_in_order("CYX"), is_in_order("YXC"), is_in_order("YY"), is_in_order("QYX")
+    (True, False, False, False)
+    """
+    return "".join(name for name in ORDER if name in names) == names
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +109,4 @@ def per_spatial_axis(name: str, values: Sequence[int], spatial: str) -> tuple[in
         raise GeometryError(
             f"{name} must have one number for each spatial axis {spatial}, got {len(numbers)}: {numbers}"
         )
-    return numbers
-
-
-def whole_numbers(name: str, values: Sequence[int]) -> tuple[int, ...]:
-    """Return the values as a tuple of int, or say what is wrong with them."""
-    try:
-        numbers = tuple(value.__index__() for value in values)
-    except (AttributeError, TypeError):
-        raise GeometryError(f"{name} must be a sequence of whole numbers, got {values!r}") from None
     return numbers

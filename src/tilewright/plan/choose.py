@@ -10,9 +10,10 @@ from functools import partial
 from itertools import product
 from math import prod
 
+from tilewright.arguments import whole_number, whole_numbers
 from tilewright.errors import GeometryError, MemoryPlanError
 from tilewright.geometry import AxisTiling, AxisUnits, cells_end_on_borders
-from tilewright.plan.axes import ImageAxes, per_spatial_axis, whole_numbers
+from tilewright.plan.axes import ImageAxes, per_spatial_axis
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
 from tilewright.plan.footprint import (
@@ -38,6 +39,7 @@ LARGEST_UNIT_NBYTES = 128 * 2**20
 """No tiles are saved by making units larger than this."""
 WINDOW_NBYTES = 256 * 2**20
 """Bytes in flight beyond those that wait, where nobody says otherwise: enough to keep some threads busy."""
+LAYOUTS = ("auto", "compact", "aligned")
 ALIGNED_LIMIT = 1.1
 """``"auto"`` takes the aligned layout up to this ratio of tiles to the compact layout,"""
 COMPACT_LIMIT_NBYTES = 2**30
@@ -113,15 +115,14 @@ def plan_write(
                 f"on axis {name} the tile of {tile} must be larger than the overlap of {shared}, and the overlap "
                 f"at least 0; tile_size is {tile_size}, overlap {overlap}"
             )
-    if layout not in {"auto", "compact", "aligned"}:
-        raise GeometryError(f"layout must be 'auto', 'compact' or 'aligned', got {layout!r}")
-    for number_name, number in (
-        ("channels", channels),
-        ("memory_nbytes", memory_nbytes),
-        ("window_nbytes", window_nbytes),
-    ):
-        if number is not None and number < 1:
-            raise GeometryError(f"{number_name} must be at least 1, got {number}")
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise GeometryError(f"layout must be 'auto', 'compact' or 'aligned', got {layout!r:.80}")
+    numbers = {"channels": channels, "memory_nbytes": memory_nbytes, "window_nbytes": window_nbytes}
+    for name, number in numbers.items():
+        if number is not None:
+            whole_number(name, number)
+    if dtype_name(dtype).startswith("complex"):
+        raise GeometryError(f"dtype must be that of bools, whole numbers or floats, got {dtype_name(dtype)!r}")
     channels = image.channels if channels is None else channels
     request = Request(
         axes=image.output_names(channels),

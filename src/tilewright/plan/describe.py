@@ -1,8 +1,10 @@
-"""A plan as a person reads it."""
+"""A plan, a region and a size as a person reads them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from tilewright.geometry import Region
 
 if TYPE_CHECKING:
     from tilewright.plan.write_plan import WritePlan
@@ -48,3 +50,14 @@ def format_nbytes(nbytes: float) -> str:
         nbytes /= 1024
         power += 1
     return f"{nbytes:.4g} {units[power]}"
+
+
+def describe_region(axes: str, region: Region) -> str:
+    """Return a region as a person reads it.
+
+    Examples
+    --------
+    >>> describe_region("YX", ((0, 64), (64, 128)))
+    'Y 0:64, X 64:128'
+    """
+    return ", ".join(f"{name} {start}:{stop}" for name, (start, stop) in zip(axes, region, strict=True))

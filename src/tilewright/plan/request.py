@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tilewright.arguments import whole_numbers
 from tilewright.errors import GeometryError
 from tilewright.geometry import AxisTiling
-from tilewright.plan.axes import SPATIAL, whole_numbers
+from tilewright.plan.axes import SPATIAL
 from tilewright.plan.dtypes import itemsize
 
 

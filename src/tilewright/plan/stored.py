@@ -16,6 +16,8 @@ SMALL_CHUNK_NBYTES = 2**18
 """A small image has smaller ones, down to this size, so that several threads have something to write."""
 CHUNKS_OF_SMALL_IMAGE = 64
 """About as many chunks has an image that is too small for larger ones."""
+LARGEST_CHUNK_NBYTES = 2**31 - 1
+"""Bytes that Blosc takes at once."""
 SHARD_NBYTES = 64 * 2**20
 """Shards chosen here grow to about this size."""
 LONG_ENOUGH = 64
@@ -45,6 +47,7 @@ def stored_extents(
         chunk = request.per_output_axis("chunks", chunks)
     if isinstance(shards, str):
         shard = _grown_shards(request, tilings, chunk)
+    _check_nbytes(request, chunk, shard)
     for axis, name in enumerate(request.axes):
         if shard is not None and shard[axis] % chunk[axis] != 0:
             raise GeometryError(
@@ -52,6 +55,25 @@ def stored_extents(
                 f"the shards are {shard}, the chunks {chunk}: choose shards that the chunks divide"
             )
     return chunk, shard
+
+
+def _check_nbytes(request: Request, chunk: tuple[int, ...], shard: tuple[int, ...] | None) -> None:
+    """Refuse chunks that no codec takes, and shards far beyond the image, which would have to be held as a whole."""
+    chunk_nbytes = prod(chunk) * request.itemsize
+    if chunk_nbytes > LARGEST_CHUNK_NBYTES:
+        raise GeometryError(
+            f"chunks of {chunk} are {chunk_nbytes} bytes each, and codecs take at most {LARGEST_CHUNK_NBYTES}; choose "
+            "smaller chunks"
+        )
+    if shard is None:
+        return
+    shard_nbytes = prod(shard) * request.itemsize
+    whole = prod(-(-extent // part) * part for extent, part in zip(request.shape, chunk, strict=True))
+    if shard_nbytes > max(LARGEST_CHUNK_NBYTES, whole * request.itemsize):
+        raise GeometryError(
+            f"shards of {shard} are {shard_nbytes} bytes each, more than the image of {request.shape}; choose shards "
+            "that it has several of"
+        )
 
 
 def _repeating_extents(request: Request, tilings: Sequence[AxisTiling]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from tilewright.storage.metadata import MetadataError, array_metadata, read_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import FULL_RESOLUTION, Output
 from tilewright.storage.places import without_secrets
+from tilewright.storage.zarr_api import ensure_open
 
 _OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
 """What the group says, so that it is known for an output of ours without its ledger."""
@@ -36,9 +37,13 @@ def create_array(output: Output, plan: WritePlan, options: OutputOptions) -> zar
         If that fails.
     """
     try:
+        ensure_open(output.store)
         group = zarr.open_group(
             output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
         )
+        if OWN_ATTRIBUTE not in group.attrs:
+            # A group that held nothing.
+            group.update_attributes(_OWN_ATTRIBUTES)
         return _create_in(group, plan, options)
     except OSError as error:
         raise DestinationError(f"the output {output} could not be created: {without_secrets(error)}") from error

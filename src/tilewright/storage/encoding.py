@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,14 +21,11 @@ import numcodecs
 import numpy as np
 import zarr
 from google_crc32c import value as crc32c
-from zarr.core.buffer import cpu, default_buffer_prototype
-from zarr.core.sync import sync
 
 from tilewright.assemble import AnyArray
-from tilewright.storage.places import public_name
+from tilewright.storage.metadata import array_metadata
+from tilewright.storage.zarr_api import Encoded, encoded_by_zarr
 
-Encoded = bytes | bytearray | memoryview
-"""What can be written to a file as it is."""
 EncodeChunk = Callable[[AnyArray], Encoded]
 
 _CHECKSUM_NBYTES = 4
@@ -81,6 +78,10 @@ class ObjectEncoder:
         return f"{self.array.path}/" if self.array.path else ""
 
     @cached_property
+    def _document(self) -> dict[str, Any]:
+        return array_metadata(self.array)
+
+    @cached_property
     def _is_sharded(self) -> bool:
         return self.array.shards is not None
 
@@ -94,7 +95,7 @@ class ObjectEncoder:
         """
         if self._encode_chunk is not None:
             return self._encode_chunk(part)
-        return sync(self._encode_by_zarr(part))
+        return encoded_by_zarr(self._document, part)
 
     def join(self, parts: Iterable[Encoded | None]) -> Iterator[Encoded]:
         """Iterate over what makes up an object, in order, and keep none of it where the index of a shard is its end.
@@ -119,27 +120,6 @@ class ObjectEncoder:
                 if part is not None:
                     yield part
             yield _index_of_shard(lengths, start=0)
-
-    async def _encode_by_zarr(self, part: AnyArray) -> Encoded:
-        array = self.array.with_config({"write_empty_chunks": True})._async_array
-        prototype = default_buffer_prototype()
-        config = array.config
-        if array.metadata.zarr_format == 2:
-            config = replace(config, order=array.metadata.order)
-        spec = array.metadata.get_chunk_spec((0,) * part.ndim, config, prototype)
-        buffer = prototype.nd_buffer.from_ndarray_like(part)  # type: ignore[arg-type]
-        (encoded,) = await array.codec_pipeline.encode([(buffer, spec)])
-        if encoded is None:
-            raise RuntimeError(f"zarr encoded a chunk of {public_name(array.store, array.path)} to nothing")
-        return encoded.to_bytes()
-
-
-def buffer_of(parts: Iterable[Encoded]) -> cpu.Buffer:
-    """Return the parts of an object as one buffer that a zarr store takes, and may keep: it is a copy."""
-    whole = bytearray()
-    for part in parts:
-        whole += part
-    return cpu.Buffer.from_bytes(whole)
 
 
 def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:

@@ -14,6 +14,7 @@ Fingerprint = dict[str, Any]
 """All that stored bytes follow from, by name; values as JSON has them."""
 
 SOURCE_PATH = "source path"
+SERIES = "source series"
 PREDICTED_BY = "predicted by"
 CLUSTER = "predict_to_zarr"
 """Who predicts where it is no trainer."""
@@ -40,6 +41,7 @@ def fingerprint_of(
     metadata = array_metadata(array)
     fingerprint = {
         SOURCE_PATH: source.recorded_path,
+        SERIES: source.series,
         "source": source_identity(source),
         "source axes": source.axes.names,
         "source shape": source.axes.shape,

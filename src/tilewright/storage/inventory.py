@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from tilewright.storage.metadata import METADATA_NAMES, MetadataError, Node, read_node
 from tilewright.storage.object_lock import NAME as LOCK_NAME
 from tilewright.storage.objects import get_object
 from tilewright.storage.removal import is_partial
+from tilewright.storage.zarr_api import sync
 
 OWN_ATTRIBUTE = "tilewright"
 """The attribute of a group that says that its array is an output of ours."""

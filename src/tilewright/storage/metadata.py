@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.core.buffer import default_buffer_prototype
+
+from tilewright.storage.zarr_api import default_buffer_prototype
 
 GROUP_NAMES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 METADATA_NAMES = (*GROUP_NAMES, ".zarray")

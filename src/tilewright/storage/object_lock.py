@@ -14,13 +14,13 @@ from zarr.storage import MemoryStore
 
 from tilewright.errors import OutputInUseError
 from tilewright.storage import lock as beats
-from tilewright.storage.encoding import buffer_of
 from tilewright.storage.guard import lost
 from tilewright.storage.holder import Holder
 from tilewright.storage.lock import beating
 from tilewright.storage.objects import get_object
 from tilewright.storage.patience import Patience, answer_of
 from tilewright.storage.removal import delete_object
+from tilewright.storage.zarr_api import buffer_of
 
 NAME = "tilewright.lock"
 GUARD_SECONDS = 0.1

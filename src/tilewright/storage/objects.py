@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from tilewright.errors import OutputInUseError
-from tilewright.storage.encoding import Encoded, buffer_of
 from tilewright.storage.patience import Check, Patience, allowed, answer_of, named
 from tilewright.storage.places import public_name
 from tilewright.storage.removal import remove_file, replace_file
+from tilewright.storage.zarr_api import Encoded, buffer_of, default_buffer_prototype
 
 
 def put_object(

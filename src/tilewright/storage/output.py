@@ -4,19 +4,20 @@ import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import Store
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ZipStore
 
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, TilewrightError
 from tilewright.plan.describe import format_nbytes
 from tilewright.storage.apart import Target
 from tilewright.storage.header import Header
-from tilewright.storage.inventory import FolderListing, Inventory, Listing, StoreListing, shown
+from tilewright.storage.inventory import OWN_ATTRIBUTE, FolderListing, Inventory, Listing, StoreListing, shown
 from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.metadata import Node, array_node, is_zarr
+from tilewright.storage.metadata import GROUP_NAMES, MetadataError, Node, array_node, is_zarr, read_node
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output_lock import OutputLock, folder_beside
 from tilewright.storage.places import (
@@ -31,6 +32,8 @@ from tilewright.storage.places import (
     without_secrets,
 )
 from tilewright.storage.removal import remove_partial_files, remove_partial_files_in
+from tilewright.storage.zarr_api import ensure_open, is_unopened_zip, unwrapped
+from tilewright.storage.zarr_reader import make_absolute
 
 FULL_RESOLUTION = "0"
 """The array of the full resolution in its group, as OME-Zarr lays it out."""
@@ -76,6 +79,7 @@ class Output:
             return cls(LocalStore(_local_path(destination, "destination")), group, ledger_path)
         if store.read_only and not may_be_read_only:
             raise DestinationError(f"the store {public_name(store)} is read-only; open it for writing")
+        make_absolute(store)
         if type(store) is LocalStore:
             # Workers may have another working folder, and the folder around a node becomes no group.
             store = LocalStore((store.root / inner).resolve(), read_only=store.read_only)
@@ -91,9 +95,13 @@ class Output:
         return f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
 
     @property
-    def is_only_here(self) -> bool:
-        """Whether other processes cannot write it: it lies in the memory of this one."""
-        return self.place is not None and self.place.service.endswith("memory")
+    def is_only_here(self) -> str:
+        """Why other processes cannot write it; empty where they may."""
+        if self.place is not None and self.place.service.endswith("memory"):
+            return "lies in the memory of this process, which the workers cannot reach; use a file"
+        if isinstance(unwrapped(self.store), ZipStore):
+            return "is a zip file, which one process alone can write, and the workers cannot reach; use a folder"
+        return ""
 
     @property
     def ledger(self) -> LedgerFolder | None:
@@ -163,7 +171,9 @@ class Output:
     def exists(self) -> bool:
         """Whether something lies in its place, or was moved aside from there by a run that did not get to its end."""
         try:
-            return not self.listing.is_empty or bool(self.asides())
+            if is_unopened_zip(self.store):
+                return self._is_zip_there()
+            return not self.is_vacant or bool(self.asides())
         except TilewrightError:
             raise
         except Exception as error:
@@ -171,6 +181,33 @@ class Output:
             raise DestinationError(
                 f"the output {self} cannot be looked at: {without_secrets(repr(error)):.300}"
             ) from error
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether nothing lies in its place but, at most, a Zarr group that holds nothing: it is used as it is."""
+        if self.listing.is_empty:
+            return True
+        few = list(islice(self.listing.keys(), len(GROUP_NAMES) + 1))
+        if not set(few) <= set(GROUP_NAMES):
+            return False
+        try:
+            node = read_node(self.listing.read)
+        except MetadataError:
+            return False
+        return node is not None and not node.is_array and OWN_ATTRIBUTE not in node.attributes
+
+    def _is_zip_there(self) -> bool:
+        """Tell whether a zip file exists that nothing has opened; opening it to be written would empty it."""
+        zip_store = unwrapped(self.store)
+        if not zip_store.path.exists():
+            return False
+        if zip_store._zmode != "r":
+            raise DestinationExistsError(
+                f"the zip file {zip_store.path} exists and is left as it is; choose another destination, or open the "
+                "store yourself, in the mode that you want"
+            )
+        ensure_open(self.store)
+        return not self.listing.is_empty
 
     def asides(self) -> list[Path]:
         """Return the folders to which runs that replace this output, as its ledger says, have moved what was there."""
@@ -213,9 +250,9 @@ class Output:
                 f"the output {self} exists and is left as it is; choose another destination, or if_exists='overwrite' "
                 "to replace it"
             )
-        self._check_replaceable(options)
+        self.check_replaceable(options)
 
-    def _check_replaceable(self, options: OutputOptions) -> None:
+    def check_replaceable(self, options: OutputOptions) -> None:
         """Raise DestinationExistsError where something is in the way that is not to be replaced."""
         inventory = self.inventory()
         others = inventory.in_the_way(also_zarr=True)

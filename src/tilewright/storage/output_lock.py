@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from tilewright.errors import DestinationError, OutputInUseError
 from tilewright.storage.guard import Guard
@@ -18,7 +17,9 @@ from tilewright.storage.holder import Holder
 from tilewright.storage.lock import NAME, WriterLock, remove_leftovers
 from tilewright.storage.object_lock import NAME as OBJECT_NAME
 from tilewright.storage.object_lock import ObjectLock
+from tilewright.storage.reach import Reach
 from tilewright.storage.removal import remove_empty_folder
+from tilewright.storage.zarr_api import sync
 
 LEDGER_SUFFIX = ".ledger"
 """The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``, and its lock lies there."""
@@ -107,6 +108,12 @@ class OutputLock:
     def guard(self) -> Guard:
         """Return what tells tasks whether the lock is still held."""
         return self._own.guard()
+
+    def reach(self) -> Reach:
+        """Return what proves that a worker reads and writes where this process does."""
+        lock = self._own
+        folder, key = (lock.path.parent, lock.path.name) if isinstance(lock, WriterLock) else (None, lock.key)
+        return Reach(self.guard(), self._store, key, folder, self._name)
 
     def check(self) -> None:
         """Raise OutputInUseError where the lock is gone."""

@@ -10,10 +10,10 @@ from time import sleep
 from typing import Any, TypeVar
 
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from tilewright.errors import OutputInUseError, TilewrightError
 from tilewright.storage.places import public_name
+from tilewright.storage.zarr_api import sync
 
 Answer = TypeVar("Answer")
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

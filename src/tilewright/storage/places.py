@@ -16,6 +16,8 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
+from tilewright.storage.zarr_api import memory_number, unwrapped
+
 FILE = "file"
 """The service of everything that lies in the file system."""
 _SAME_SERVICES = {
@@ -102,9 +104,15 @@ def opened_store(place: Any) -> tuple[Store | None, str]:
         return place.store, place.path
     if type(place).__module__.partition(".")[0] == "obstore":
         return ObjectStore(place), ""
-    if type(place).__name__ == "FSMap":
-        return FsspecStore.from_mapper(place), ""
-    return None, ""
+    return (_store_of_mapper(place), "") if type(place).__name__ == "FSMap" else (None, "")
+
+
+def _store_of_mapper(mapper: Any) -> Store:
+    known = place_in_file_system(mapper.fs, mapper.root)
+    if known is not None and known.service == FILE:
+        # The file system of fsspec makes no folders.
+        return LocalStore(Path(*known.path))
+    return FsspecStore.from_mapper(mapper)
 
 
 def place_of_path(path: str | os.PathLike[str]) -> Place:
@@ -127,7 +135,7 @@ def place_of_store(store: Store | StorePath, path: str = "") -> Place | None:
     root = _root_of(store)
     if root is None:
         return None
-    inner = _unwrapped(store)
+    inner = unwrapped(store)
     # A zip file is written anew as a whole, or is appended to: it is one place.
     inside = _parts("" if isinstance(inner, ZipStore) else path)
     # A group of a folder may be a link to another one.
@@ -152,7 +160,7 @@ def may_be_elsewhere(place: Place) -> bool:
 
 def folder_of(store: Store) -> Path | None:
     """Return the folder in which a store lies; None where it lies in none."""
-    root = None if isinstance(_unwrapped(store), ZipStore) else _root_of(store)
+    root = None if isinstance(unwrapped(store), ZipStore) else _root_of(store)
     return Path(*root.path) if root is not None and root.service == FILE else None
 
 
@@ -199,18 +207,12 @@ def without_secrets(text: object) -> str:
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s'\"<>]+", lambda found: public_name(found.group()), str(text))
 
 
-def _unwrapped(store: Any) -> Any:
-    while isinstance(store, WrapperStore):
-        store = store._store
-    return store
-
-
 def _root_of(store: Any) -> Place | None:
-    store = _unwrapped(store)
+    store = unwrapped(store)
     if isinstance(store, LocalStore | ZipStore):
         return place_of_path(store.root if isinstance(store, LocalStore) else store.path)
     if isinstance(store, MemoryStore):
-        return Place("memory", (f"{id(store._store_dict):x}",))
+        return Place("memory", (f"{memory_number(store):x}",))
     # Both libraries are optional, and are imported only where they were.
     if type(store).__name__ == "FsspecStore":
         return place_in_file_system(store.fs, str(store.path))

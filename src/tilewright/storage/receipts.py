@@ -1,5 +1,7 @@
 """What a finished write reports: small, and enough to add up what a run did and where its time went."""
 
+import os
+import socket
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,6 +10,8 @@ import psutil
 
 if sys.platform == "darwin":
     import resource
+
+_HOST = socket.gethostname()
 
 
 @dataclass(slots=True)
@@ -50,6 +54,10 @@ class UnitReceipt:
         Where the time went.
     peak_memory_nbytes : int
         The largest resident memory so far of the process that wrote it.
+    lost_count : int
+        Predicted elements, since the last receipt of that process, that the data type of the output could not hold.
+    process : str
+        The process that wrote it, as `process_name` has it.
     """
 
     unit: int
@@ -58,6 +66,8 @@ class UnitReceipt:
     digest: int = 0
     seconds: StageSeconds = field(default_factory=StageSeconds)
     peak_memory_nbytes: int = 0
+    lost_count: int = 0
+    process: str = ""
 
 
 def peak_memory_nbytes() -> int:
@@ -70,3 +80,8 @@ def peak_memory_nbytes() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
+
+
+def process_name() -> str:
+    """Return what tells this process from others, also from those of other hosts."""
+    return f"{os.getpid()} on {_HOST}"

@@ -5,169 +5,40 @@ It travels to other processes as a description, and is opened there when it is f
 
 import mmap
 import os
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import dask
 import dask.array
 import numpy as np
-import tifffile
 import zarr
+from distributed import Client
 from zarr.abc.store import Store
+from zarr.storage import LocalStore, StorePath, ZipStore
 
 from tilewright.assemble import AnyArray
-from tilewright.errors import GeometryError, SourceError
+from tilewright.conversion import is_array, is_number
+from tilewright.errors import FinalError, GeometryError, SourceError
 from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
-from tilewright.storage.places import place_of_store, public_name, without_secrets
-from tilewright.storage.value_identity import value_identity
-
-TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
-
-_Slices = tuple[slice, ...]
-
-ReadFunction = Callable[[Path, str], Any]
-"""What reads a file that is neither TIFF nor Zarr: from its path and its axes to an array, of NumPy, Zarr or Dask."""
-
-
-class _Reader(Protocol):
-    """What gives the elements of a source."""
-
-    def open(self) -> Any:
-        """Return something with a shape and a dtype that can be sliced."""
-
-    def read(self, slices: _Slices) -> AnyArray:
-        """Return a window."""
-
-    def close(self) -> None:
-        """Let go of what was opened; reading opens it again."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is opened."""
-
-
-@dataclass
-class _ArrayReader:
-    """Something in this process, or that knows itself how to travel: NumPy, Zarr, Dask."""
-
-    array: Any
-
-    def open(self) -> Any:
-        return self.array
-
-    def read(self, slices: _Slices) -> AnyArray:
-        window = self.array[slices]
-        if isinstance(window, dask.array.Array):
-            # In this thread: the tasks around it are the parallelism, and this one already runs on a worker.
-            window = window.compute(scheduler="synchronous")
-        return _owned(window)
-
-    def close(self) -> None:
-        """Leave it: it belongs to the caller."""
-
-    @property
-    def is_open(self) -> bool:
-        return True
-
-
-def _owned(window: Any) -> AnyArray:
-    """Return an array that a model may change: no view of the source, and no read-only memory."""
-    array = np.asarray(window)
-    return array if array.flags.owndata and array.flags.writeable else array.copy()
-
-
-@dataclass
-class _FileReader:
-    """A file that each process opens for itself."""
-
-    path: str
-    _opened: Any = None
-
-    def open(self) -> Any:
-        if self._opened is None:
-            self._opened = self._open()
-        return self._opened
-
-    def read(self, slices: _Slices) -> AnyArray:
-        return _owned(self.open()[slices])
-
-    def close(self) -> None:
-        self._opened = None
-
-    @property
-    def is_open(self) -> bool:
-        return self._opened is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
-
-    def _open(self) -> Any:
-        raise TypeError("a file reader must know how to open its file")
-
-
-@dataclass
-class _ZarrReader(_FileReader):
-    def _open(self) -> Any:
-        return _full_resolution(zarr.open(self.path, mode="r"), self.path)
-
-
-@dataclass
-class _TiffReader(_FileReader):
-    def _open(self) -> Any:
-        try:
-            return tifffile.memmap(self.path, mode="r")
-        except ValueError:
-            # Compressed or in pieces: its strips and tiles are the chunks of a read-only Zarr array.
-            store = tifffile.imread(self.path, aszarr=True, level=0)
-            array = zarr.open(store, mode="r")
-            weakref.finalize(array, store.close)
-            return array
-
-
-@dataclass
-class _FunctionReader(_FileReader):
-    """A file that a function of the user reads: whole, unless what it returns is lazy."""
-
-    axes: str = ""
-    function: ReadFunction | None = None
-
-    def read(self, slices: _Slices) -> AnyArray:
-        return _ArrayReader(self.open()).read(slices)
-
-    @property
-    def view(self) -> str:
-        return f", read by {value_identity(self.function)}"
-
-    def _open(self) -> Any:
-        if self.function is None:
-            raise TypeError("there is no function that reads the file")
-        array = self.function(Path(self.path), self.axes)
-        if not _is_array(array):
-            raise SourceError(
-                f"read_source_func must return an array of NumPy, Zarr or Dask, but for {self.path} it returned "
-                f"{type(array).__name__}"
-            )
-        return array
-
-
-@dataclass
-class _MemmapReader(_FileReader):
-    dtype: str = ""
-    shape: tuple[int, ...] = ()
-    offset: int = 0
-    order: Any = "C"
-
-    @property
-    def view(self) -> str:
-        return f", from byte {self.offset} in {self.order} order"
-
-    def _open(self) -> Any:
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+from tilewright.storage.dask_reader import DaskReader
+from tilewright.storage.image_in_group import ImageArray, image_of
+from tilewright.storage.places import opened_store, place_of_store, public_name, without_secrets
+from tilewright.storage.readers import (
+    ArrayReader,
+    FunctionReader,
+    MemmapReader,
+    Reader,
+    ReadFunction,
+    unmasked,
+)
+from tilewright.storage.said_axes import known_axes_of_tiff, note_on_said_axes
+from tilewright.storage.tiff_reader import SUFFIXES, TiffReader
+from tilewright.storage.zarr_api import ensure_open
+from tilewright.storage.zarr_reader import ZarrReader, can_travel
 
 
 @dataclass
@@ -186,14 +57,20 @@ class Source:
         Where it lies, if it is a file or folder.
     recorded_path : str or None
         Where it was when an output was begun from it.
+    series : int
+        Which image of a file, or of a group, that holds several.
+    notes : tuple of str
+        What the user should know of it, such as what was left out.
     """
 
     axes: ImageAxes
     dtype: np.dtype[Any]
     name: str
     path: Path | None
-    _reader: _Reader
+    _reader: Reader
     recorded_path: str | None = None
+    series: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.recorded_path is None and self.path is not None:
@@ -219,11 +96,26 @@ class Source:
                 self.close()
 
     @property
-    def is_only_here(self) -> bool:
-        """Whether other processes cannot read it: it lies in the memory of this one, and is not sent."""
+    def is_only_here(self) -> str:
+        """Why other processes cannot read it; empty where they may."""
         opened = self.opened()
-        place = place_of_store(opened.store) if isinstance(opened, zarr.Array) else None
-        return place is not None and place.service.endswith("memory")
+        if not isinstance(opened, zarr.Array):
+            return ""
+        place = place_of_store(opened.store)
+        if place is not None and place.service.endswith("memory"):
+            return "lies in the memory of this process, which the workers cannot reach; use a file"
+        if not can_travel(opened.store):
+            return "is a zip file that is open to be written, which the workers cannot reach; open it to be read"
+        return ""
+
+    @contextmanager
+    def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
+        """Let the workers of a cluster find what it holds of the source; as `DaskReader.held_by`."""
+        if not isinstance(self._reader, DaskReader):
+            yield
+            return
+        with self._reader.held_by(client, look):
+            yield
 
     def opened(self) -> Any:
         """Return what the windows are taken from: something with a shape and a dtype that can be sliced."""
@@ -256,6 +148,8 @@ class Source:
         )
         try:
             read = self._reader.read(slices)
+        except FinalError:
+            raise
         except Exception as error:
             bounds = ", ".join(f"{n} {s.start}:{s.stop}" for n, s in zip(self.axes.names, slices, strict=True))
             raise SourceError(f"could not read {bounds} of {self.name}: {without_secrets(error)}") from error
@@ -290,17 +184,45 @@ class Source:
         return np.pad(read, padding, mode="reflect")
 
 
-def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = None) -> Source:
+@dataclass(frozen=True)
+class _Found:
+    """An image that was found where a user said.
+
+    Parameters
+    ----------
+    name : str
+        How to name it in messages.
+    path : Path or None
+        Where it lies, if it is a file or folder.
+    reader : Reader
+        What reads it.
+    said_axes : str
+        The axes that its metadata say; "?" for each that they do not.
+    notes : tuple of str
+        What was left out.
+    """
+
+    name: str
+    path: Path | None
+    reader: Reader
+    said_axes: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = None, series: int = 0) -> Source:
     """Open an image without reading it.
 
     Parameters
     ----------
     source : path, zarr.Array, zarr.Group, zarr store, numpy array or memmap, dask array
-        A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group with an array ``0``.
+        A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group whose metadata name an array, or with
+        an array ``0``.
     axes : str
         Its axes, letters of ``STCZYX`` in its own order.
     read_source_func : callable, optional
         What reads a path: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
+    series : int, default=0
+        Which image of a file that holds several.
 
     Returns
     -------
@@ -310,92 +232,156 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     Raises
     ------
     SourceError
-        If it cannot be opened. It names the source.
+        If it cannot be opened, or is not all there. It names the source.
     GeometryError
         If the axes do not fit it.
     """
-    name, path, reader = _reader_of(source, axes, read_source_func)
+    if not isinstance(axes, str):
+        raise GeometryError(f"axes must be a string such as 'ZYX', got {axes!r}")
+    if isinstance(series, bool) or not isinstance(series, int) or series < 0:
+        raise SourceError(f"series must be a whole number from 0, got {series!r}")
+    found = _found(source, axes, read_source_func, series)
+    if series and not isinstance(found.reader, TiffReader | ZarrReader):
+        raise SourceError(f"the source {found.name} holds one image: series must be 0, got {series}")
     try:
-        opened = reader.open()
+        opened = found.reader.open()
         shape, dtype = tuple(int(extent) for extent in opened.shape), np.dtype(opened.dtype)
     except SourceError:
         raise
     except Exception as error:
-        if read_source_func is not None:
-            raise SourceError(
-                f"read_source_func could not read the source {name}: {without_secrets(repr(error))}"
-            ) from error
-        raise SourceError(
-            f"could not open the source {name}: {without_secrets(error)}; a file is TIFF (.tif, .tiff) or Zarr: load "
-            "anything else yourself, and pass the array"
-        ) from error
+        raise _not_opened(found.name, error, read_source_func is not None) from error
     try:
         image_axes = ImageAxes(axes, shape)
+        note = note_on_said_axes(axes, found.said_axes)
     except GeometryError as error:
-        raise GeometryError(f"{name}: {error}") from None
-    if dtype.kind not in "buif":
-        raise SourceError(f"the source {name} has elements of type {dtype}; only numbers can be predicted on")
-    return Source(image_axes, dtype, name, path, reader)
+        raise GeometryError(f"{found.name}: {error}") from None
+    notes = [f"{found.name}: {note}"] if note else []
+    if not is_number(dtype):
+        raise SourceError(
+            f"the source {found.name} has elements of type {dtype}; only numbers of at most 64 bits can be predicted on"
+        )
+    return Source(image_axes, dtype, found.name, found.path, found.reader, series=series, notes=(*found.notes, *notes))
 
 
-def _reader_of(source: Any, axes: str, read_source_func: ReadFunction | None) -> tuple[str, Path | None, _Reader]:
+def _not_opened(name: str, error: Exception, by_function: bool) -> SourceError:
+    if by_function:
+        return SourceError(f"read_source_func could not read the source {name}: {without_secrets(repr(error))}")
+    return SourceError(
+        f"could not open the source {name}: {without_secrets(error) or type(error).__name__}; a file is TIFF (.tif, "
+        ".tiff) or Zarr: load anything else yourself, and pass the array"
+    )
+
+
+def _found(source: Any, axes: str, read_source_func: ReadFunction | None, series: int) -> _Found:
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
-        if "://" in os.fspath(source):
-            raise SourceError(
-                f"the source {public_name(os.fspath(source))!r} is a URL; open it with zarr or dask.array and pass the "
-                "array"
-            )
-        if not path.exists():
-            raise SourceError(f"the source {path} does not exist")
-        is_tiff = path.suffix.lower() in TIFF_SUFFIXES
-        absolute = str(path.absolute())
-        if read_source_func is not None:
-            return str(path), path.absolute(), _FunctionReader(absolute, axes=axes, function=read_source_func)
-        return str(path), path.absolute(), _TiffReader(absolute) if is_tiff else _ZarrReader(absolute)
+        return _found_at(source, axes, read_source_func, series)
     # What was changed in a copy-on-write map is in the memory of this process only.
     is_file = isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.mode != "c"
     if is_file and source.filename is not None:
         order = "C" if source.flags.c_contiguous else "F"
-        reader = _MemmapReader(
+        reader = MemmapReader(
             str(source.filename), dtype=source.dtype.str, shape=source.shape, offset=source.offset, order=order
         )
-        return str(source.filename), Path(source.filename), reader
-    if isinstance(source, Store):
-        try:
-            source = zarr.open(source, mode="r")
-        except (KeyError, OSError, ValueError) as error:
-            raise SourceError(f"could not open the source {public_name(source)}: {without_secrets(error)}") from error
-    if isinstance(source, zarr.Group):
-        source = _full_resolution(source, public_name(source.store))
+        return _Found(str(source.filename), Path(source.filename), reader)
+    store, _ = opened_store(source)
+    if store is not None or isinstance(source, zarr.Array):
+        return _found_in_zarr(source, series)
     if hasattr(source, "detach"):
         raise SourceError("a source is a path, or an array of Zarr, NumPy or Dask, got a tensor; pass tensor.numpy()")
-    if not _is_array(source):
+    if not is_array(source):
         raise SourceError(
             f"a source is a path, or an array of Zarr, NumPy or Dask, got {type(source).__name__}: {source!r:.80}"
         )
-    root = _path_of(source)
-    return str(root) if root else f"{type(source).__name__} of shape {source.shape}", root, _ArrayReader(source)
+    return _Found(f"{type(source).__name__} of shape {source.shape}", None, reader_of(source))
 
 
-def _is_array(values: Any) -> bool:
-    return hasattr(values, "shape") and hasattr(values, "dtype") and hasattr(values, "__getitem__")
-
-
-def _full_resolution(node: Any, name: str) -> Any:
-    """Return an array, or the array of the full resolution in a group."""
-    if not isinstance(node, zarr.Group):
-        return node
-    array = node.get("0")
-    if not isinstance(array, zarr.Array):
+def _found_at(source: str | os.PathLike[str], axes: str, read: ReadFunction | None, series: int) -> _Found:
+    path = Path(source).expanduser()
+    if "://" in os.fspath(source):
         raise SourceError(
-            f"{name} is a Zarr group with no array '0'; it holds {sorted(node.keys())}: give the array itself"
+            f"the source {public_name(os.fspath(source))!r} is a URL; open it with zarr or dask.array and pass the "
+            "array"
         )
-    return array
+    if not path.exists():
+        raise SourceError(f"the source {path} does not exist")
+    absolute = path.absolute()
+    if read is not None:
+        function_reader = FunctionReader(str(absolute), axes=axes, function=read, reader_of=reader_of)
+        return _Found(str(path), absolute, function_reader)
+    if path.suffix.lower() in SUFFIXES:
+        return _found_in_tiff(path, series)
+    # A store that is opened for it: no part of a name is taken for a protocol.
+    is_zip = path.is_file() and path.suffix.lower() == ".zip"
+    store: Store = ZipStore(absolute, mode="r") if is_zip else LocalStore(absolute, read_only=True)
+    if path.is_file() and not is_zip:
+        raise _not_opened(str(path), NotADirectoryError("it is a file, and its name ends in none of these"), False)
+    return _of_image(_opened_image(store, str(path), series), str(path), absolute)
 
 
-def _path_of(source: Any) -> Path | None:
+def _found_in_tiff(path: Path, series: int) -> _Found:
+    reader = TiffReader(str(path.absolute()), series=series)
+    try:
+        described = reader.description()
+    except SourceError:
+        raise
+    except Exception as error:
+        raise _not_opened(str(path), error, by_function=False) from error
+    notes: tuple[str, ...] = ()
+    if described.series_count > 1:
+        notes = (f"series {series} of the {described.series_count} of {path} was taken; series= takes another one",)
+    return _Found(str(path), path.absolute(), reader, known_axes_of_tiff(described.axes), notes)
+
+
+def _found_in_zarr(source: Any, series: int) -> _Found:
+    """Return an image in a store, a group, or an array, that was opened."""
     if isinstance(source, zarr.Array):
-        root = getattr(source.store, "root", None)
-        return (Path(root) / source.path).absolute() if root is not None else None
-    return None
+        root = _path_of(source)
+        name = str(root) if root else f"{type(source).__name__} of shape {source.shape}"
+        return _of_image(ImageArray.of(source), name, root)
+    store, path = opened_store(source)
+    return _of_image(_opened_image(store, public_name(store, path), series, path), "", None)
+
+
+def _opened_image(store: Any, name: str, series: int, path: str = "") -> ImageArray:
+    try:
+        ensure_open(store)
+        return image_of(zarr.open(StorePath(store, path), mode="r"), name, series)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise _not_opened(name, error, by_function=False) from error
+
+
+def _of_image(image: ImageArray, name: str, path: Path | None) -> _Found:
+    reader = ZarrReader.of(image.array)
+    root = path or _path_of(image.array)
+    return _Found(
+        name or str(root or public_name(image.array.store, image.array.path)),
+        root,
+        reader,
+        image.said_axes,
+        image.notes,
+    )
+
+
+def reader_of(array: Any) -> Reader:
+    """Return the reader of an array that is open.
+
+    Raises
+    ------
+    SourceError
+        If elements of it are masked, or its extents are not known.
+    """
+    if isinstance(array, zarr.Array):
+        return ZarrReader.of(array)
+    if isinstance(array, dask.array.Array):
+        return DaskReader(array)
+    try:
+        return ArrayReader(unmasked(array))
+    except ValueError as error:
+        raise SourceError(f"the source is a masked array: {error}") from None
+
+
+def _path_of(array: zarr.Array[Any]) -> Path | None:
+    root = getattr(array.store, "root", None)
+    return (Path(root) / array.path).absolute() if root is not None else None

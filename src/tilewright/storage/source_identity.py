@@ -8,14 +8,13 @@ import numpy as np
 import zarr
 from xxhash import xxh3_64
 from zarr.abc.store import RangeByteRequest, Store
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from tilewright.storage.graph_identity import graph_identity
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.places import place_of_store
 from tilewright.storage.source import Source
 from tilewright.storage.value_identity import array_digest, digest_of, name_of
+from tilewright.storage.zarr_api import default_buffer_prototype, sync
 
 SAMPLED_OBJECTS = 8
 """Stored objects of which a sample is taken, at most,"""

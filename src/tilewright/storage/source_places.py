@@ -18,8 +18,6 @@ import dask.base
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.array import AsyncArray
-from zarr.core.group import AsyncGroup
 from zarr.storage import StorePath
 
 from tilewright.storage.file_names import attribute, file_mapped_at, files_named_by, files_of_tiff_store
@@ -36,6 +34,7 @@ from tilewright.storage.places import (
 from tilewright.storage.source import Source
 from tilewright.storage.value_identity import name_of
 from tilewright.storage.walk import PLAIN, UnknownPartsError, codes_of, is_library, parts_of
+from tilewright.storage.zarr_api import AsyncArray, AsyncGroup
 
 MOST_OBJECTS = 5_000_000
 """With so many objects looked at, the rest of a graph is not known."""

@@ -1,10 +1,11 @@
 """A TIFF file appears whole, under its own name, or not at all, and a dask array is never held whole to write one."""
 
 import errno
+import inspect
 import io
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -22,8 +23,11 @@ from tilewright.errors import DestinationExistsError
 from tilewright.geometry import Region, extents_of
 from tilewright.plan.dtypes import dtype_name
 from tilewright.storage.lazy_image import LazyImage, regions_of, takes_lazy_image
+from tilewright.storage.options import checked_path
 from tilewright.storage.patience import naming
+from tilewright.storage.readers import unmasked
 from tilewright.storage.removal import being_written, remove_abandoned, replace_file
+from tilewright.storage.tiff_reader import SUFFIXES
 
 CLASSIC_NBYTES = 2**32 - 2**25
 """What is larger becomes a BigTIFF; the offsets of a classic TIFF end at 4 GiB."""
@@ -91,8 +95,11 @@ def write_tiff(file_path: str | os.PathLike[str], img: AnyArray | dask.array.Arr
     OSError
         If the file cannot be written; it names the file.
     """
-    path = Path(file_path).expanduser()
-    image = img if isinstance(img, dask.array.Array) else np.asarray(img)
+    path = checked_path(file_path)
+    if path.suffix and path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"the name of a TIFF file ends in {', '.join(sorted(SUFFIXES))}, got {path}")
+    check_option_names(kwargs)
+    image = img if isinstance(img, dask.array.Array) else np.asarray(unmasked(img))
     options = _options(path, image, kwargs)
     if path.is_dir():
         raise DestinationExistsError(f"{path} exists and is a folder; choose another name for the TIFF file")
@@ -111,6 +118,14 @@ def write_tiff(file_path: str | os.PathLike[str], img: AnyArray | dask.array.Arr
         with naming(path):
             replace_file(partial, path)
             remove_abandoned(path)
+
+
+def check_option_names(options: Iterable[str]) -> None:
+    """Raise TypeError for an option that tifffile does not know."""
+    writers: tuple[Callable[..., Any], ...] = (tifffile.imwrite, tifffile.TiffWriter, tifffile.TiffWriter.write)
+    known = {name for writer in writers for name in inspect.signature(writer).parameters}
+    if unknown := sorted(set(options) - known):
+        raise TypeError(f"tifffile.imwrite has no option {', '.join(map(repr, unknown))}")
 
 
 def _options(path: Path, image: AnyArray | dask.array.Array, kwargs: Mapping[str, Any]) -> Options:

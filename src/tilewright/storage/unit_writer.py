@@ -15,12 +15,13 @@ import zarr
 from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.plan import WritePlan
 from tilewright.storage.digest import DigestedObject, UnitDigest
-from tilewright.storage.encoding import Encoded, ObjectEncoder
+from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.guard import Guard
 from tilewright.storage.objects import put_object
 from tilewright.storage.patience import Check, Patience, allowed
-from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes, process_name
 from tilewright.storage.removal import delete_object
+from tilewright.storage.zarr_api import Encoded
 
 KEPT_NBYTES = 256 * 2**20
 """Memory of finished units that a process keeps for the next ones, at most."""
@@ -158,7 +159,9 @@ class UnitWriter:
             digest.add(stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
-        return UnitReceipt(unit, object_count, digest.nbytes, digest.value, seconds, peak_memory_nbytes())
+        return UnitReceipt(
+            unit, object_count, digest.nbytes, digest.value, seconds, peak_memory_nbytes(), process=process_name()
+        )
 
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""

@@ -18,14 +18,16 @@ from tilewright.assemble import AnyArray, slices_of
 from tilewright.errors import DestinationExistsError, GeometryError
 from tilewright.geometry import AxisTiling, Region
 from tilewright.plan import WritePlan, plan_for_tilings
+from tilewright.plan.axes import ORDER, is_in_order
 from tilewright.plan.stored import SMALL_CHUNK_NBYTES
 from tilewright.storage.arrays import create_array
 from tilewright.storage.encoding import ObjectEncoder
 from tilewright.storage.lazy_image import LazyImage, takes_lazy_image
 from tilewright.storage.metadata import is_zarr
-from tilewright.storage.options import OutputOptions
+from tilewright.storage.options import OutputOptions, checked_path
 from tilewright.storage.output import Output
 from tilewright.storage.patience import naming
+from tilewright.storage.readers import unmasked
 from tilewright.storage.removal import being_written, move, remove_abandoned, remove_partial
 from tilewright.storage.unit_writer import UnitWriter
 
@@ -76,15 +78,19 @@ def write_zarr(
     OSError
         If something has that name that is no output of tilewright, or it cannot be written; the error names it.
     """
-    path = Path(file_path).expanduser().absolute()
-    image = img if isinstance(img, dask.array.Array) else np.asarray(img)
+    path = checked_path(file_path).absolute()
+    image = img if isinstance(img, dask.array.Array) else np.asarray(unmasked(img))
     options = OutputOptions(compressors, fill_value, zarr_format, "overwrite", names_dimensions=axes is not None)
     output = Output.at(file_path)
     output.check(options)
+    if not output.listing.is_empty:
+        # Also a group that holds nothing.
+        output.check_replaceable(options)
     options.check_shards(shards)
     _check_group_around(path, zarr_format)
     lazy = LazyImage(image) if isinstance(image, dask.array.Array) else None
     plan = _plan(path, image, axes, chunks, shards)
+    options.check_dtype(plan.dtype)
     output.check_space(options, plan.output_nbytes)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     with naming(path):
@@ -112,6 +118,8 @@ def _plan(
     shards: Sequence[int] | str | None,
 ) -> WritePlan:
     """Plan the image as if its dask chunks were tiles that were predicted."""
+    if axes is not None and (not isinstance(axes, str) or not is_in_order(axes)):
+        raise GeometryError(f"axes must be letters of {ORDER!r} in that order, each once, got {axes!r:.80}")
     names = axes or _PLANNED_AS.get(image.ndim, "")
     if len(names) != image.ndim or 0 in image.shape:
         raise GeometryError(

@@ -1,12 +1,42 @@
 """Tiles are cached until their image is covered; then it is stitched and written, while prediction goes on."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tilewright.assemble import AnyArray
+from tilewright.conversion import as_array
 from tilewright.datasets.iterable import IterableTiledPredDataset
+from tilewright.errors import IncompleteImageError
 from tilewright.geometry import TileInformation
 from tilewright.strategies.collected_images import CollectedImages
 from tilewright.strategies.predictions import tiles_and_information
+
+
+class _Cache(list[Any]):
+    """What is cached, which may be added to, and in no other way be changed."""
+
+    def __init__(self, entries: Sequence[Any], added: list[Any]) -> None:
+        super().__init__([*entries, *added])
+        self._added = added
+
+    def append(self, entry: Any) -> None:
+        super().append(entry)
+        self._added.append(entry)
+
+    def extend(self, entries: Iterable[Any]) -> None:
+        for entry in entries:
+            self.append(entry)
+
+    def __iadd__(self, entries: Iterable[Any]) -> "_Cache":  # type: ignore[override, misc]
+        self.extend(entries)
+        return self
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the caches of CacheTiles take append and extend only: what is in them is on its way already")
+
+    insert = pop = remove = clear = sort = reverse = __setitem__ = __delitem__ = _refuse
 
 
 class CacheTiles(CollectedImages):
@@ -47,14 +77,15 @@ class CacheTiles(CollectedImages):
     def tile_cache(self) -> list[Any]:
         """The tiles of images that are not covered yet, (1, C, (Z), Y, X) each.
 
-        With a client these lack their halo, and are futures as soon as there are enough of them to be sent.
+        With a client these lack their halo, and are futures as soon as there are enough of them to be sent. What is
+        appended here, and to `tile_info_cache`, is taken in with the next batch, as of its data loader.
         """
-        return [tile for tile, _ in self._entries()]
+        return _Cache([tile for tile, _ in self._entries()], self._added_tiles)
 
     @property
     def tile_info_cache(self) -> list[TileInformation]:
-        """Where the tiles of the cache belong."""
-        return [information for _, information in self._entries()]
+        """Where the tiles of the cache belong; it may be appended to, as `tile_cache` may."""
+        return _Cache([information for _, information in self._entries()], self._added_infos)
 
     @property
     def last_tiles(self) -> list[bool]:
@@ -64,4 +95,47 @@ class CacheTiles(CollectedImages):
     def _tiles_of(
         self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int
     ) -> tuple[AnyArray, list[TileInformation]]:
-        return tiles_and_information(prediction, batch)
+        tiles, infos = tiles_and_information(prediction, batch)
+        if not (self._added_tiles or self._added_infos):
+            return tiles, infos
+        added, added_infos = self._take_added()
+        return np.concatenate([*added, tiles]), [*added_infos, *infos]
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._added_tiles: list[Any] = []
+        self._added_infos: list[TileInformation] = []
+
+    def finalize(self) -> None:
+        """Wait until all images are written, and check that every image was predicted whole.
+
+        Raises
+        ------
+        ImageWriteError
+            If images could not be written. It names them and their files; all others are on disk.
+        IncompleteImageError
+            If elements of an image were never predicted, or tiles were added that no batch has followed.
+        """
+        added = len(self._added_tiles)
+        if added and self._writes is not None:
+            # The last batch has said to which data loader they belong.
+            self._collect(self._last_loader, *self._take_added_of_loader())
+            added = 0
+        super().finalize()
+        if added:
+            self._forget()
+            raise IncompleteImageError(
+                f"{added} tiles were appended to tile_cache, and no batch has said of which data set they are"
+            )
+
+    def _take_added_of_loader(self) -> tuple[Sequence[AnyArray], list[TileInformation]]:
+        tiles, infos = self._take_added()
+        return [tile for batch in tiles for tile in batch], infos
+
+    def _take_added(self) -> tuple[list[AnyArray], list[TileInformation]]:
+        """Return what a user has added to the caches, which must be as many tiles as tile information."""
+        tiles, infos = self._added_tiles, self._added_infos
+        self._added_tiles, self._added_infos = [], []
+        if len(tiles) != len(infos):
+            raise ValueError(f"{len(tiles)} tiles were appended to tile_cache, but {len(infos)} to tile_info_cache")
+        return [as_array(tile) for tile in tiles], infos

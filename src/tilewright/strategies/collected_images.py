@@ -28,8 +28,9 @@ from tilewright.storage.naming import check_extension, output_names
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import Output
 from tilewright.storage.places import place_of_path
+from tilewright.storage.tiff import check_option_names, write_tiff
 from tilewright.storage.zarr_image import write_zarr
-from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of
+from tilewright.strategies.write_strategy import check_inflight, check_options_of, check_same_run, datasets_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -119,8 +120,9 @@ class CollectedImages(ABC):
         client: "Client | None" = None,
         max_inflight_nbytes: int | str = "auto",
     ) -> None:
-        if not callable(write_func):
-            raise TypeError(f"write_func must be a function of file_path and img, got {write_func!r}")
+        check_options_of(write_func, write_func_kwargs or {}, "write_func_kwargs")
+        if write_func is write_tiff:
+            check_option_names(write_func_kwargs or {})
         check_extension(write_extension)
         check_inflight(max_inflight_nbytes)
         check_client(client)
@@ -133,6 +135,7 @@ class CollectedImages(ABC):
 
     def _forget(self) -> None:
         self._writes: ImageWrites | None = None
+        self._last_loader = 0
         self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[DatasetImage]] = []
         self._paths: dict[tuple[int, int], Path] = {}
@@ -202,6 +205,7 @@ class CollectedImages(ABC):
         """
         try:
             self.prepare(trainer, dirpath)
+            self._last_loader = dataloader_idx
             self._collect(dataloader_idx, *self._tiles_of(trainer, prediction, batch, dataloader_idx))
         except BaseException:
             self.abort()

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tilewright.assemble import AnyArray, as_array
+from tilewright.assemble import AnyArray
+from tilewright.conversion import as_array, is_array
 from tilewright.errors import GeometryError, ModelOutputError
 from tilewright.geometry import TileInformation
 
@@ -56,6 +57,11 @@ def tiles_and_information(prediction: Any, batch: Any) -> tuple[AnyArray, list[T
         )
     if isinstance(tiles, tuple | list):
         raise TypeError("the prediction of a batch of tiles must be one tensor, or (tensor, list of TileInformation)")
+    if not is_array(tiles):
+        raise ModelOutputError(
+            f"the prediction of a batch of tiles must be one tensor, or (tensor, list of TileInformation), got "
+            f"{type(tiles).__name__}"
+        )
     array = as_array(tiles)
     if array.ndim < 4 or array.dtype.kind not in "buif":
         raise ModelOutputError(

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.assemble import AnyArray, as_array
+from tilewright.assemble import AnyArray
+from tilewright.conversion import as_array
 from tilewright.datasets.images import SourceImage
 from tilewright.datasets.iterable import IterablePredDataset
 from tilewright.errors import ModelOutputError

@@ -1,9 +1,13 @@
 """What hands predictions on, one batch at a time, and knows how to end."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from tilewright.arguments import whole_number, whole_numbers
+from tilewright.storage.value_identity import name_of
 
 
 @runtime_checkable
@@ -105,8 +109,26 @@ def check_same_run(run: tuple[list[Any], Path], trainer: Any, dirpath: Path | st
 
 def check_inflight(max_inflight_nbytes: int | str) -> None:
     """Raise ValueError for what is no budget."""
-    if isinstance(max_inflight_nbytes, str):
-        if max_inflight_nbytes != "auto":
-            raise ValueError(f"max_inflight_nbytes must be a number of bytes or 'auto', got {max_inflight_nbytes!r}")
-    elif max_inflight_nbytes < 1:
-        raise ValueError(f"max_inflight_nbytes must be at least 1, got {max_inflight_nbytes}")
+    if max_inflight_nbytes != "auto":
+        whole_number("max_inflight_nbytes", max_inflight_nbytes)
+
+
+def check_extents(name: str, extents: Any) -> None:
+    """Raise ValueError for what are no extents of chunks or shards, whatever the image."""
+    if extents is not None and not (isinstance(extents, str) and extents == "auto"):
+        whole_numbers(name, extents, 1)
+
+
+def check_options_of(function: Callable[..., Any], options: Any, name: str) -> None:
+    """Raise TypeError where a function does not take such options, before anything is predicted."""
+    if not callable(function):
+        raise TypeError(f"write_func must be a function of a path and an image, got {function!r:.80}")
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{name} must be a dictionary of options of {name_of(function)}, got {options!r:.80}")
+    try:
+        inspect.signature(function).bind(file_path=None, img=None, **options)
+    except TypeError as error:
+        raise TypeError(f"{name_of(function)} does not take {name}={dict(options)!r:.80}: {error}") from None
+    except ValueError:
+        # A function of C has no signature.
+        return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.assemble import AnyArray, crop
+from tilewright.conversion import converted
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
@@ -20,9 +21,10 @@ from tilewright.execution.model_identity import model_identity
 from tilewright.execution.output_run import OutputRun
 from tilewright.execution.own_memory import OwnMemory
 from tilewright.execution.report import Report
-from tilewright.execution.run import Run, describe_region
+from tilewright.execution.run import Run
 from tilewright.execution.stopping import GRACE_SECONDS
 from tilewright.plan import WritePlan, plan_for_tilings
+from tilewright.plan.describe import describe_region
 from tilewright.storage.apart import check_apart
 from tilewright.storage.arrays import template_array
 from tilewright.storage.fingerprint import Fingerprint, fingerprint_of
@@ -30,7 +32,7 @@ from tilewright.storage.naming import zarr_output_names
 from tilewright.storage.options import OutputOptions, output_dtype
 from tilewright.storage.output import Output
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.write_strategy import check_inflight, check_same_run, datasets_of, loaders_of
+from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of, loaders_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -117,6 +119,9 @@ class WriteTilesZarr:
         self.dtype = None if dtype is None else output_dtype(dtype)
         self.options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
         self.options.check_shards(shards)
+        check_extents("chunks", chunks)
+        check_extents("shards", shards)
+        self.options.check_dtype(self.dtype or "float64")
         self.max_inflight_nbytes = max_inflight_nbytes
         self.reports: list[Report] = []
         self._opened: ExitStack | None = None
@@ -165,13 +170,13 @@ class WriteTilesZarr:
         try:
             self.prepare(trainer, dirpath)
             tiles, infos = tiles_and_information(prediction, batch)
-            is_left_alone = self._memory.is_left_alone(tiles)
+            left_alone = tiles if self._memory.is_left_alone(tiles) else None
             groups: dict[int, list[tuple[Any, AnyArray]]] = {}
             images = self._images[dataloader_idx]
             for tile, information in zip(tiles, infos, strict=True):
                 groups.setdefault(image_of_sample(images, information.sample_id), []).append((information, tile))
             for index, group in groups.items():
-                self._hand_over((dataloader_idx, index), group, is_left_alone)
+                self._hand_over((dataloader_idx, index), group, left_alone)
             self._close_complete()
         except BaseException:
             self.abort()
@@ -315,7 +320,8 @@ class WriteTilesZarr:
             ]
             dataset.open_tiles.keep(np.concatenate(is_open), getattr(loader, "batch_size", None))
 
-    def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]], is_left_alone: bool) -> None:
+    def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]], left_alone: AnyArray | None) -> None:
+        """Hand over tiles of one image; they are held as they are where the model leaves its prediction alone."""
         image_run = self._runs.get(key)
         if image_run is None:
             # Tiles that came twice: the image has them.
@@ -346,13 +352,26 @@ class WriteTilesZarr:
         if image_run.plan is None:
             self._begin(image_run, plan, self._fingerprint(image, plan))
         arrays = [
-            crop(tile, plan, number, information.overlap_crop_coords)
+            self._valid(image_run, tile, number, information)
             for number, (information, tile) in zip(numbers, group, strict=True)
         ]
-        if not is_left_alone:
+        if left_alone is None:
             arrays = [array.copy() for array in arrays]
+        else:
+            self._memory.hold(left_alone, arrays)
         self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
+
+    def _valid(self, image_run: _ImageRun, tile: AnyArray, number: int, information: Any) -> AnyArray:
+        """Return the valid region of a tile, in the data type of the output."""
+        plan = image_run.run.coordinator.plan
+        region, dtype = crop(tile, plan, number, information.overlap_crop_coords), np.dtype(plan.dtype)
+        if region.dtype == dtype:
+            return region
+        where = f"tile {number} ({describe_region(plan.axes, plan.valid_region(number))}) of {image_run.image.name}"
+        region, lost_count = converted(region, dtype, is_asked_for=self.dtype is not None, what=where)
+        image_run.output_run.tally.lost_count += lost_count
+        return region
 
     def _plan(self, image: TiledImage, channels: int, dtype: str, begun: WritePlan | None = None) -> WritePlan:
         """Return the plan of an image; what an earlier run has chosen stays."""
@@ -378,6 +397,7 @@ class WriteTilesZarr:
 
     def _begin(self, image_run: _ImageRun, plan: WritePlan, fingerprint: Fingerprint) -> None:
         image_run.output_run.begin(plan, fingerprint)
+        image_run.output_run.tally.notes = image_run.image.source.notes
         image_run.plan = plan
 
     def _wait_for_room(self, current: _ImageRun, nbytes: int) -> None:

@@ -1,0 +1,151 @@
+"""A prediction becomes elements of an output exactly, or by a conversion that was asked for, and that counts losses."""
+
+from typing import Any
+
+import numpy as np
+
+from tilewright.assemble import AnyArray
+from tilewright.errors import ModelOutputError, PredictionTypeError
+
+_MANTISSA_BITS = {"float16": 11, "float32": 24, "float64": 53}
+"""Whole numbers of so many bits are exact in these."""
+_LARGEST_ITEMSIZE = 8
+
+
+def is_array(values: Any) -> bool:
+    """Tell whether something has elements that can be sliced."""
+    return all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__"))
+
+
+def as_array(values: Any) -> AnyArray:
+    """Return a tensor or an array as a NumPy array; NumPy has no bfloat16, so that becomes float32.
+
+    Raises
+    ------
+    ModelOutputError
+        If elements of it are masked: their values mean nothing.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+        values = values.numpy()
+    if np.ma.is_masked(values):
+        raise ModelOutputError(
+            "the prediction is a masked array, and its mask would be dropped; let the model return masked.filled(0)"
+        )
+    return np.asarray(values)
+
+
+def is_number(dtype: np.dtype[Any]) -> bool:
+    """Tell whether elements of a data type can be stored: bools, whole numbers and floats of at most 64 bits."""
+    return dtype.kind in "buif" and dtype.itemsize <= _LARGEST_ITEMSIZE
+
+
+def holds(output: np.dtype[Any], values: np.dtype[Any]) -> bool:
+    """Tell whether an output holds every value of another data type exactly.
+
+    Examples
+    --------
+    >>> holds(np.dtype("float32"), np.dtype("uint16")), holds(np.dtype("float32"), np.dtype("int32"))
+    (True, False)
+    >>> holds(np.dtype("uint16"), np.dtype("uint32")), holds(np.dtype("int64"), np.dtype("bool"))
+    (False, True)
+    """
+    if output.name == values.name or values.kind == "b":
+        return True
+    if output.kind == "b":
+        return False
+    if values.kind == "f":
+        return output.kind == "f" and output.itemsize >= values.itemsize
+    limits: Any = np.iinfo(values.name)
+    if output.kind == "f":
+        return int(limits.max).bit_length() <= _MANTISSA_BITS[output.name]
+    within: Any = np.iinfo(output.name)
+    return bool(within.min <= limits.min and limits.max <= within.max)
+
+
+def converted(
+    values: AnyArray, dtype: np.dtype[Any], *, is_asked_for: bool, what: str = "a tile"
+) -> tuple[AnyArray, int]:
+    """Return values in the data type of an output, and how many of them it could not hold.
+
+    Parameters
+    ----------
+    values : array
+        Numbers.
+    dtype : numpy.dtype
+        The data type of the output.
+    is_asked_for : bool
+        Whether a user has chosen it; else it is that of the first prediction.
+    what : str
+        How to name the values in an error.
+
+    Raises
+    ------
+    ModelOutputError
+        If the data type was not chosen, and does not hold the values exactly.
+
+    Examples
+    --------
+    >>> converted(np.array([0.6, 300.0, -1.0]), np.dtype("uint8"), is_asked_for=True)
+    (array([  1, 255,   0], dtype=uint8), 2)
+    """
+    if values.dtype == dtype:
+        return values, 0
+    if not is_asked_for and not holds(dtype, values.dtype):
+        raise PredictionTypeError(
+            f"the prediction of {what} is {values.dtype}, but that of the first tile was {dtype}, which cannot hold it "
+            f"exactly; say which data type the output has, such as dtype={np.promote_types(values.dtype, dtype).name!r}"
+        )
+    result = to_dtype(values, dtype)
+    return result, _lost_count(values, result)
+
+
+def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
+    """Return values in another data type; what becomes whole numbers is rounded and kept within their limits.
+
+    Examples
+    --------
+    >>> to_dtype(np.array([0.6, 300.0, -1.0]), np.dtype("uint8"))
+    array([  1, 255,   0], dtype=uint8)
+    """
+    if values.dtype == dtype:
+        return values
+    if dtype.kind in "iu" and values.dtype.kind in "iuf":
+        limits: Any = np.iinfo(dtype.name)
+        if values.dtype.kind == "f":
+            # The limits of wide integers are no floats: the largest float below them is.
+            rounded = np.nan_to_num(np.rint(values.astype(np.float64)), posinf=np.inf, neginf=-np.inf)
+            within = np.clip(rounded, limits.min, limits.max)
+            too_large = within >= float(limits.max)
+            result = np.where(too_large, 0, within).astype(dtype)
+            result[too_large] = limits.max
+            return result
+        held: Any = np.iinfo(values.dtype.name)
+        return np.clip(values, max(limits.min, held.min), min(limits.max, held.max)).astype(dtype)
+    with np.errstate(over="ignore"):
+        # Floats that are too large become infinite.
+        return values.astype(dtype)
+
+
+def _lost_count(values: AnyArray, result: AnyArray) -> int:
+    """Return how many values were clipped, became infinite, or were no numbers where the output has whole ones."""
+    if not values.size or values.dtype.kind == "b" or result.dtype.kind == "b":
+        return 0
+    given: Any = values
+    if result.dtype.kind == "f":
+        if values.dtype.kind != "f" or result.dtype.itemsize >= values.dtype.itemsize:
+            return 0
+        made: Any = result
+        return int(np.count_nonzero(np.isinf(made) & ~np.isinf(given)))
+    limits: Any = np.iinfo(result.dtype.name)
+    if given.min() >= limits.min and given.max() <= limits.max:
+        # That is not so where one of them is no number.
+        return 0
+    if values.dtype.kind == "f":
+        given = np.rint(given.astype(np.float64))
+        # The limit of a wide integer is no float, but the number after it is.
+        is_below = given < float(int(limits.max) + 1)
+        return int(np.count_nonzero(~((given >= float(limits.min)) & is_below)))
+    return int(np.count_nonzero(given < limits.min)) + int(np.count_nonzero(given > limits.max))
