@@ -1235,13 +1235,13 @@ def test_what_is_appended_to_the_caches_is_part_of_the_image(client: Client | No
     dataset = tiled(IMAGE)
     strategy = tw.CacheTiles(tw.write_tiff, ".tif", client=client)
     items = list(dataset)
-    give(strategy, dataset, tmp_path, *batch_of(items[:1]))
+    give(strategy, dataset, tmp_path, *2 * (tw.collate_tiles(items[:1]),))
     for tile, information in items[1:3]:
         strategy.tile_cache.append(tile.numpy()[np.newaxis])
         strategy.tile_info_cache.append(information)
     assert len(strategy.tile_cache) == len(strategy.tile_info_cache) == 3
     for item in items[3:]:
-        give(strategy, dataset, tmp_path, *batch_of([item]))
+        give(strategy, dataset, tmp_path, *2 * (tw.collate_tiles([item]),))
     strategy.finalize()
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "prediction_0.tif"), IMAGE[np.newaxis].astype("float32"))
 
@@ -1256,4 +1256,4 @@ def test_caches_take_nothing_that_would_be_lost(tmp_path: Path) -> None:
     dataset = tiled(IMAGE)
     strategy.tile_cache.append(np.zeros((1, 1, 8, 8)))
     with pytest.raises(ValueError, match="1 tiles were appended to tile_cache, but 0 to tile_info_cache"):
-        give(strategy, dataset, tmp_path, *batch_of(list(dataset)[:1]))
+        give(strategy, dataset, tmp_path, *2 * (tw.collate_tiles(list(dataset)[:1]),))

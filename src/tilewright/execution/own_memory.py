@@ -3,13 +3,58 @@
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from time import perf_counter
+from typing import Any, Self
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import ReusedMemoryError
 
+SHORT_SECONDS = 0.001
+"""A batch that is read, predicted and placed in less is short,"""
+TURN_SECONDS = 0.005
+"""and a thread keeps the model for so long while they are."""
 LOOKED_AT = 2
 """So many predictions are copied before it is believed that each comes in memory of its own."""
+
+
+class Turn:
+    """The turn of a thread, in which it calls a model again and again where each call is short.
+
+    Handing the model over to another thread for each of such calls would take longer than they do.
+
+    Parameters
+    ----------
+    lock : lock
+        What is held during a call; the same thread may take it several times.
+    """
+
+    def __init__(self, lock: "threading.RLock") -> None:
+        self._lock = lock
+        self._is_held = False
+        self._begun = self._until = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._end()
+
+    def go_on(self) -> None:
+        """Begin with the next batch: keep the model where the last one was short, and the turn is not over."""
+        now = perf_counter()
+        was_short = now - self._begun < SHORT_SECONDS
+        if self._is_held and (not was_short or now > self._until):
+            self._end()
+        elif was_short and not self._is_held:
+            self._lock.acquire()
+            self._is_held = True
+            self._until = now + TURN_SECONDS
+        self._begun = now
+
+    def _end(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._lock.release()
 
 
 class OwnMemory:
@@ -31,7 +76,7 @@ class OwnMemory:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._kept: list[AnyArray] = []
         self._is_known = False
         self._is_used_again = False
@@ -51,7 +96,7 @@ class OwnMemory:
         """
         if not self._is_known:
             self._look_at(prediction)
-        held = self._held.pop(prediction.ctypes.data, ())
+        held = self._held.pop(_address_of(prediction), ())
         if any(reference() is not None for reference in held):
             raise ReusedMemoryError(
                 "the model has written to the memory of an earlier prediction, after it had returned new memory for "
@@ -61,7 +106,7 @@ class OwnMemory:
 
     def hold(self, prediction: AnyArray, regions: Sequence[AnyArray]) -> None:
         """Remember that regions of a prediction are held as they are."""
-        address = prediction.ctypes.data
+        address = _address_of(prediction)
 
         def forget(_: Any) -> None:
             if all(reference() is None for reference in self._held.get(address, ())):
@@ -72,9 +117,14 @@ class OwnMemory:
 
     def _look_at(self, prediction: AnyArray) -> None:
         """Decide whether memory is used again, as soon as that is known."""
-        self._is_used_again = any(prediction.ctypes.data == kept.ctypes.data for kept in self._kept)
+        self._is_used_again = any(_address_of(prediction) == _address_of(kept) for kept in self._kept)
         if self._is_used_again or len(self._kept) == LOOKED_AT:
             self._is_known = True
             self._kept.clear()
         else:
             self._kept.append(prediction)
+
+
+def _address_of(array: AnyArray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

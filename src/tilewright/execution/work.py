@@ -5,23 +5,30 @@ same batches, since a model may give other last digits for a tile in other compa
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
 from tilewright.assemble import AnyArray, crop
 from tilewright.conversion import converted
 from tilewright.errors import ModelOutputError
-from tilewright.execution.own_memory import OwnMemory
+from tilewright.execution.own_memory import OwnMemory, Turn
 from tilewright.execution.predictor import Predictor
+from tilewright.execution.tile_windows import TileWindows
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import describe_region
 from tilewright.storage.reach import Reach
 from tilewright.storage.receipts import StageSeconds, UnitReceipt
 from tilewright.storage.source import Source
 from tilewright.storage.unit_writer import UnitWriter
+
+_COMPANIES_KEPT = 16
+"""Units of which the tiles are kept: those that several threads are about."""
 
 
 class _Spent:
@@ -60,6 +67,33 @@ class _FirstPrediction:
     def take(self) -> AnyArray | None:
         taken, self._prediction = self._prediction, None
         return taken
+
+
+class _Company(NamedTuple):
+    """The tiles that begin in one unit, and the rank of each among them."""
+
+    tiles: tuple[int, ...]
+    rank: dict[int, int]
+
+
+class _Companies:
+    """The tiles that begin in the units that were asked for last."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[WritePlan, _Company]] = OrderedDict()
+
+    def of(self, plan: WritePlan, unit: int) -> _Company:
+        known = self._known.get(unit)
+        if known is not None and known[0] is plan:
+            return known[1]
+        tiles = plan.tiles_starting_in(unit)
+        company = _Company(tiles, {tile: rank for rank, tile in enumerate(tiles)})
+        self._known[unit] = plan, company
+        while len(self._known) > _COMPANIES_KEPT:
+            # Another thread may have taken the same one away.
+            with suppress(KeyError):
+                self._known.popitem(last=False)
+        return company
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +138,11 @@ class TilePrediction:
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
     _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
     _first: _FirstPrediction = field(default_factory=_FirstPrediction, repr=False, compare=False)
+    _companies: "_Companies" = field(default_factory=_Companies, repr=False, compare=False)
+    _windows: TileWindows = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_windows", TileWindows(self.source))
 
     def __reduce__(self) -> tuple[type["TilePrediction"], tuple[Source, Predictor, int, bool]]:
         # What the model has done, and in which memory, is known of the process that it is in.
@@ -115,11 +154,14 @@ class TilePrediction:
         A tile is always in the same batch, with the other tiles of its unit, or of the unit that it begins in, also
         where nobody needs these any more.
         """
-        batches = []
-        for unit in dict.fromkeys(plan.units_of_tile(tile)[0] for tile in tiles):
-            together = plan.tiles_starting_in(unit)
-            batches += [together[i : i + self.batch_size] for i in range(0, len(together), self.batch_size)]
-        return [batch for batch in batches if not set(tiles).isdisjoint(batch)]
+        chosen: dict[tuple[int, int], tuple[int, ...]] = {}
+        for tile in tiles:
+            unit = plan.units_of_tile(tile)[0]
+            number = self._companies.of(plan, unit).rank[tile] // self.batch_size
+            if (unit, number) not in chosen:
+                together = self._companies.of(plan, unit).tiles
+                chosen[unit, number] = together[number * self.batch_size : (number + 1) * self.batch_size]
+        return [chosen[key] for key in sorted(chosen)]
 
     def predict(self, plan: WritePlan, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of one batch of tiles, in the data type of the plan."""
@@ -127,7 +169,8 @@ class TilePrediction:
         if first is not None:
             return [self._valid(first[0], plan, 0)]
         start = perf_counter()
-        windows = [self.read_tile(plan, tile) for tile in tiles]
+        together = self._companies.of(plan, plan.units_of_tile(tiles[0])[0]).tiles
+        windows = self._windows.read(plan, tiles, together)
         batch = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
         del windows
         read = perf_counter()
@@ -158,6 +201,10 @@ class TilePrediction:
         region, lost_count = converted(region, dtype, is_asked_for=self.is_converted, what=where)
         self._spent.add_lost(lost_count)
         return region
+
+    def turn(self) -> Turn:
+        """Return the turn of a thread that predicts one batch after the other."""
+        return Turn(self._memory.lock)
 
     def take_spent(self) -> tuple[StageSeconds, int]:
         """Return the seconds that predicting took in this process since the last call, and the elements it lost."""
@@ -228,14 +275,19 @@ class Work:
     def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> UnitReceipt:
         """Predict the tiles of a unit, and write it; between two batches it may be stopped."""
         buffer, seconds = self.writer.buffer(unit), StageSeconds()
-        for batch in self.batches(self.plan.tiles_of_unit(unit)):
-            if is_stopped():
-                raise InterruptedError(f"unit {unit} was not finished: the run was stopped")
-            predicted = self.predict(batch)
-            start = perf_counter()
-            for tile, valid in zip(batch, predicted, strict=True):
-                buffer.place(tile, valid)
-            seconds.assemble += perf_counter() - start
+        tiles = self.plan.tiles_of_unit(unit)
+        wanted = set(tiles)
+        with self._prediction.turn() as turn:
+            for batch in self._prediction.batches(self.plan, tiles):
+                if is_stopped():
+                    raise InterruptedError(f"unit {unit} was not finished: the run was stopped")
+                turn.go_on()
+                predicted = self._prediction.predict(self.plan, batch)
+                start = perf_counter()
+                for tile, valid in zip(batch, predicted, strict=True):
+                    if tile in wanted:
+                        buffer.place(tile, valid)
+                seconds.assemble += perf_counter() - start
         receipt = self.writer.write(unit, buffer)
         self.writer.recycle(buffer)
         receipt.seconds.add(seconds)

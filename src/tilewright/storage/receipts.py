@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -32,8 +32,12 @@ class StageSeconds:
 
     def add(self, other: "StageSeconds") -> None:
         """Add those of another thread or unit."""
-        for stage in fields(self):
-            setattr(self, stage.name, getattr(self, stage.name) + getattr(other, stage.name))
+        # Thousands of times a second: no loop over the fields.
+        self.read += other.read
+        self.model += other.model
+        self.assemble += other.assemble
+        self.encode += other.encode
+        self.put += other.put
 
 
 @dataclass(frozen=True, slots=True)

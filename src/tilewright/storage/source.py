@@ -178,10 +178,14 @@ class Source:
         """
         tiled = list(zip(axes, tilings, position, strict=True))
         read = self.read_window({name: tiling.read(index) for name, tiling, index in tiled if name != "C"})
-        padding = [(0, 0), *(tiling.padding for name, tiling, _ in tiled if name in SPATIAL)]
-        if not any(before or behind for before, behind in padding):
-            return read
-        return np.pad(read, padding, mode="reflect")
+        return padded(read, [(0, 0), *(tiling.padding for name, tiling, _ in tiled if name in SPATIAL)])
+
+
+def padded(read: AnyArray, padding: Sequence[tuple[int, int]]) -> AnyArray:
+    """Return a tile that is padded by reflection where an axis is shorter."""
+    if not any(before or behind for before, behind in padding):
+        return read
+    return np.pad(read, padding, mode="reflect")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class _Cache(list[Any]):
         for entry in entries:
             self.append(entry)
 
-    def __iadd__(self, entries: Iterable[Any]) -> "_Cache":  # type: ignore[override, misc]
+    def __iadd__(self, entries: Iterable[Any]) -> "_Cache":  # type: ignore[misc]
         self.extend(entries)
         return self
 
