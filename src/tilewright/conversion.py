@@ -135,12 +135,13 @@ def _lost_count(values: AnyArray, result: AnyArray) -> int:
         return 0
     given: Any = values
     if result.dtype.kind == "f":
-        if values.dtype.kind != "f" or result.dtype.itemsize >= values.dtype.itemsize:
+        if values.dtype.kind == "f" and result.dtype.itemsize >= values.dtype.itemsize:
             return 0
         made: Any = result
         return int(np.count_nonzero(np.isinf(made) & ~np.isinf(given)))
     limits: Any = np.iinfo(result.dtype.name)
-    if given.min() >= limits.min and given.max() <= limits.max:
+    # As numbers of Python, which have no limits.
+    if given.min().item() >= limits.min and given.max().item() <= limits.max:
         # That is not so where one of them is no number.
         return 0
     if values.dtype.kind == "f":

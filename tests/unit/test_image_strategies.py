@@ -1248,12 +1248,15 @@ def test_what_is_appended_to_the_caches_is_part_of_the_image(client: Client | No
 
 def test_caches_take_nothing_that_would_be_lost(tmp_path: Path) -> None:
     strategy = tw.CacheTiles(tw.write_tiff, ".tif")
-    with pytest.raises(TypeError, match="append and extend only"):
-        strategy.tile_cache.clear()
     strategy.tile_cache.append(np.zeros((1, 1, 8, 8)))
+    strategy.tile_info_cache.append(next(iter(tiled(IMAGE)))[1])
     with pytest.raises(IncompleteImageError, match="1 tiles were appended to tile_cache"):
         strategy.finalize()
     dataset = tiled(IMAGE)
     strategy.tile_cache.append(np.zeros((1, 1, 8, 8)))
     with pytest.raises(ValueError, match="1 tiles were appended to tile_cache, but 0 to tile_info_cache"):
         give(strategy, dataset, tmp_path, *2 * (tw.collate_tiles(list(dataset)[:1]),))
+    give(strategy, dataset, tmp_path, *2 * (tw.collate_tiles(list(dataset)[:2]),))
+    strategy.tile_cache.pop()
+    with pytest.raises(TypeError, match="may be appended to, and in no other way"):
+        give(strategy, dataset, tmp_path, *2 * (tw.collate_tiles(list(dataset)[2:3]),))

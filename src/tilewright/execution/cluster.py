@@ -1,5 +1,6 @@
 """Which cluster a run uses: the one that is given, the current one, or one of its own, which it closes again."""
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,29 @@ _QUIET = {
 }
 
 
+_starting = threading.RLock()
+"""Held by a thread that starts a cluster, or that changes what all clusters of this process have in common."""
+_quiet_clusters: list[ExitStack] = []
+"""One for each cluster that is open in this process; the first one has changed Dask's settings."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Change Dask's settings while one of the clusters of this process is open, whichever closes last."""
+    with _starting:
+        settings = _quiet_clusters[0] if _quiet_clusters else ExitStack()
+        if not _quiet_clusters:
+            settings.enter_context(dask.config.set(_QUIET))
+        _quiet_clusters.append(settings)
+    try:
+        yield
+    finally:
+        with _starting:
+            _quiet_clusters.pop()
+            if not _quiet_clusters:
+                settings.close()
+
+
 @contextmanager
 def cluster_client(client: Client | None) -> Iterator[Client]:
     """Give the client that was passed, or the current one; else open a cluster in this process and close it again."""
@@ -69,8 +93,9 @@ def check_client(client: object) -> None:
 def open_embedded_cluster(threads: int | None = None) -> Iterator[Client]:
     """Open a cluster inside this process, with as many threads as there are processors."""
     with ExitStack() as opened:
-        opened.enter_context(dask.config.set(_QUIET))
-        with warnings.catch_warnings():
+        opened.enter_context(_quiet())
+        # Parts of Dask are imported when a cluster starts, and threads that start one at once see half of them.
+        with _starting, warnings.catch_warnings():
             # Without a network there is nothing wrong with a cluster inside one process.
             warnings.filterwarnings("ignore", message="Couldn't detect a suitable IP address")
             cluster = opened.enter_context(
@@ -126,6 +151,7 @@ class Placement:
         self._prediction = prediction
         self._is_here = shares_memory(client)
         self._shared: SharedPrediction | None = None
+        self._reach: Reach | None = None
 
     def __enter__(self) -> "Placement":
         if self._prediction is not None and not self._is_here:
@@ -160,6 +186,7 @@ class Placement:
         """
         if self._is_here:
             return
+        self._reach = reach
         try:
             shown = self._stop.wait_for(lambda: show_on_workers(self._client, reach))
         except TypeError as error:
@@ -171,9 +198,9 @@ class Placement:
             if not reach.take(token):
                 raise reach.unseen(worker)
 
-    def executor(self, plan: WritePlan, writer: UnitWriter, reach: Reach | None = None) -> Executor:
+    def executor(self, plan: WritePlan, writer: UnitWriter) -> Executor:
         """Return an executor for one output array."""
-        work = Work(plan, writer, self._prediction, reach)
+        work = Work(plan, writer, self._prediction, self._reach)
         if self._is_here:
             return InProcessExecutor(self._client, work)
         return RemoteExecutor(self._client, work, self._shared)

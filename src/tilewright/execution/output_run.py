@@ -37,7 +37,6 @@ from tilewright.storage.ledger import Ledger, LedgerFolder
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output import FULL_RESOLUTION, Output
-from tilewright.storage.reach import Reach
 from tilewright.storage.receipts import UnitReceipt
 from tilewright.storage.records import Records
 from tilewright.storage.replacement import Replacement
@@ -153,9 +152,7 @@ class OutputRun:
         found = self.header()
         if found is not None and replace(found.plan, window_nbytes=plan.window_nbytes) != plan:
             raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
-        reach = None if self._placement.is_here else self._lock.reach()
-        if reach is not None:
-            self._check_reach(reach)
+        self._check_reach()
         kept: list[int] = []
         if found is None:
             # Again, now that no other run can create it.
@@ -180,7 +177,7 @@ class OutputRun:
             if len(kept) < plan.unit_count:
                 self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
         self._callbacks.kept(len(kept), kept_nbytes)
-        executor = self._placement.executor(plan, writer, reach)
+        executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
         self._writer = writer
         self._witness = Witness(plan, writer.encoder)
@@ -217,10 +214,10 @@ class OutputRun:
             raise error from self.run.executor.error_behind(reason)
         return report
 
-    def _check_reach(self, reach: Reach) -> None:
+    def _check_reach(self) -> None:
         """Prove that all workers have the store of this process, and not one of their own."""
         try:
-            self._placement.check_reach(reach)
+            self._placement.check_reach(self._lock.reach())
         except NotSharedError:
             # A lock that is gone is seen by none.
             self._lock.check()

@@ -11,7 +11,7 @@ import dask.array
 import numpy as np
 import zarr
 from dask.core import flatten
-from distributed import Client, Future, get_client, wait
+from distributed import Client, Future, get_client
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import SourceError
@@ -144,11 +144,10 @@ class DaskReader:
 
 
 def _wait_for(futures: list[Future[Any]], look: Callable[[], None]) -> None:
-    while True:
+    while waiting := [future for future in futures if future.status == "pending"]:
         look()
         with suppress(TimeoutError):
-            wait(futures, timeout=1.0)
-            break
+            waiting[0].exception(timeout=1.0)
     failed = next((future for future in futures if future.status != "finished"), None)
     if failed is not None:
         raise SourceError(f"the dask array is persisted, and its part {failed.key} is {failed.status}")

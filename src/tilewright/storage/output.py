@@ -171,8 +171,6 @@ class Output:
     def exists(self) -> bool:
         """Whether something lies in its place, or was moved aside from there by a run that did not get to its end."""
         try:
-            if is_unopened_zip(self.store):
-                return self._is_zip_there()
             return not self.is_vacant or bool(self.asides())
         except TilewrightError:
             raise
@@ -185,6 +183,8 @@ class Output:
     @property
     def is_vacant(self) -> bool:
         """Whether nothing lies in its place but, at most, a Zarr group that holds nothing: it is used as it is."""
+        if is_unopened_zip(self.store):
+            return not self._is_zip_there()
         if self.listing.is_empty:
             return True
         few = list(islice(self.listing.keys(), len(GROUP_NAMES) + 1))

@@ -19,7 +19,7 @@ from tilewright.storage.object_lock import NAME as OBJECT_NAME
 from tilewright.storage.object_lock import ObjectLock
 from tilewright.storage.reach import Reach
 from tilewright.storage.removal import remove_empty_folder
-from tilewright.storage.zarr_api import sync
+from tilewright.storage.zarr_api import is_unopened_zip, sync
 
 LEDGER_SUFFIX = ".ledger"
 """The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``, and its lock lies there."""
@@ -176,6 +176,9 @@ class OutputLock:
             yield ObjectLock(self._store, group, group), f"the group {group!r} of {self._store}"
 
     def _groups_inside(self) -> Iterator[str]:
+        if is_unopened_zip(self._store):
+            return iter(()) None
+
         async def keys() -> list[str]:
             prefix = f"{self._group}/" if self._group else ""
             return [key async for key in self._store.list_prefix(prefix) if key.endswith(f"/{OBJECT_NAME}")]

@@ -349,7 +349,8 @@ def _found_in_zarr(source: Any, series: int) -> _Found:
 def _opened_image(store: Any, name: str, series: int, path: str = "") -> ImageArray:
     try:
         ensure_open(store)
-        return image_of(zarr.open(StorePath(store, path), mode="r"), name, series)
+        node = zarr.open(StorePath(store, path), mode="r" if store.read_only else "r+")
+        return image_of(node, name, series)
     except SourceError:
         raise
     except Exception as error:

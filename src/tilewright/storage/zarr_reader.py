@@ -76,7 +76,8 @@ def reopened(store: Store, path: str, metadata: dict[str, Any]) -> zarr.Array[An
     """
     name, host = public_name(store, path), socket.gethostname()
     try:
-        array = zarr.open_array(store, path=path, mode="r")
+        # Not every store has a copy that is read-only.
+        array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+")
     except (FileNotFoundError, KeyError) as error:
         raise SourceElsewhereError(
             f"the Zarr array {name} is not there, seen from process {os.getpid()} on the host {host}; open it from "

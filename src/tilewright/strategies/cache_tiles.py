@@ -1,6 +1,7 @@
 """Tiles are cached until their image is covered; then it is stitched and written, while prediction goes on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -14,29 +15,41 @@ from tilewright.strategies.collected_images import CollectedImages
 from tilewright.strategies.predictions import tiles_and_information
 
 
-class _Cache(list[Any]):
-    """What is cached, which may be added to, and in no other way be changed."""
+class _Shown:
+    """A list that shows what is cached, and to which a user may append.
 
-    def __init__(self, entries: Sequence[Any], added: list[Any]) -> None:
-        super().__init__([*entries, *added])
-        self._added = added
+    It is one and the same list as long as its strategy lives, so that what is appended is found in it later.
+    """
 
-    def append(self, entry: Any) -> None:
-        super().append(entry)
-        self._added.append(entry)
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+        self._known: list[Any] = []
 
-    def extend(self, entries: Iterable[Any]) -> None:
-        for entry in entries:
-            self.append(entry)
+    def show(self, entries: Sequence[Any]) -> list[Any]:
+        """Return the list, with these entries and those that were appended."""
+        added = self.added()
+        self._known = list(entries)
+        self.entries[:] = [*self._known, *added]
+        return self.entries
 
-    def __iadd__(self, entries: Iterable[Any]) -> "_Cache":  # type: ignore[misc]
-        self.extend(entries)
-        return self
+    def added(self) -> list[Any]:
+        """Return what was appended to the list.
 
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("the caches of CacheTiles take append and extend only: what is in them is on its way already")
+        Raises
+        ------
+        TypeError
+            If it was changed in another way: what was in it is on its way already.
+        """
+        count = len(self._known)
+        if len(self.entries) < count or any(map(is_not, self.entries, self._known)):
+            self.entries[:] = self._known
+            raise TypeError("tile_cache and tile_info_cache may be appended to, and in no other way be changed")
+        return self.entries[count:]
 
-    insert = pop = remove = clear = sort = reverse = __setitem__ = __delitem__ = _refuse
+    def clear(self) -> None:
+        """Show nothing any more."""
+        self._known = []
+        self.entries.clear()
 
 
 class CacheTiles(CollectedImages):
@@ -73,6 +86,10 @@ class CacheTiles(CollectedImages):
 
     _dataset_type = IterableTiledPredDataset
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._shown_tiles, self._shown_infos = _Shown(), _Shown()
+        super().__init__(*args, **options)
+
     @property
     def tile_cache(self) -> list[Any]:
         """The tiles of images that are not covered yet, (1, C, (Z), Y, X) each.
@@ -80,12 +97,12 @@ class CacheTiles(CollectedImages):
         With a client these lack their halo, and are futures as soon as there are enough of them to be sent. What is
         appended here, and to `tile_info_cache`, is taken in with the next batch, as of its data loader.
         """
-        return _Cache([tile for tile, _ in self._entries()], self._added_tiles)
+        return self._shown_tiles.show([tile for tile, _ in self._entries()])
 
     @property
     def tile_info_cache(self) -> list[TileInformation]:
         """Where the tiles of the cache belong; it may be appended to, as `tile_cache` may."""
-        return _Cache([information for _, information in self._entries()], self._added_infos)
+        return self._shown_infos.show([information for _, information in self._entries()])
 
     @property
     def last_tiles(self) -> list[bool]:
@@ -96,15 +113,13 @@ class CacheTiles(CollectedImages):
         self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int
     ) -> tuple[AnyArray, list[TileInformation]]:
         tiles, infos = tiles_and_information(prediction, batch)
-        if not (self._added_tiles or self._added_infos):
-            return tiles, infos
         added, added_infos = self._take_added()
-        return np.concatenate([*added, tiles]), [*added_infos, *infos]
+        return (np.concatenate([*added, tiles]) if added else tiles), [*added_infos, *infos]
 
     def _forget(self) -> None:
         super()._forget()
-        self._added_tiles: list[Any] = []
-        self._added_infos: list[TileInformation] = []
+        for shown in (self._shown_tiles, self._shown_infos):
+            shown.clear()
 
     def finalize(self) -> None:
         """Wait until all images are written, and check that every image was predicted whole.
@@ -116,26 +131,22 @@ class CacheTiles(CollectedImages):
         IncompleteImageError
             If elements of an image were never predicted, or tiles were added that no batch has followed.
         """
-        added = len(self._added_tiles)
-        if added and self._writes is not None:
-            # The last batch has said to which data loader they belong.
-            self._collect(self._last_loader, *self._take_added_of_loader())
-            added = 0
-        super().finalize()
-        if added:
-            self._forget()
+        added, infos = self._take_added()
+        if added and self._writes is None:
             raise IncompleteImageError(
-                f"{added} tiles were appended to tile_cache, and no batch has said of which data set they are"
+                f"{len(added)} tiles were appended to tile_cache, and no batch has said of which data set they are"
             )
-
-    def _take_added_of_loader(self) -> tuple[Sequence[AnyArray], list[TileInformation]]:
-        tiles, infos = self._take_added()
-        return [tile for batch in tiles for tile in batch], infos
+        if added:
+            # The last batch has said to which data loader they belong.
+            self._collect(self._last_loader, [tile for batch in added for tile in batch], infos)
+        super().finalize()
 
     def _take_added(self) -> tuple[list[AnyArray], list[TileInformation]]:
         """Return what a user has added to the caches, which must be as many tiles as tile information."""
-        tiles, infos = self._added_tiles, self._added_infos
-        self._added_tiles, self._added_infos = [], []
+        tiles, infos = self._shown_tiles.added(), self._shown_infos.added()
+        for shown in (self._shown_tiles, self._shown_infos):
+            # Nothing that is written may be held by a list that was shown.
+            shown.clear()
         if len(tiles) != len(infos):
             raise ValueError(f"{len(tiles)} tiles were appended to tile_cache, but {len(infos)} to tile_info_cache")
         return [as_array(tile) for tile in tiles], infos
