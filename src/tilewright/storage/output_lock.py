@@ -177,7 +177,7 @@ class OutputLock:
 
     def _groups_inside(self) -> Iterator[str]:
         if is_unopened_zip(self._store):
-            return iter(()) None
+            return iter(())
 
         async def keys() -> list[str]:
             prefix = f"{self._group}/" if self._group else ""
