@@ -226,6 +226,19 @@ def test_arrays_beside_the_image_are_named(predict: Predict) -> None:
     assert "labels" in str(report)
 
 
+def test_objects_of_a_source_that_are_missing_are_counted_once_each(predict: Predict) -> None:
+    zarr_array()
+    assert predict(source="raw.zarr").missing_count == 0
+    expected = -IMAGE.copy()
+    for y, x in ((0, 1), (2, 3)):
+        Path(f"raw.zarr/c/{y}/{x}").unlink()
+        expected[16 * y : 16 * y + 16, 16 * x : 16 * x + 16] = 0
+    report = predict(source="raw.zarr", destination="other.zarr")
+    np.testing.assert_array_equal(report.array[...], expected)
+    assert report.missing_count == 2
+    assert "2 stored objects of the source are missing: its fill value was read" in str(report)
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 def test_data_loader_workers_read_a_store_of_a_relative_path(persistent: bool, folder: Path) -> None:
     from torch.utils.data import DataLoader

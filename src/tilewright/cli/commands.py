@@ -15,7 +15,14 @@ from tilewright import __version__
 from tilewright.cli.connecting import connected
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
-from tilewright.cli.options import WholeNumbers, cluster_options, model_options, plan_options, run_options
+from tilewright.cli.options import (
+    WholeNumbers,
+    cluster_options,
+    model_options,
+    plan_options,
+    run_options,
+    series_option,
+)
 from tilewright.errors import UnitGivenUpError
 from tilewright.execution.stopping import StopRequest
 from tilewright.signals import of_command
@@ -102,10 +109,11 @@ def demo_command(directory: Path, seed: int) -> None:
     help="Data type of the output.",
 )
 @click.option("--channels", type=click.IntRange(min=1), help="Channels of the output; else those of the source.")
-def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, **options: Any) -> None:
+@series_option
+def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, series: int, **options: Any) -> None:
     """Print how SOURCE would be predicted and stored, and create nothing.
 
-    SOURCE is a Zarr array, a Zarr group with an array 0, or a TIFF file.
+    SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file.
     """
     from tilewright.plan import plan_write  # noqa: PLC0415
 
@@ -114,7 +122,7 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, *
     if source is not None:
         from tilewright.storage.source import open_source  # noqa: PLC0415
 
-        shape = open_source(source, axes).axes.shape
+        shape = open_source(source, axes, series=series).axes.shape
     click.echo(str(plan_write(shape or (), axes, **options)))
 
 
@@ -129,6 +137,7 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, *
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
 )
 @model_options
+@series_option
 @click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3", show_default=True)
 @click.option(
     "--if-exists",
@@ -151,7 +160,8 @@ def predict_command(
 ) -> None:
     """Predict SOURCE tile by tile, and write the prediction to the Zarr group DESTINATION.
 
-    SOURCE is a Zarr array, a Zarr group with an array 0, or a TIFF file. The prediction is array 0 of DESTINATION.
+    SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file. The
+    prediction is array 0 of DESTINATION.
     The name in MODEL is that of a model, or of a function without arguments that makes one; it is looked for on
     the workers, which must see the same files.
 

@@ -61,6 +61,10 @@ def _with_options(*options: Any) -> _Options:
     return give
 
 
+series_option = click.option(
+    "--series", type=click.IntRange(min=0), default=0, help="Which image of a file that holds several; else the first."
+)
+
 plan_options = _with_options(
     click.option("--axes", required=True, help="Axes of the source in its order, letters of STCZYX: ZYX."),
     click.option(

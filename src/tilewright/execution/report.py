@@ -11,6 +11,8 @@ from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.storage.places import public_name
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 
+MOST_MISSING = 100_000
+"""Objects of a source that are missing are counted up to this number."""
 _UNITS_SHOWN = 5
 
 
@@ -43,6 +45,9 @@ class Report:
     lost_count : int
         Predicted elements that the data type of the output, where it was chosen, could not hold: they were clipped to
         its limits, became infinite, or were no numbers.
+    missing_count : int
+        Stored objects of a Zarr source that were asked for and are not there, so that they were read as its fill value;
+        at most `MOST_MISSING` are counted.
     notes : tuple of str
         What else the user should know: which of several images of a file was taken, say.
     """
@@ -60,6 +65,7 @@ class Report:
     peak_live_nbytes: int
     peak_memory_nbytes: int
     lost_count: int = 0
+    missing_count: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -119,6 +125,10 @@ class Report:
                 f"{self.lost_count:,} predicted elements do not fit {self.plan.dtype}, and were clipped to its limits"
             )
             notes.append(("note", lost))
+        if self.missing_count:
+            more = " or more" if self.missing_count >= MOST_MISSING else ""
+            missing = f"{self.missing_count:,}{more} stored objects of the source are missing: its fill value was read"
+            notes.append(("note", missing))
         return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in (*rows, *notes))])
 
 
@@ -135,6 +145,7 @@ class Tally:
     seconds: StageSeconds = field(default_factory=StageSeconds)
     peak_memory_nbytes: int = 0
     lost_count: int = 0
+    missing: set[int] = field(default_factory=set)
     notes: tuple[str, ...] = ()
 
     def add(self, receipt: UnitReceipt) -> None:
@@ -145,6 +156,8 @@ class Tally:
         self.seconds.add(receipt.seconds)
         self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
         self.lost_count += receipt.lost_count
+        if len(self.missing) < MOST_MISSING:
+            self.missing |= receipt.missing
 
     def report(
         self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int, given_up: dict[int, str]
@@ -164,6 +177,7 @@ class Tally:
             peak_live_nbytes=peak_live_nbytes,
             peak_memory_nbytes=max(self.peak_memory_nbytes, peak_memory_nbytes()),
             lost_count=self.lost_count,
+            missing_count=min(len(self.missing), MOST_MISSING),
             notes=self.notes,
         )
 

@@ -299,7 +299,7 @@ class Work:
             return receipt
         seconds, lost_count = self.prediction.take_spent()
         receipt.seconds.add(seconds)
-        return replace(receipt, lost_count=lost_count)
+        return replace(receipt, lost_count=lost_count, missing=self.prediction.source.take_missing())
 
     @property
     def _prediction(self) -> TilePrediction:

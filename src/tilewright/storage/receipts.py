@@ -60,6 +60,8 @@ class UnitReceipt:
         The largest resident memory so far of the process that wrote it.
     lost_count : int
         Predicted elements, since the last receipt of that process, that the data type of the output could not hold.
+    missing : frozenset of int
+        Stored objects of the source, since the last receipt of that process, that are not there: digests of their keys.
     process : str
         The process that wrote it, as `process_name` has it.
     """
@@ -71,6 +73,7 @@ class UnitReceipt:
     seconds: StageSeconds = field(default_factory=StageSeconds)
     peak_memory_nbytes: int = 0
     lost_count: int = 0
+    missing: frozenset[int] = frozenset()
     process: str = ""
 
 

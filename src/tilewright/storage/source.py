@@ -121,6 +121,10 @@ class Source:
         """Return what the windows are taken from: something with a shape and a dtype that can be sliced."""
         return self._reader.open()
 
+    def take_missing(self) -> frozenset[int]:
+        """Return the stored objects of a Zarr array that were read as its fill value since the last call."""
+        return self._reader.take_missing() if isinstance(self._reader, ZarrReader) else frozenset()
+
     def close(self) -> None:
         """Let go of the file, and of what was read of it; the next read opens it again."""
         self._reader.close()

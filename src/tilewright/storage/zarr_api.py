@@ -6,7 +6,7 @@ from typing import Any
 
 import zarr
 from zarr.core.array import AsyncArray
-from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.buffer import Buffer, BufferPrototype, cpu, default_buffer_prototype
 from zarr.core.group import AsyncGroup
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore, ZipStore
@@ -14,6 +14,8 @@ from zarr.storage import MemoryStore, WrapperStore, ZipStore
 __all__ = [
     "AsyncArray",
     "AsyncGroup",
+    "Buffer",
+    "BufferPrototype",
     "buffer_of",
     "default_buffer_prototype",
     "encoded_by_zarr",

@@ -7,15 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, ZipStore
+from xxhash import xxh3_64_intdigest
+from zarr.abc.store import ByteRequest, Store
+from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import SourceElsewhereError
 from tilewright.storage.metadata import array_metadata
 from tilewright.storage.places import public_name
 from tilewright.storage.readers import Slices, owned
-from tilewright.storage.zarr_api import unwrapped
+from tilewright.storage.zarr_api import Buffer, BufferPrototype, unwrapped
+
+MOST_NOTED = 100_000
+"""Objects that are missing, of which each process keeps the digests."""
+
+
+class _Noting(WrapperStore[Store]):
+    """A store that notes which objects were asked for, and are not there: they read as the fill value."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.missing: set[int] = set()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await self._store.get(key, prototype, byte_range)
+        if found is None and len(self.missing) < MOST_NOTED:
+            self.missing.add(xxh3_64_intdigest(key.encode()))
+        return found
 
 
 @dataclass
@@ -36,6 +54,10 @@ class ZarrReader:
     path: str
     metadata: dict[str, Any]
     _opened: zarr.Array[Any] | None = field(default=None, kw_only=True)
+    # The same array, read through a store that notes what is missing.
+    _noted: zarr.Array[Any] | None = field(default=None, kw_only=True)
+    _noting: _Noting | None = field(default=None, kw_only=True)
+    _told: set[int] = field(default_factory=set, kw_only=True)
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> "ZarrReader":
@@ -51,11 +73,24 @@ class ZarrReader:
 
     def read(self, slices: Slices) -> AnyArray:
         """Return a window."""
-        return owned(self.open()[slices])
+        if self._noted is None:
+            self.open()
+            self._noting = _Noting(self.store)
+            self._noted = reopened(self._noting, self.path, self.metadata)
+        return owned(self._noted[slices])
+
+    def take_missing(self) -> frozenset[int]:
+        """Return the objects that were not there, by digests of their keys, since the last call."""
+        if self._noting is None or not self._noting.missing:
+            return frozenset()
+        missing, self._noting.missing = self._noting.missing, set()
+        new = frozenset(missing - self._told)
+        self._told |= new
+        return new
 
     def close(self) -> None:
         """Let go of what was opened."""
-        self._opened = None
+        self._opened = self._noted = None
 
     @property
     def is_open(self) -> bool:
@@ -63,7 +98,7 @@ class ZarrReader:
         return self._opened is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_noted": None, "_noting": None, "_told": set()}
 
 
 def reopened(store: Store, path: str, metadata: dict[str, Any]) -> zarr.Array[Any]:
