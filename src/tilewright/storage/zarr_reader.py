@@ -13,7 +13,7 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import SourceElsewhereError
-from tilewright.storage.metadata import array_metadata
+from tilewright.storage.metadata import METADATA_NAMES, array_metadata
 from tilewright.storage.places import public_name
 from tilewright.storage.readers import Slices, owned
 from tilewright.storage.zarr_api import Buffer, BufferPrototype, unwrapped
@@ -31,7 +31,8 @@ class _Noting(WrapperStore[Store]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await self._store.get(key, prototype, byte_range)
-        if found is None and len(self.missing) < MOST_NOTED:
+        is_data = key.rpartition("/")[2] not in METADATA_NAMES
+        if found is None and is_data and len(self.missing) < MOST_NOTED:
             self.missing.add(xxh3_64_intdigest(key.encode()))
         return found
 
