@@ -189,7 +189,12 @@ def predict_to_zarr(
         asked_for = _asked_for(opened.axes, request, begun.plan if begun else None, within_nbytes)
         template = template_array(asked_for, options)
         fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
-        output_run.check_same(fingerprint)
+        try:
+            output_run.check_same(fingerprint)
+        except ResumeError:
+            # Where another run is writing it, that is what the user must know.
+            with output_run:
+                raise
         plan = asked_for if begun is None else with_memory(begun.plan, within_nbytes)
         if on_plan is not None:
             on_plan(plan)
