@@ -145,7 +145,8 @@ def predict_to_zarr(
     if memory_nbytes is not None:
         memory_nbytes = whole_number("memory_nbytes", memory_nbytes)
     progress = flag("progress", progress)
-    options.check_dtype("float64" if dtype is None else output_dtype(dtype))
+    chosen = None if dtype is None else output_dtype(dtype)
+    options.check_dtype(chosen or "float64")
     opened = source if isinstance(source, Source) else open_source(source, axes, series=series)
     output = Output.at(destination, ledger=ledger)
     check_apart(output.targets(options), [opened])
@@ -160,8 +161,8 @@ def predict_to_zarr(
         "shards": shards,
         "memory_nbytes": memory_nbytes,
     }
-    if dtype is not None:
-        request["dtype"] = output_dtype(dtype)
+    if chosen is not None:
+        request["dtype"] = chosen
     _check_request(opened.axes, request)
     prediction = TilePrediction(opened, predictor, batch_size, is_converted=dtype is not None)
     stop = StopRequest(grace_seconds, progress=lambda: _written_before(output, options))
@@ -174,28 +175,20 @@ def predict_to_zarr(
     ):
         stop.check()
         if not shares_memory(used):
-            if opened.is_only_here:
-                raise SourceError(f"the source {opened.name} {opened.is_only_here}")
-            if output.is_only_here:
-                raise NotSharedError(f"the output {output} {output.is_only_here}")
+            _check_shared(opened, output)
         # The tiles alone matter to the probe, and they are the same in each plan.
         probe = placement.probe(plan_write(opened.axes.shape, axes, tile_size, overlap, layout="compact"))
         request.setdefault("dtype", probe.dtype)
         options.check_dtype(request["dtype"])
         request["channels"] = probe.channels
         output_run = OutputRun(output, options, placement, line)
-        begun = output_run.header()
+        begun = header.plan if (header := output_run.header()) else None
         within_nbytes = memory_nbytes or placement.memory_nbytes
-        asked_for = _asked_for(opened.axes, request, begun.plan if begun else None, within_nbytes)
+        asked_for = _asked_for(opened.axes, request, begun, within_nbytes)
         template = template_array(asked_for, options)
         fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
-        try:
-            output_run.check_same(fingerprint)
-        except ResumeError:
-            # Where another run is writing it, that is what the user must know.
-            with output_run:
-                raise
-        plan = asked_for if begun is None else with_memory(begun.plan, within_nbytes)
+        output_run.check_same(fingerprint)
+        plan = asked_for if begun is None else with_memory(begun, within_nbytes)
         if on_plan is not None:
             on_plan(plan)
         line.expect(plan)
@@ -299,6 +292,14 @@ def repair(
         ledger=ledger,
         grace_seconds=grace_seconds,
     )
+
+
+def _check_shared(source: Source, output: Output) -> None:
+    """Refuse what one process alone can read or write, where other processes would have to."""
+    if source.is_only_here:
+        raise SourceError(f"the source {source.name} {source.is_only_here}")
+    if output.is_only_here:
+        raise NotSharedError(f"the output {output} {output.is_only_here}")
 
 
 def _asked_for(axes: ImageAxes, request: dict[str, Any], begun: WritePlan | None, memory_nbytes: int) -> WritePlan:

@@ -123,13 +123,27 @@ class OutputRun:
         return self.output.header() if self._options.if_exists == "resume" else None
 
     def check_same(self, fingerprint: Fingerprint) -> None:
-        """Raise ResumeError where the output is to be completed, and was begun from something else."""
+        """Compare what is to be written with what was begun there, where that is to be completed.
+
+        Raises
+        ------
+        ResumeError
+            If it was begun from something else.
+        OutputInUseError
+            If another run is writing that.
+        """
         found = self.header()
-        if found is not None and (differing := differences(found.fingerprint, fingerprint)):
-            raise ResumeError(
-                f"the output {self.output} was begun from something else, so that it cannot be completed: "
-                f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
-            )
+        differing = [] if found is None else differences(found.fingerprint, fingerprint)
+        if not differing:
+            return
+        if not self._lock.number:
+            # Where another run is writing it, that is what the user must know.
+            self.lock()
+            self.close()
+        raise ResumeError(
+            f"the output {self.output} was begun from something else, so that it cannot be completed: "
+            f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
+        )
 
     def begin(self, plan: WritePlan, fingerprint: Fingerprint) -> Run:
         """Create the output, or check what is there of it, and return the loop that writes the rest.
