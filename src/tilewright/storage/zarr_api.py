@@ -1,4 +1,4 @@
-"""What is used of zarr beyond its public API stands here: it is known for the versions 3.1 to 3.4."""
+"""What is used of zarr beyond its public API stands here: it is known for the versions 3.1.4 to 3.4."""
 
 import json
 from collections.abc import Iterable
@@ -77,7 +77,7 @@ def encoded_by_zarr(metadata: dict[str, Any], part: Any) -> bytes:
     name = "zarr.json" if metadata["zarr_format"] == 3 else ".zarray"
     document = json.dumps({**metadata, "shape": list(part.shape)}).encode()
     sync(store.set(name, buffer_of([document])))
-    array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
+    array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
     array[...] = part
     encoded = sync(store.get(array.metadata.encode_chunk_key((0,) * part.ndim), prototype))
     if encoded is None:
