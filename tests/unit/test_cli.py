@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,7 +263,9 @@ def test_a_torchscript_file_is_a_model(image: np.ndarray, tmp_path: Path) -> Non
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return batch * batch
 
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with warnings.catch_warnings():
+        # It is deprecated in new versions.
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(Square()).save(tmp_path / "square.pt")
     assert predict(tmp_path, tmp_path / "square.pt", "--device", "cpu").exit_code == 0
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/0", mode="r")[:], image * image)
