@@ -194,7 +194,7 @@ class OutputRun:
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
         self._writer = writer
-        self._witness = Witness(plan, writer.encoder)
+        self._witness = Witness(plan, writer.encoder, self._lock.check)
         self._run = Run(Coordinator(plan, written=kept), executor, self)
         return self._run
 
@@ -240,6 +240,7 @@ class OutputRun:
     def _look_again(self) -> None:
         """Raise where the output, seen from here, is not what was reported: its metadata, or objects of some units."""
         self._witness.look_again()
+        self._lock.check()
         try:
             found = existing_array(self.output)
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from zarr.storage import LocalStore
 from tilewright.errors import NotSharedError
 from tilewright.plan import WritePlan
 from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.patience import Patience, answer_of
+from tilewright.storage.patience import Check, Patience, answer_of
 from tilewright.storage.places import public_name
 from tilewright.storage.reach import SEEN_SECONDS
 from tilewright.storage.receipts import UnitReceipt, process_name
@@ -30,11 +30,14 @@ class Witness:
         Which unit has which objects.
     encoder : ObjectEncoder
         The encoder of the array, as the client has opened it.
+    check : callable
+        Raises OutputInUseError where another run has the output: it may have removed what this one has stored.
     """
 
-    def __init__(self, plan: WritePlan, encoder: ObjectEncoder) -> None:
+    def __init__(self, plan: WritePlan, encoder: ObjectEncoder, check: Check) -> None:
         self._plan = plan
         self._encoder = encoder
+        self._check = check
         self._chosen = {number * plan.unit_count // LOOKED_AT for number in range(LOOKED_AT)}
         self._receipts: dict[int, UnitReceipt] = {}
         self._processes = {process_name()}
@@ -67,6 +70,7 @@ class Witness:
     def _look(self, receipt: UnitReceipt) -> None:
         until = monotonic() + SEEN_SECONDS
         while reason := self._fault(receipt):
+            self._check()
             if monotonic() > until:
                 raise NotSharedError(
                     f"the process {receipt.process} says that it has stored unit {receipt.unit}, but {reason}, seen "
