@@ -11,7 +11,7 @@ from tilewright.storage.records import RECORD_NBYTES, Record
 from tilewright.storage.records import Status as Recorded
 
 OWN_FILES = re.compile(
-    r"client-\d+-(log|stack|result)|faults\.json|sets|(store|model)-errors|killed-by-model|.+\.ledger/\d{6}\.ledger"
+    r"client-\d+-(log|stack|result|new)|faults\.json|sets|(store|model)-errors|killed-by-model|.+\.ledger/\d{6}\.ledger"
 )
 
 
