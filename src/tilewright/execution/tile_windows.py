@@ -7,6 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from tilewright.assemble import AnyArray
+from tilewright.errors import FinalError, SourceError
 from tilewright.geometry import AxisTiling
 from tilewright.plan import WritePlan
 from tilewright.plan.axes import SPATIAL
@@ -35,7 +36,7 @@ class TileWindows:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._windows: OrderedDict[Block, _Window] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, Block], _Window] = OrderedDict()
         self._blocks: _Blocks | None = None
 
     def read(self, plan: WritePlan, tiles: Sequence[int], together: Sequence[int]) -> list[AnyArray]:
@@ -57,7 +58,13 @@ class TileWindows:
         return [self._cut(plan, blocks.around(position), position) for position in positions]
 
     def _cut(self, plan: WritePlan, block: Block, position: Sequence[int]) -> AnyArray:
-        window = self._window(plan, block)
+        try:
+            window = self._window(plan, block)
+        except FinalError:
+            raise
+        except SourceError:
+            # What is damaged costs the tiles that need it, and no others.
+            return self._source.read_tile(plan.axes, plan.tilings, position)
         inside: list[slice] = [slice(None)]
         padding = [(0, 0)]
         for name, tiling, indices, index in zip(plan.axes, plan.tilings, block, position, strict=True):
@@ -70,11 +77,12 @@ class TileWindows:
 
     def _window(self, plan: WritePlan, block: Block) -> AnyArray:
         """Return the window of a block; of several threads that ask for it, one reads it."""
+        key = (id(plan), block)
         with self._lock:
-            window = self._windows.get(block)
+            window = self._windows.get(key)
             if window is None:
-                window = self._windows[block] = _Window()
-            self._windows.move_to_end(block)
+                window = self._windows[key] = _Window(plan)
+            self._windows.move_to_end(key)
             while len(self._windows) > WINDOWS_KEPT:
                 self._windows.popitem(last=False)
         return window.read_once(lambda: self._source.read_window(_span(plan, block)))
@@ -154,7 +162,9 @@ class _Blocks(NamedTuple):
 class _Window:
     """A window that one of several threads reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: WritePlan) -> None:
+        # Kept, so that no other plan gets its number.
+        self.plan = plan
         self._lock = threading.Lock()
         self._array: AnyArray | None = None
 
