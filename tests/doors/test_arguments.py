@@ -68,6 +68,22 @@ def tiff_of(**options: Any) -> Any:
     return tw.write_tiff(**{"file_path": "out.tif", "img": IMAGE} | options)
 
 
+def verifying(**options: Any) -> Any:
+    return tw.verify(**{"destination": "nowhere.zarr", "progress": False} | options)
+
+
+def repairing(**options: Any) -> Any:
+    return tw.repair(**{"destination": "nowhere.zarr", "model": negated, "progress": False} | options)
+
+
+def extracting(**options: Any) -> Any:
+    return list(tw.extract_tiles(**{"arr": IMAGE[None, None], "tile_size": (24, 24), "overlaps": (8, 8)} | options))
+
+
+def sampling(**options: Any) -> Any:
+    return tw.IterablePredDataset(**{"sources": IMAGE, "axes": "YX"} | options)
+
+
 def stitching(**options: Any) -> Any:
     return tw.stitch_prediction(**{"tiles": [IMAGE], "tile_infos": [object()]} | options)
 
@@ -162,6 +178,10 @@ WRONG: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "img": ["x", None, np.zeros(3), IMAGE.astype(object), np.ma.masked_greater(IMAGE, 9)],
         "nope": [1],
     },
+    verifying: {"destination": [*NO_PATHS, "nowhere.zarr"], "ledger": ["", 5, "nowhere"]},
+    repairing: {"destination": [*NO_PATHS, "nowhere.zarr"], "ledger": ["", 5, "nowhere"]},
+    extracting: {"arr": ["x", None, 5], "tile_size": NO_EXTENTS, "overlaps": NO_EXTENTS},
+    sampling: {"sources": ["nowhere.tif", 5, None, []], "axes": NO_AXES, "dtype": NO_TYPES, "read_source_func": [5]},
     stitching: {"tiles": ["x", None, 5, [], [5]], "tile_infos": ["y", None, 5, [], [5]]},
 }
 

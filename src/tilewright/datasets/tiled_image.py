@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, Self
 
 from tilewright.assemble import AnyArray
+from tilewright.conversion import is_array
 from tilewright.datasets.images import SourceImage
 from tilewright.errors import GeometryError, TileMismatchError
 from tilewright.geometry import AxisTiling, TileInformation, position_of
@@ -179,6 +180,8 @@ def extract_tiles(
     >>> [information.stitch_coords[0] for _, information in extract_tiles(arr, (32, 32), (24, 0))]
     [(0, 20), (20, 35)]
     """
+    if not is_array(arr):
+        raise TypeError(f"arr must be an array SC(Z)YX of NumPy, Zarr or Dask, got {type(arr).__name__}: {arr!r:.80}")
     names = {4: "SCYX", 5: "SCZYX"}.get(len(arr.shape))
     if names is None:
         raise GeometryError(f"the array must be SC(Z)YX, with 4 or 5 axes, got the shape {tuple(arr.shape)}")
