@@ -301,6 +301,10 @@ class OutputRun:
             self._finishing = Thread(target=self._finish_replacement, name="tilewright-replaced")
             self._finishing.start()
 
+    def check(self) -> None:
+        """Raise OutputInUseError where another run has the output."""
+        self._lock.check()
+
     # How it begins.
 
     def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:

@@ -23,7 +23,7 @@ from tilewright.coordinator import (
     TilesOffered,
     UnitFailed,
 )
-from tilewright.errors import DestinationError, FinalError, UnitGivenUpError
+from tilewright.errors import DestinationError, FinalError, NotSharedError, UnitGivenUpError
 from tilewright.execution.executor import Executor
 from tilewright.execution.stopping import StopRequest
 from tilewright.plan.describe import describe_region
@@ -49,6 +49,9 @@ class Recorder(Protocol):
 
     def flush(self) -> None:
         """Write down what was taken in."""
+
+    def check(self) -> None:
+        """Raise OutputInUseError where another run has the output."""
 
 
 class Run:
@@ -195,6 +198,9 @@ class Run:
     def _check_cause(self, failed: UnitFailed | TilesFailed) -> None:
         """Raise where no later attempt can be better: another run has the output, say, or the disk is full."""
         error = self.executor.error_behind(failed.reason)
+        if isinstance(error, NotSharedError):
+            # A lock that is gone is seen by no worker.
+            self._recorder.check()
         if isinstance(error, FinalError):
             raise error
         if isinstance(error, OSError) and is_fatal(error):
