@@ -10,9 +10,8 @@ from tilewright.plan import WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.storage.places import public_name
 from tilewright.storage.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+from tilewright.storage.zarr_reader import MOST_NOTED
 
-MOST_MISSING = 100_000
-"""Objects of a source that are missing are counted up to this number."""
 _UNITS_SHOWN = 5
 
 
@@ -47,7 +46,7 @@ class Report:
         its limits, became infinite, or were no numbers.
     missing_count : int
         Stored objects of a Zarr source that were asked for and are not there, so that they were read as its fill value;
-        at most `MOST_MISSING` are counted.
+        at most `MOST_NOTED` are counted.
     notes : tuple of str
         What else the user should know: which of several images of a file was taken, say.
     """
@@ -126,7 +125,7 @@ class Report:
             )
             notes.append(("note", lost))
         if self.missing_count:
-            more = " or more" if self.missing_count >= MOST_MISSING else ""
+            more = " or more" if self.missing_count >= MOST_NOTED else ""
             missing = f"{self.missing_count:,}{more} stored objects of the source are missing: its fill value was read"
             notes.append(("note", missing))
         return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in (*rows, *notes))])
@@ -156,7 +155,7 @@ class Tally:
         self.seconds.add(receipt.seconds)
         self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
         self.lost_count += receipt.lost_count
-        if len(self.missing) < MOST_MISSING:
+        if len(self.missing) < MOST_NOTED:
             self.missing |= receipt.missing
 
     def report(
@@ -177,7 +176,7 @@ class Tally:
             peak_live_nbytes=peak_live_nbytes,
             peak_memory_nbytes=max(self.peak_memory_nbytes, peak_memory_nbytes()),
             lost_count=self.lost_count,
-            missing_count=min(len(self.missing), MOST_MISSING),
+            missing_count=min(len(self.missing), MOST_NOTED),
             notes=self.notes,
         )
 

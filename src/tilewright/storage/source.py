@@ -18,6 +18,7 @@ from distributed import Client
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, StorePath, ZipStore
 
+from tilewright.arguments import whole_number
 from tilewright.assemble import AnyArray
 from tilewright.conversion import is_array, is_number
 from tilewright.errors import FinalError, GeometryError, SourceError
@@ -246,8 +247,7 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     """
     if not isinstance(axes, str):
         raise GeometryError(f"axes must be a string such as 'ZYX', got {axes!r}")
-    if isinstance(series, bool) or not isinstance(series, int) or series < 0:
-        raise SourceError(f"series must be a whole number from 0, got {series!r}")
+    series = whole_number("series", series, 0)
     found = _found(source, axes, read_source_func, series)
     if series and not isinstance(found.reader, TiffReader | ZarrReader):
         raise SourceError(f"the source {found.name} holds one image: series must be 0, got {series}")

@@ -131,9 +131,9 @@ def make_absolute(store: Any) -> None:
     """Let a store of a relative path mean the same place in each process, whatever its working folder."""
     store = unwrapped(store)
     if isinstance(store, LocalStore):
-        store.root = store.root.expanduser().resolve()
+        store.root = store.root.resolve()
     elif isinstance(store, ZipStore):
-        store.path = store.path.expanduser().resolve()
+        store.path = store.path.resolve()
     elif type(store).__name__ == "FsspecStore" and not Path(store.path).is_absolute():
         file_system = getattr(store.fs, "sync_fs", store.fs)
         if type(file_system).__name__ == "LocalFileSystem":

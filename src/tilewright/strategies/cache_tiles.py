@@ -1,6 +1,7 @@
 """Tiles are cached until their image is covered; then it is stitched and written, while prediction goes on."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from operator import is_not
 from typing import Any
 
@@ -86,9 +87,13 @@ class CacheTiles(CollectedImages):
 
     _dataset_type = IterableTiledPredDataset
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._shown_tiles, self._shown_infos = _Shown(), _Shown()
-        super().__init__(*args, **options)
+    @cached_property
+    def _shown_tiles(self) -> _Shown:
+        return _Shown()
+
+    @cached_property
+    def _shown_infos(self) -> _Shown:
+        return _Shown()
 
     @property
     def tile_cache(self) -> list[Any]:
@@ -131,15 +136,22 @@ class CacheTiles(CollectedImages):
         IncompleteImageError
             If elements of an image were never predicted, or tiles were added that no batch has followed.
         """
+        try:
+            self._collect_added()
+        except BaseException:
+            self.abort()
+            raise
+        super().finalize()
+
+    def _collect_added(self) -> None:
+        """Take in what was added since the last batch, which has said to which data loader it belongs."""
         added, infos = self._take_added()
         if added and self._writes is None:
             raise IncompleteImageError(
                 f"{len(added)} tiles were appended to tile_cache, and no batch has said of which data set they are"
             )
         if added:
-            # The last batch has said to which data loader they belong.
             self._collect(self._last_loader, [tile for batch in added for tile in batch], infos)
-        super().finalize()
 
     def _take_added(self) -> tuple[list[AnyArray], list[TileInformation]]:
         """Return what a user has added to the caches, which must be as many tiles as tile information."""
