@@ -21,6 +21,7 @@ from tilewright.storage.metadata import GROUP_NAMES, MetadataError, Node, array_
 from tilewright.storage.options import OutputOptions
 from tilewright.storage.output_lock import OutputLock, folder_beside
 from tilewright.storage.places import (
+    IN_MEMORY,
     Place,
     folder_of,
     gives_other_names,
@@ -97,8 +98,8 @@ class Output:
     @property
     def is_only_here(self) -> str:
         """Why other processes cannot write it; empty where they may."""
-        if self.place is not None and self.place.service.endswith("memory"):
-            return "lies in the memory of this process, which the workers cannot reach; use a file"
+        if self.place is not None and self.place.is_memory:
+            return IN_MEMORY
         if isinstance(unwrapped(self.store), ZipStore):
             return "is a zip file, which one process alone can write, and the workers cannot reach; use a folder"
         return ""

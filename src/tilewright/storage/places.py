@@ -45,6 +45,8 @@ _CONTAINER = re.compile(r"(?:[a-z]+::)*(?:az|adl|azure|abfss?):/{1,3}[a-z0-9-]+@
 """Azure has a container before the account."""
 
 
+IN_MEMORY = "lies in the memory of this process, which the workers cannot reach; use a file"
+"""Why other processes can neither read nor write a place."""
 Name = tuple[str | int, ...]
 
 
@@ -69,6 +71,11 @@ class Place:
     service: str
     path: tuple[str, ...]
 
+    @property
+    def is_memory(self) -> bool:
+        """Whether it is the memory of one process."""
+        return self.service.endswith("memory")
+
     def overlaps(self, other: "Place") -> bool:
         """Tell whether one lies in the other, or both are the same."""
         own, around = self.names()
@@ -90,7 +97,7 @@ class Place:
         if self.service == FILE:
             return str(Path(*self.path))
         # The memory of a process has a number, which says nothing to anybody.
-        named = self.path[1:] if self.service.endswith("memory") and self.service != "fsspec memory" else self.path
+        named = self.path[1:] if self.is_memory and self.service != "fsspec memory" else self.path
         return f"{self.service}://{'/'.join(named)}"
 
 
@@ -155,7 +162,7 @@ def may_be_elsewhere(place: Place) -> bool:
     """Tell whether a place may be another name of a place of another service, as that of a server on this host is."""
     if place.service == "http":
         return _THIS_HOST.fullmatch(place.path[0].rpartition(":")[0] or place.path[0]) is not None
-    return place.service not in (FILE, *_HAVE_BUCKETS) and not place.service.endswith("memory")
+    return place.service not in (FILE, *_HAVE_BUCKETS) and not place.is_memory
 
 
 def folder_of(store: Store) -> Path | None:

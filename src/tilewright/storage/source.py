@@ -27,7 +27,7 @@ from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
 from tilewright.storage.dask_reader import DaskReader
 from tilewright.storage.image_in_group import ImageArray, image_of
-from tilewright.storage.places import opened_store, place_of_store, public_name, without_secrets
+from tilewright.storage.places import IN_MEMORY, opened_store, place_of_store, public_name, without_secrets
 from tilewright.storage.readers import (
     ArrayReader,
     FunctionReader,
@@ -103,8 +103,8 @@ class Source:
         if not isinstance(opened, zarr.Array):
             return ""
         place = place_of_store(opened.store)
-        if place is not None and place.service.endswith("memory"):
-            return "lies in the memory of this process, which the workers cannot reach; use a file"
+        if place is not None and place.is_memory:
+            return IN_MEMORY
         if not can_travel(opened.store):
             return "is a zip file that is open to be written, which the workers cannot reach; open it to be read"
         return ""

@@ -40,7 +40,7 @@ def source_identity(source: Source) -> str:
     if isinstance(opened, zarr.Array):
         place = place_of_store(opened.store, opened.path)
         # The memory of another process has another name.
-        is_named = source.path is None and place is not None and not place.service.endswith("memory")
+        is_named = source.path is None and place is not None and not place.is_memory
         return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.view}"
     if isinstance(opened, np.ndarray):
         return f"array {array_digest(opened)}"
