@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 import tilewright as tw
 from benchmarks.measure import in_turn, median, save, table
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage.source import open_source
+from tilewright.sources.opening import open_source
 
 TILE_SIZE, OVERLAP = (64, 128, 128), (16, 32, 32)
 BAR = 1.08

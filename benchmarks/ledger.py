@@ -30,13 +30,13 @@ import tilewright as tw
 from benchmarks.measure import in_turn, median, save, table
 from benchmarks.peers.tilewright_callback import tilewright_writer
 from benchmarks.workloads import NONE, WORKLOADS, ZSTD, Codec, Workload
-from tilewright.execution.cluster import open_embedded_cluster
-from tilewright.execution.output_run import OutputRun
-from tilewright.storage.digest import ObjectDigest
-from tilewright.storage.guard import FileGuard
-from tilewright.storage.ledger import Ledger, LedgerFolder
-from tilewright.storage.lock import WriterLock
-from tilewright.storage.output import Output
+from tilewright.ledger.ledger import Ledger, LedgerFolder
+from tilewright.locks.guard import FileGuard
+from tilewright.locks.lock import WriterLock
+from tilewright.objects.digest import ObjectDigest
+from tilewright.outputs.output import Output
+from tilewright.runs.output_run import OutputRun
+from tilewright.transport.clients import open_embedded_cluster
 
 
 def _only_counted(digest: ObjectDigest, piece: memoryview) -> None:

@@ -39,8 +39,8 @@ from benchmarks.crash_scenarios import IMAGE, NEW, OLD, REQUEST, prove
 from benchmarks.forked import Background, play, wait_until
 from benchmarks.measure import save, table
 from benchmarks.trees import Tree, differing, identities, tree
-from tilewright.storage import holder, lock
-from tilewright.storage.holder import Holder
+from tilewright.locks import holder, lock
+from tilewright.locks.holder import Holder
 
 HOW = (
     "removed",

@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster
 
 import tilewright as tw
 from benchmarks.measure import save, table
-from tilewright.storage.receipts import peak_memory_nbytes
+from tilewright.ledger.receipts import peak_memory_nbytes
 
 SHAPES = {1: (128, 1024, 1024), 4: (256, 1024, 2048), 16: (512, 2048, 2048), 64: (1024, 4096, 2048)}
 CHUNKS = (32, 256, 256)

@@ -23,8 +23,9 @@ import numpy as np
 from distributed import Scheduler, Worker
 
 from tilewright.assemble import AnyArray
-from tilewright.execution.work import TilePrediction, Work
-from tilewright.storage.receipts import UnitReceipt
+from tilewright.executors.work import Work
+from tilewright.ledger.receipts import UnitReceipt
+from tilewright.model.tile_prediction import TilePrediction
 
 WRITING_SHARE = 0.1
 """Of the time that a unit takes, what writing it takes where tiles are predicted by other tasks."""

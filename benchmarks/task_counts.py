@@ -20,11 +20,11 @@ from distributed import Client
 from benchmarks.measure import save, table
 from benchmarks.simulated_cluster import WaitingWork, prediction_of_nothing
 from tilewright.coordinator import Coordinator
-from tilewright.execution.remote import RemoteExecutor
-from tilewright.execution.run import Run
-from tilewright.execution.sharing import SharedPrediction
+from tilewright.executors.remote import RemoteExecutor
+from tilewright.executors.shared_prediction import SharedPrediction
+from tilewright.ledger.receipts import UnitReceipt
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage.receipts import UnitReceipt
+from tilewright.runs.run import Run
 
 TERABYTE = 10**12
 

@@ -29,12 +29,12 @@ from benchmarks.simulated_cluster import SimulatedCluster, WaitingWork, predicti
 from benchmarks.task_counts import NoRecords
 from tilewright.coordinator import Coordinator
 from tilewright.errors import RunStoppedError
-from tilewright.execution.executor import TASKS_PER_THREAD
-from tilewright.execution.remote import RemoteExecutor
-from tilewright.execution.run import Run
-from tilewright.execution.sharing import SharedPrediction
-from tilewright.execution.stopping import StopRequest
+from tilewright.executors.executor import TASKS_PER_THREAD
+from tilewright.executors.remote import RemoteExecutor
+from tilewright.executors.shared_prediction import SharedPrediction
 from tilewright.plan import plan_write
+from tilewright.runs.run import Run
+from tilewright.stopping import StopRequest
 
 SHAPE = (10_000, 16_000, 16_000)
 TILE_SIZE, OVERLAP = (64, 256, 256), (16, 64, 64)

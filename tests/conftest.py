@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from distributed.utils import get_mp_context
 from hypothesis import HealthCheck, settings
 
-from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.transport.clients import open_embedded_cluster
 
 settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
@@ -30,7 +30,7 @@ if ROOT not in sys.path:
 
 if (context := get_mp_context()).get_start_method() == "forkserver":
     context.set_forkserver_preload(
-        ["distributed", "torch", "tilewright.execution.remote", "tilewright.execution.predictor"]
+        ["distributed", "torch", "tilewright.executors.remote", "tilewright.model.predictor"]
     )
 
 

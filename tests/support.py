@@ -22,19 +22,20 @@ from zarr.storage import MemoryStore, WrapperStore
 from tests.strategies import in_small_units
 from tilewright.conversion import to_dtype
 from tilewright.coordinator import Coordinator
-from tilewright.execution.cluster import Placement
-from tilewright.execution.local import SerialExecutor
-from tilewright.execution.predictor import Predictor
-from tilewright.execution.run import Run
-from tilewright.execution.work import TilePrediction, Work
+from tilewright.executors.placement import Placement
+from tilewright.executors.serial import SerialExecutor
+from tilewright.executors.work import Work
+from tilewright.ledger.receipts import UnitReceipt
+from tilewright.model.predictor import Predictor
+from tilewright.model.tile_prediction import TilePrediction
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_writer import UnitWriter
+from tilewright.outputs.arrays import create_array
+from tilewright.outputs.options import OutputOptions
+from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage.arrays import create_array
-from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.options import OutputOptions
-from tilewright.storage.output import Output
-from tilewright.storage.receipts import UnitReceipt
-from tilewright.storage.source import open_source
-from tilewright.storage.unit_writer import UnitWriter
+from tilewright.runs.run import Run
+from tilewright.sources.opening import open_source
 
 # --- A stitching in plain NumPy, from the words of the specification alone.
 

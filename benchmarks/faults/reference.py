@@ -6,9 +6,9 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
+from tilewright.ledger.records import RECORD_NBYTES, Record
+from tilewright.ledger.records import Status as Recorded
 from tilewright.plan import WritePlan
-from tilewright.storage.records import RECORD_NBYTES, Record
-from tilewright.storage.records import Status as Recorded
 
 OWN_FILES = re.compile(
     r"client-\d+-(log|stack|result|new)|faults\.json|sets|(store|model)-errors|killed-by-model|.+\.ledger/\d{6}\.ledger"

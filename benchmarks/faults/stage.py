@@ -21,7 +21,7 @@ from benchmarks.faults.outcome import InvariantError, Outcome
 from benchmarks.faults.player import Player
 from benchmarks.faults.reference import Reference, files_of, names_in
 from benchmarks.faults.schedule import Schedule
-from tilewright.storage.ledger import LedgerFolder
+from tilewright.ledger.ledger import LedgerFolder
 
 LEAST_UNITS = 10
 

@@ -11,10 +11,10 @@ from benchmarks.faults.logs import first_words, line_count, lines_of
 from benchmarks.faults.outcome import InvariantError, Outcome
 from benchmarks.faults.reference import Reference, digest, files_of, names_in, records_in, written_in
 from benchmarks.faults.schedule import OTHER_OUTPUT, REFUSED_RESUME, WORKERS, Schedule
-from tilewright.execution.remote import TASKS_PER_THREAD
-from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.records import RECORD_NBYTES
-from tilewright.storage.records import Status as Recorded
+from tilewright.executors.remote import TASKS_PER_THREAD
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.ledger.records import RECORD_NBYTES
+from tilewright.ledger.records import Status as Recorded
 
 
 class StoredOutput:

@@ -5,7 +5,7 @@ from pathlib import Path
 import cubed
 import numpy as np
 import zarr
-from cubed.runtime.executors.local import ThreadsExecutor
+from cubed.runtime.executors.local_work import ThreadsExecutor
 from zarr.storage import MemoryStore
 
 from benchmarks.workloads import Assignment, Write

@@ -12,7 +12,7 @@ from distributed import Client
 import tilewright as tw
 from benchmarks.processes import client_of_processes
 from benchmarks.workloads import Assignment, Codec, Workload, Write
-from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.transport.clients import open_embedded_cluster
 
 
 def callback(assignment: Assignment) -> Write:

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from tilewright.datasets.images import get_sample_file_path
     from tilewright.datasets.iterable import IterablePredDataset, IterableTiledPredDataset, collate_tiles
     from tilewright.datasets.tiled_image import extract_tiles
-    from tilewright.execution.report import Report
     from tilewright.geometry import TileInformation
+    from tilewright.images.stitching import stitch_prediction, stitch_prediction_single
+    from tilewright.images.tiff import write_tiff
+    from tilewright.images.zarr import write_zarr
     from tilewright.lightning import PredictionWriterCallback
     from tilewright.plan import WritePlan, plan_write
     from tilewright.prediction import predict_to_zarr, repair
-    from tilewright.stitching import stitch_prediction, stitch_prediction_single
-    from tilewright.storage.naming import create_write_file_path
-    from tilewright.storage.tiff import write_tiff
-    from tilewright.storage.zarr_image import write_zarr
+    from tilewright.runs.report import Report
+    from tilewright.sources.naming import create_write_file_path
     from tilewright.strategies import CacheTiles, WriteImage, WriteStrategy, WriteTilesZarr, create_write_strategy
     from tilewright.verification import Verification, verify
 
@@ -57,7 +57,7 @@ _HOMES = {
     "IterablePredDataset": "tilewright.datasets.iterable",
     "IterableTiledPredDataset": "tilewright.datasets.iterable",
     "PredictionWriterCallback": "tilewright.lightning",
-    "Report": "tilewright.execution.report",
+    "Report": "tilewright.runs.report",
     "TileInformation": "tilewright.geometry",
     "Verification": "tilewright.verification",
     "WriteImage": "tilewright.strategies",
@@ -65,18 +65,18 @@ _HOMES = {
     "WriteStrategy": "tilewright.strategies",
     "WriteTilesZarr": "tilewright.strategies",
     "collate_tiles": "tilewright.datasets.iterable",
-    "create_write_file_path": "tilewright.storage.naming",
+    "create_write_file_path": "tilewright.sources.naming",
     "create_write_strategy": "tilewright.strategies",
     "extract_tiles": "tilewright.datasets.tiled_image",
     "get_sample_file_path": "tilewright.datasets.images",
     "plan_write": "tilewright.plan",
     "predict_to_zarr": "tilewright.prediction",
     "repair": "tilewright.prediction",
-    "stitch_prediction": "tilewright.stitching",
-    "stitch_prediction_single": "tilewright.stitching",
+    "stitch_prediction": "tilewright.images.stitching",
+    "stitch_prediction_single": "tilewright.images.stitching",
     "verify": "tilewright.verification",
-    "write_tiff": "tilewright.storage.tiff",
-    "write_zarr": "tilewright.storage.zarr_image",
+    "write_tiff": "tilewright.images.tiff",
+    "write_zarr": "tilewright.images.zarr",
 }
 
 

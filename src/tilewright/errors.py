@@ -1,9 +1,12 @@
 """Every error that tilewright raises on purpose is also the built-in error that a caller would expect.
 
-Nothing here has behaviour: the messages are written where the values are known.
+The messages are written where the values are known. What a model raises stays the error that it is, and is marked.
 """
 
+from contextlib import suppress
 from typing import Any
+
+_OF_MODEL = "_tilewright_raised_by_model"
 
 
 class TilewrightError(Exception):
@@ -100,3 +103,23 @@ class WorkGoneError(TilewrightError, ConnectionError):
 
 class ClusterGoneError(TilewrightError, ConnectionError):
     """A Dask cluster that went away during a run."""
+
+
+def mark_as_raised_by_model(error: BaseException) -> None:
+    """Mark an error as one of the user's model; the mark travels with the error to other processes."""
+    # A class with slots takes no mark.
+    with suppress(AttributeError, TypeError):
+        setattr(error, _OF_MODEL, True)
+
+
+def is_raised_by_model(error: BaseException) -> bool:
+    """Return whether the user's model has raised an error.
+
+    Examples
+    --------
+    >>> error = ValueError("odd number of planes")
+    >>> mark_as_raised_by_model(error)
+    >>> is_raised_by_model(error), is_raised_by_model(ValueError())
+    (True, False)
+    """
+    return getattr(error, _OF_MODEL, False) is True

@@ -2,25 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import flag, seconds, whole_number
 from tilewright.errors import GeometryError, NotSharedError, ResumeError, SourceError
-from tilewright.execution.cluster import Placement, cluster_client, shares_memory
-from tilewright.execution.output_run import Callbacks, OutputRun
-from tilewright.execution.predictor import Predictor
-from tilewright.execution.report import Report
-from tilewright.execution.stopping import GRACE_SECONDS, StopRequest, listening
-from tilewright.execution.work import TilePrediction
+from tilewright.executors.placement import Placement
+from tilewright.model.predictor import Predictor
+from tilewright.model.tile_prediction import TilePrediction
+from tilewright.outputs.apart import check_apart
+from tilewright.outputs.arrays import existing_array, template_array
+from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, fingerprint_of
+from tilewright.outputs.options import OutputOptions, output_dtype
+from tilewright.outputs.output import FULL_RESOLUTION, Output
 from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
-from tilewright.storage.apart import check_apart
-from tilewright.storage.arrays import existing_array, template_array
-from tilewright.storage.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, fingerprint_of
-from tilewright.storage.options import OutputOptions, output_dtype
-from tilewright.storage.output import FULL_RESOLUTION, Output
-from tilewright.storage.source import Source, open_source
+from tilewright.runs.output_run import OutputRun
+from tilewright.runs.progress import Progress
+from tilewright.runs.report import Report
+from tilewright.sources.opening import open_source
+from tilewright.sources.source import Source
+from tilewright.stopping import GRACE_SECONDS, StopRequest, listening
+from tilewright.transport.clients import cluster_client, shares_memory
 from tilewright.verification import begun_output
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def predict_to_zarr(
         cluster_client(client) as used,
         opened.held_by(used, stop.check),
         Placement(used, prediction, stop) as placement,
-        _Progress(progress, stop) as line,
+        Progress(progress, stop) as line,
     ):
         stop.check()
         if not shares_memory(used):
@@ -330,59 +331,6 @@ def _written_before(output: Output, options: OutputOptions) -> str:
             if header is not None:
                 return f"{output.ledger.records().written_count} of {header.plan.unit_count} units are written"
     return "nothing is written"
-
-
-class _Progress(Callbacks):
-    """A line on standard error: first what is compared with the ledger, then what is written."""
-
-    def __init__(self, shown: bool, stop: StopRequest) -> None:
-        self._shown = shown
-        self._stop = stop
-        self._line: tqdm[Any] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._close()
-
-    def expect(self, plan: WritePlan) -> None:
-        """Take in how much there is to do."""
-        self._plan = plan
-        self._done = 0
-
-    def checked(self, unit_count: int) -> None:
-        """Show how many units were compared with the ledger; stop where that is asked for."""
-        self._stop.check()
-        if self._line is None:
-            self._line = tqdm(total=self._plan.unit_count, desc="checking", unit="units", disable=not self._shown)
-        self._line.update(unit_count)
-
-    def kept(self, unit_count: int, nbytes: int) -> None:
-        """Show what need not be written again."""
-        self._close()
-        self._done = unit_count
-        self._line = tqdm(
-            total=self._plan.output_nbytes,
-            initial=nbytes,
-            desc="tilewright",
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-            disable=not self._shown,
-        )
-
-    def written(self, unit: int) -> None:
-        """Show that a unit is written."""
-        self._done += 1
-        if self._line is not None:
-            self._line.set_postfix_str(f"{self._done}/{self._plan.unit_count} units", refresh=False)
-            self._line.update(self._plan.unit_nbytes(unit))
-
-    def _close(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
 
 
 def _check_request(axes: ImageAxes, request: dict[str, Any]) -> None:

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from tilewright.errors import ResumeError
-from tilewright.execution.checking import check_units
+from tilewright.ledger.header import Header
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.locks.output_lock import LEDGER_SUFFIX
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_checker import Condition, UnitChecker
+from tilewright.outputs.arrays import existing_array, existing_group
+from tilewright.outputs.fingerprint import differences
+from tilewright.outputs.output import FULL_RESOLUTION, Output
+from tilewright.outputs.surplus import surplus_objects
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
-from tilewright.storage.arrays import existing_array, existing_group
-from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.fingerprint import differences
-from tilewright.storage.header import Header
-from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.metadata import array_metadata
-from tilewright.storage.output import FULL_RESOLUTION, Output
-from tilewright.storage.output_lock import LEDGER_SUFFIX
-from tilewright.storage.places import public_name
-from tilewright.storage.removal import is_partial
-from tilewright.storage.surplus import surplus_objects
-from tilewright.storage.unit_checker import Condition, UnitChecker
+from tilewright.runs.checking import check_units
+from tilewright.stores.metadata import array_metadata
+from tilewright.stores.places import public_name
+from tilewright.stores.removal import is_partial
 
 if TYPE_CHECKING:
     from distributed import Client

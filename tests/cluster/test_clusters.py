@@ -17,9 +17,9 @@ from zarr.storage import MemoryStore
 
 import tilewright as tw
 from tilewright.errors import SourceError
-from tilewright.execution import sender, sharing
-from tilewright.execution.cluster import open_embedded_cluster
 from tilewright.strategies import write_tiles_zarr
+from tilewright.transport import sender, sharing
+from tilewright.transport.clients import open_embedded_cluster
 
 IMAGE = np.random.default_rng(7).integers(1, 255, (60, 64)).astype("uint8")
 REQUEST = {"axes": "YX", "tile_size": (16, 16), "overlap": (4, 4), "progress": False}

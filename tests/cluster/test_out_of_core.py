@@ -13,7 +13,7 @@ import tifffile
 from distributed import Client, LocalCluster
 
 import tilewright as tw
-from tilewright.storage.receipts import peak_memory_nbytes
+from tilewright.ledger.receipts import peak_memory_nbytes
 
 MIB = 2**20
 LIMIT_NBYTES = 512 * MIB

@@ -11,10 +11,10 @@ import pytest
 from distributed import Client
 
 from tilewright.errors import ClusterGoneError
-from tilewright.execution import scatter as scatter_module
-from tilewright.execution import sender as sender_module
-from tilewright.execution.sender import SentTiles, TileSender
-from tilewright.execution.watch import Watch
+from tilewright.transport import scatter as scatter_module
+from tilewright.transport import sender as sender_module
+from tilewright.transport.sender import SentTiles, TileSender
+from tilewright.transport.watch import Watch
 
 SECONDS = 30.0
 

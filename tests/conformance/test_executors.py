@@ -16,13 +16,13 @@ from zarr.storage import MemoryStore
 
 from tilewright.assemble import crop
 from tilewright.coordinator import Coordinator
-from tilewright.execution.cluster import Placement
-from tilewright.execution.local import SerialExecutor
-from tilewright.execution.run import Run
-from tilewright.execution.work import Work
+from tilewright.executors.placement import Placement
+from tilewright.executors.serial import SerialExecutor
+from tilewright.executors.work import Work
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_writer import UnitWriter
 from tilewright.plan import plan_write
-from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.unit_writer import UnitWriter
+from tilewright.runs.run import Run
 
 SHARED_CLUSTER = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 

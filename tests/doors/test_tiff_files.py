@@ -9,7 +9,7 @@ import tifffile
 from tests.doors.conftest import Predict
 
 from tilewright.errors import GeometryError, SourceError
-from tilewright.storage.source import open_source
+from tilewright.sources.opening import open_source
 
 VOLUME = np.random.default_rng(4).integers(1, 60_000, (6, 24, 32)).astype("uint16")
 TILES: dict[str, Any] = {"axes": "ZYX", "tile_size": (4, 16, 16), "overlap": (2, 4, 4)}

@@ -46,7 +46,7 @@ from zarr.storage import LocalStore
 
 import tilewright as tw
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
-from tilewright.storage.records import RECORD_NBYTES
+from tilewright.ledger.records import RECORD_NBYTES
 
 
 class WaitsAtTheEnd:

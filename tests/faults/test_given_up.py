@@ -36,18 +36,19 @@ import tilewright as tw
 from tilewright.cli.commands import commands as main
 from tilewright.coordinator import Coordinator
 from tilewright.errors import ModelOutputError, SourceError, UnitGivenUpError
-from tilewright.execution import output_run
-from tilewright.execution.cluster import Placement, shares_memory
-from tilewright.execution.local import SerialExecutor
-from tilewright.execution.run import Run
-from tilewright.execution.work import Work
-from tilewright.plan import WritePlan, choose, plan_write
+from tilewright.executors.placement import Placement
+from tilewright.executors.serial import SerialExecutor
+from tilewright.executors.work import Work
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.ledger.records import Status
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_writer import UnitWriter
+from tilewright.plan import WritePlan, group, plan_write
 from tilewright.plan.describe import describe_region
-from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.patience import Patience
-from tilewright.storage.records import Status
-from tilewright.storage.unit_writer import UnitWriter
+from tilewright.runs import output_run
+from tilewright.runs.run import Run
+from tilewright.stores.patience import Patience
+from tilewright.transport.clients import shares_memory
 
 ROOT = Path(__file__).parent.parent.parent
 ATTEMPTS = 3
@@ -185,7 +186,7 @@ def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
 def _small_units() -> Iterator[None]:
     """An image of this size would be one unit otherwise, or a few."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "SMALL_UNIT_NBYTES", 0)
+        patch.setattr(group, "SMALL_UNIT_NBYTES", 0)
         yield
 
 
@@ -640,11 +641,11 @@ def test_a_program_whose_store_never_answers_ends(tmp_path: Path) -> None:
         from pathlib import Path
         import pytest
         from tests.faults import test_given_up as tests
-        from tilewright.execution.cluster import open_embedded_cluster
+        from tilewright.transport.clients import open_embedded_cluster
 
         with pytest.MonkeyPatch.context() as patch, open_embedded_cluster(threads=2) as client:
             tests.be_impatient(patch, answer_seconds=0.1)
-            patch.setattr(tests.choose, "SMALL_UNIT_NBYTES", 0)
+            patch.setattr(tests.group, "SMALL_UNIT_NBYTES", 0)
             _, error = tests.run_where_the_store_never_answers(Path(sys.argv[1]), client, "compact")
             print(len(error.report.given_up), "given up")
     """

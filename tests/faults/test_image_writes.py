@@ -19,10 +19,10 @@ from tests.support import LayerError, PositionModel, note, noted, stitched
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, ImageWriteError
-from tilewright.execution import image_writes
-from tilewright.execution.image_writes import ClusterImageWrites
-from tilewright.execution.tile_copies import Copy, TileCopies
-from tilewright.storage.lazy_image import takes_lazy_image
+from tilewright.images import image_writes
+from tilewright.images.image_writes import ClusterImageWrites
+from tilewright.images.lazy_image import takes_lazy_image
+from tilewright.transport.tile_copies import Copy, TileCopies
 
 LOCAL = "127.0.0.1:0"
 SECONDS = 25.0

@@ -231,7 +231,7 @@ def test_metadata_that_are_none_are_refused_by_name(content: bytes, name: str, o
 def test_one_module_removes_and_replaces() -> None:
     words = (".unlink(", "os.remove(", "rmtree(", ".rmdir(", ".rename(", "os.replace(", ".delete(", ".delete_dir(")
     source = Path(tw.__file__).parent
-    allowed = {"storage/removal.py"}
+    allowed = {"stores/removal.py"}
     found = {
         path.relative_to(source).as_posix()
         for path in source.rglob("*.py")

@@ -29,11 +29,11 @@ from zarr.storage import MemoryStore
 
 import tilewright as tw
 from tilewright.errors import IncompleteImageError, MemoryPlanError, ResumeError
-from tilewright.execution.cluster import open_embedded_cluster
+from tilewright.ledger.header import Header
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.ledger.records import RECORD_NBYTES, Record, Status
 from tilewright.plan import WritePlan
-from tilewright.storage.header import Header
-from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.records import RECORD_NBYTES, Record, Status
+from tilewright.transport.clients import open_embedded_cluster
 
 # A process that has imported what clients import, and gives birth to them in a fraction of a second.
 CLIENTS = multiprocessing.get_context("forkserver")

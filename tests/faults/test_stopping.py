@@ -46,8 +46,8 @@ from zarr.storage import LocalStore, MemoryStore
 import tilewright as tw
 from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError
-from tilewright.execution.cluster import open_embedded_cluster
-from tilewright.storage.places import public_name
+from tilewright.stores.places import public_name
+from tilewright.transport.clients import open_embedded_cluster
 
 STOPPED = 75
 COMPACT: dict[str, Any] = {}

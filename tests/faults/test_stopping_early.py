@@ -21,9 +21,9 @@ from tests.support import tree
 
 import tilewright as tw
 from tilewright.errors import RunStoppedError, UnitGivenUpError
-from tilewright.execution.cluster import open_embedded_cluster
-from tilewright.execution.stopping import StopRequest
 from tilewright.signals import StopSignals
+from tilewright.stopping import StopRequest
+from tilewright.transport.clients import open_embedded_cluster
 
 STOPPED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

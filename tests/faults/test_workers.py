@@ -22,10 +22,10 @@ from zarr.storage import LocalStore
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, UnitGivenUpError
-from tilewright.execution import scatter, sharing
-from tilewright.plan import WritePlan, choose
-from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.output import Output
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.outputs.output import Output
+from tilewright.plan import WritePlan, group
+from tilewright.transport import scatter, sharing
 
 # Workers import this module, and those that are killed do so again and again: nothing here is slow to import.
 
@@ -286,7 +286,7 @@ def stopped(process: int) -> Iterator[None]:
 def _small_units() -> Iterator[None]:
     """An image of this size would be one unit otherwise, or a few."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "SMALL_UNIT_NBYTES", 0)
+        patch.setattr(group, "SMALL_UNIT_NBYTES", 0)
         yield
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 from math import prod
 from typing import Any
-from unittest.mock import patch
 
 import dask
 import numpy as np
@@ -17,9 +16,9 @@ from hypothesis import strategies as st
 from tests.support import Window, compact_windows, reflected
 
 import tilewright as tw
-from tilewright import stitching
 from tilewright.errors import IncompleteImageError
-from tilewright.stitching import ImageStitching
+from tilewright.images.stitch_lazily import stitched_lazily
+from tilewright.images.stitching import ImageStitching
 
 DTYPES = ["float32", "float16", "float64", "uint8", "int32", "int64", "bool"]
 LIMITS = st.sampled_from([1, 7, 24, 60, 150, 1000, 32 * 2**20])
@@ -215,8 +214,7 @@ def lazily(
         "raw.tif", min(samples), len(samples), infos, arrays[0].shape[-len(infos[0].array_shape)], dtype
     )
     fetching = Fetching(arrays)
-    with patch.object(stitching, "LAZY_CHUNK_NBYTES", limit):
-        return how, how.lazy(range(len(arrays)), fetching), fetching
+    return how, stitched_lazily(how, range(len(arrays)), fetching, chunk_nbytes=limit), fetching
 
 
 def shuffled_tiles(cut: Cut, data: st.DataObject) -> list[tuple[np.ndarray, tw.TileInformation]]:

@@ -15,7 +15,7 @@ from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, Wra
 
 import tilewright as tw
 from tilewright.errors import DestinationError
-from tilewright.storage.places import Place, folder_of, place_of_path, place_of_store, public_name
+from tilewright.stores.places import Place, folder_of, place_of_path, place_of_store, public_name
 
 IMAGE = np.arange(64 * 64, dtype="float32").reshape(64, 64)
 

@@ -12,11 +12,11 @@ from distributed import Client
 
 import tilewright as tw
 from tilewright.assemble import UnitTiles
-from tilewright.execution import remote
-from tilewright.execution.held_tiles import HeldTiles
-from tilewright.execution.own_memory import LOOKED_AT
+from tilewright.executors import remote
+from tilewright.executors.held_tiles import HeldTiles
+from tilewright.model.own_memory import LOOKED_AT
 from tilewright.plan import plan_write
-from tilewright.storage import objects
+from tilewright.stores import put as objects
 
 TERABYTE = 10**12
 KNOWN_TASKS_PER_TERABYTE = {
@@ -65,7 +65,7 @@ def test_no_more_tasks_are_submitted_than_the_plan_says(
     units = report.plan.unit_count
     assert units > 1
     assert dict(submitted) == (
-        {"_produce": units} if layout == "aligned" else {"_write": units, "_predict": submitted["_predict"]}
+        {"produce": units} if layout == "aligned" else {"write": units, "predict": submitted["predict"]}
     )
     assert sum(submitted.values()) <= report.plan.task_count
 

@@ -21,16 +21,16 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Sharding
 from zarr.storage import LocalStore, MemoryStore
 
 from tilewright.coordinator import Coordinator
-from tilewright.execution.local import SerialExecutor
-from tilewright.execution.run import Run
-from tilewright.execution.work import Work
+from tilewright.executors.serial import SerialExecutor
+from tilewright.executors.work import Work
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_writer import UnitWriter
+from tilewright.outputs.arrays import template_array
+from tilewright.outputs.options import OutputOptions
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage import objects as objects_module
-from tilewright.storage.arrays import template_array
-from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.options import OutputOptions
-from tilewright.storage.patience import Patience
-from tilewright.storage.unit_writer import UnitWriter
+from tilewright.runs.run import Run
+from tilewright.stores import put as objects_module
+from tilewright.stores.patience import Patience
 
 SHAPE = (13, 17)
 """Its last chunks and shards reach beyond the image on both axes."""

@@ -24,16 +24,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from zarr.storage import MemoryStore, WrapperStore
 
-from tilewright.execution.model_identity import model_identity
-from tilewright.execution.predictor import Predictor
+from tilewright.identity.models import model_identity
+from tilewright.identity.values import array_digest
+from tilewright.model.predictor import Predictor
+from tilewright.outputs.arrays import template_array
+from tilewright.outputs.fingerprint import differences, fingerprint_of
+from tilewright.outputs.options import OutputOptions
 from tilewright.plan import plan_write
-from tilewright.storage.arrays import template_array
-from tilewright.storage.fingerprint import differences, fingerprint_of
-from tilewright.storage.metadata import array_metadata
-from tilewright.storage.options import OutputOptions
-from tilewright.storage.source import open_source
-from tilewright.storage.source_identity import source_identity
-from tilewright.storage.value_identity import array_digest
+from tilewright.sources.opening import open_source
+from tilewright.sources.source_identity import source_identity
+from tilewright.stores.metadata import array_metadata
 
 IMAGE = np.random.default_rng(11).integers(0, 60_000, (40, 50)).astype("uint16")
 
@@ -323,8 +323,8 @@ def test_a_dask_array_has_the_same_identity_in_another_process(tmp_path: Path) -
     zarr.create_array(tmp_path / "a.zarr", data=IMAGE, chunks=(10, 10))
     script = (
         "import sys, dask, dask.array, numpy as np, zarr\n"
-        "from tilewright.storage.source import open_source\n"
-        "from tilewright.storage.source_identity import source_identity\n"
+        "from tilewright.sources.opening import open_source\n"
+        "from tilewright.sources.source_identity import source_identity\n"
         "array = dask.array.from_zarr(zarr.open_array(sys.argv[1], mode='r'))\n"
         "more = dask.array.from_delayed(dask.delayed(np.ones)(array.shape), array.shape, 'float64')\n"
         "print(source_identity(open_source(array.map_blocks(lambda block: 3 * block) + more, 'YX')))\n"

@@ -17,9 +17,9 @@ import torch
 import zarr
 from zarr.storage import FsspecStore, MemoryStore
 
-from tilewright.storage.graph_identity import graph_identity
-from tilewright.storage.source import open_source
-from tilewright.storage.source_identity import source_identity
+from tilewright.identity.graphs import graph_identity
+from tilewright.sources.opening import open_source
+from tilewright.sources.source_identity import source_identity
 
 IMAGE = np.arange(64 * 64, dtype="float32").reshape(64, 64)
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tilewright.assemble import crop
 from tilewright.conversion import converted
-from tilewright.execution.held_tiles import HeldTiles
-from tilewright.execution.own_memory import LOOKED_AT, OwnMemory
+from tilewright.executors.held_tiles import HeldTiles
+from tilewright.model.own_memory import LOOKED_AT, OwnMemory
 from tilewright.plan import WritePlan, plan_write
 
 PLAN = plan_write((40, 40), "YX", (16, 16), (8, 8), chunks=(8, 8), dtype="uint8", window_nbytes=1000)

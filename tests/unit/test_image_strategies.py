@@ -31,7 +31,7 @@ from tilewright.errors import (
     ModelOutputError,
     TileMismatchError,
 )
-from tilewright.storage.lazy_image import takes_lazy_image
+from tilewright.images.lazy_image import takes_lazy_image
 
 RNG = np.random.default_rng(12)
 IMAGE = RNG.integers(0, 60_000, (40, 48)).astype("uint16")
@@ -349,15 +349,8 @@ def test_an_image_that_is_lazy_is_the_same_as_one_that_is_not(
         assert calls_of(tmp_path / f"prediction_{number}.npy") == 1
 
 
-def test_a_lazy_image_of_many_chunks_is_the_same(
-    client: Client | None, cache: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if client is not None and not client.scheduler.address.startswith("inproc"):
-        # The limit belongs to the worker, where this image would be one chunk: here it must have many.
-        image, tile = RNG.random((3200, 3000)).astype("float32"), (512, 640)
-    else:
-        monkeypatch.setattr("tilewright.stitching.LAZY_CHUNK_NBYTES", 3000)
-        image, tile = RNG.random((70, 80)).astype("float32"), (16, 16)
+def test_a_lazy_image_of_many_chunks_is_the_same(client: Client | None, cache: Any, tmp_path: Path) -> None:
+    image, tile = RNG.random((3200, 3000)).astype("float32"), (512, 640)
     dataset = tiled(image, tile_size=tile)
     for number, scheduler in enumerate(["synchronous", None]):
         folder = tmp_path / str(number)
@@ -536,7 +529,7 @@ def test_the_cache_holds_the_tiles_of_images_that_are_not_covered(
     client: Client | None, cache: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small tiles would wait here for others, to travel together.
-    monkeypatch.setattr("tilewright.execution.image_writes.GROUP_NBYTES", 1)
+    monkeypatch.setattr("tilewright.images.image_writes.GROUP_NBYTES", 1)
     image = RNG.integers(0, 60_000, (2, 40, 48)).astype("uint16")
     dataset, strategy = tiled([image, image[:, ::-1]], "CYX"), cache(save, client)
     items = list(dataset)

@@ -19,11 +19,11 @@ from tests.strategies import write_plans
 from tests.support import files_of_at_most
 
 from tilewright.errors import DestinationError, ResumeError
+from tilewright.ledger.header import Header
+from tilewright.ledger.ledger import Ledger, LedgerFolder
+from tilewright.ledger.receipts import UnitReceipt
+from tilewright.ledger.records import RECORD_NBYTES, Record, Status
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage.header import Header
-from tilewright.storage.ledger import Ledger, LedgerFolder
-from tilewright.storage.receipts import UnitReceipt
-from tilewright.storage.records import RECORD_NBYTES, Record, Status
 
 PLAN = plan_write((100_000, 100_000), "YX", (64, 64), (16, 16), chunks=(48, 48), memory_nbytes=2**20)
 """It has more units than any test records."""

@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 from tilewright.errors import DestinationError, OutputInUseError
-from tilewright.storage import lock as lock_module
-from tilewright.storage.holder import Holder
-from tilewright.storage.lock import WriterLock, remove_leftovers
+from tilewright.locks import lock as lock_module
+from tilewright.locks.holder import Holder
+from tilewright.locks.lock import WriterLock, remove_leftovers
 
 ELSEWHERE = "another-machine"
 DEADLINE_SECONDS = 60.0
@@ -281,7 +281,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(folder: Path) -> Non
 
 def test_a_process_that_ends_without_giving_back_is_dead_too(folder: Path) -> None:
     script = (
-        "import sys, pathlib, tilewright.storage.lock as lock\nlock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()"
+        "import sys, pathlib, tilewright.locks.lock as lock\nlock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()"
     )
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True, timeout=DEADLINE_SECONDS)
     assert (folder / "lock").exists()
@@ -560,7 +560,7 @@ def dead_holder() -> Holder:
 def test_a_killed_process_of_which_nobody_took_notice_is_dead(folder: Path) -> None:
     # The parent of a killed process may be busy, or a program that never asks: then its number stays taken.
     script = (
-        "import os, pathlib, signal, sys, tilewright.storage.lock as lock\n"
+        "import os, pathlib, signal, sys, tilewright.locks.lock as lock\n"
         "lock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -724,7 +724,7 @@ def test_a_process_of_another_container_of_this_machine_is_not_held_for_dead(fol
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this user may not make a namespace of processes")
     script = (
-        "import pathlib, sys, tilewright.storage.lock as lock\n"
+        "import pathlib, sys, tilewright.locks.lock as lock\n"
         "lock.BEAT_SECONDS = 0.02\n"
         "held = lock.WriterLock(pathlib.Path(sys.argv[1]), '')\n"
         "held.acquire()\n"

@@ -9,7 +9,7 @@ import tifffile
 
 import tilewright as tw
 from tilewright.errors import DestinationError, TileMismatchError
-from tilewright.storage.naming import output_names, source_stem, zarr_output_names
+from tilewright.sources.naming import output_names, source_stem, zarr_output_names
 
 
 def paths(*names: str | None) -> list[Path | None]:

@@ -15,10 +15,10 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 import tilewright as tw
 from tilewright.errors import OutputInUseError
-from tilewright.storage.holder import Holder
-from tilewright.storage.objects import put_object
-from tilewright.storage.output import Output
-from tilewright.storage.output_lock import OutputLock
+from tilewright.locks.holder import Holder
+from tilewright.locks.output_lock import OutputLock
+from tilewright.outputs.output import Output
+from tilewright.stores.put import put_object
 
 CHILDREN = multiprocessing.get_context("spawn")
 IMAGE = np.arange(96 * 80, dtype="float32").reshape(96, 80)

@@ -25,7 +25,8 @@ from zarr.storage import (
 )
 
 from tilewright.errors import SourceError
-from tilewright.storage.places import (
+from tilewright.sources.opening import open_source
+from tilewright.stores.places import (
     Place,
     folder_of,
     gives_other_names,
@@ -35,7 +36,6 @@ from tilewright.storage.places import (
     public_name,
     without_secrets,
 )
-from tilewright.storage.source import open_source
 
 
 def in_a_folder_of_fsspec(folder: Path) -> Any:

@@ -10,7 +10,8 @@ import pytest
 
 from tilewright.errors import GeometryError, MemoryPlanError
 from tilewright.plan import WritePlan, plan_write
-from tilewright.plan.choose import LARGEST_UNIT_NBYTES, UNIT_NBYTES
+from tilewright.plan.choose import LARGEST_UNIT_NBYTES
+from tilewright.plan.group import UNIT_NBYTES
 from tilewright.plan.stored import CHUNK_NBYTES, LONG_ENOUGH, SHARD_NBYTES
 
 VOLUME: dict[str, Any] = {

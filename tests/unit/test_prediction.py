@@ -24,8 +24,8 @@ from tilewright.errors import (
     ModelOutputError,
     SourceError,
 )
-from tilewright.execution import work
-from tilewright.plan import choose
+from tilewright.model import tile_prediction
+from tilewright.plan import group
 
 IMAGE = np.random.default_rng(6).integers(0, 255, (40, 48)).astype("uint8")
 
@@ -451,10 +451,10 @@ def test_a_model_writes_to_its_memory_again_only_when_the_prediction_was_taken_f
             predicted.acquire(timeout=0.2)
         return assemble.crop(*arguments)
 
-    monkeypatch.setattr(work, "crop", crop_late)
+    monkeypatch.setattr(tile_prediction, "crop", crop_late)
     # Tiles that units share are predicted by all threads.
     for name in ("UNIT_NBYTES", "SMALL_UNIT_NBYTES", "LARGE_UNIT_NBYTES"):
-        monkeypatch.setattr(choose, name, 1)
+        monkeypatch.setattr(group, name, 1)
     report = predict(negative, chunks=(10, 10), layout="compact")
     assert not report.plan.units_are_independent
     np.testing.assert_array_equal(report.array[...], ~IMAGE)

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from tilewright.errors import ModelOutputError
-from tilewright.execution.predictor import Predictor
+from tilewright.model.predictor import Predictor
 
 BATCH = np.arange(2 * 1 * 4 * 5, dtype="float32").reshape(2, 1, 4, 5)
 

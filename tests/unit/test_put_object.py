@@ -20,10 +20,10 @@ from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from tilewright.storage.objects import get_object, put_object, write_file
-from tilewright.storage.patience import FATAL, Patience, is_fatal, naming
-from tilewright.storage.places import public_name
-from tilewright.storage.removal import delete_object, remove_partial_files
+from tilewright.stores.patience import FATAL, Patience, is_fatal, naming
+from tilewright.stores.places import public_name
+from tilewright.stores.put import get_object, put_object, write_file
+from tilewright.stores.removal import delete_object, remove_partial_files
 
 DEADLINE_SECONDS = 30.0
 NEVER_AGAIN = Patience(attempts=2, pause_seconds=1000.0)

@@ -16,7 +16,7 @@ from tests.support import CountingStore, is_metadata
 from zarr.storage import MemoryStore
 
 from tilewright.errors import GeometryError, SourceError
-from tilewright.storage.source import open_source
+from tilewright.sources.opening import open_source
 
 IMAGE = np.random.default_rng(4).integers(0, 60_000, (6, 24, 20)).astype("uint16")
 WINDOW = {"Z": (2, 5), "Y": (7, 16), "X": (0, 11)}

@@ -17,9 +17,9 @@ import zarr
 from tests.support import CountingStore, ForeignStore
 from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, StorePath
 
-from tilewright.storage.places import place_of_path, place_of_store
-from tilewright.storage.source import open_source
-from tilewright.storage.source_places import SourcePlaces, places_of
+from tilewright.sources.opening import open_source
+from tilewright.sources.source_places import SourcePlaces, places_of
+from tilewright.stores.places import place_of_path, place_of_store
 
 IMAGE = np.arange(64 * 64, dtype="uint16").reshape(64, 64)
 

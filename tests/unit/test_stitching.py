@@ -14,8 +14,9 @@ from zarr.storage import MemoryStore
 
 import tilewright as tw
 from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
-from tilewright.stitching import ImageStitching, image_graph
-from tilewright.storage.lazy_image import takes_lazy_image
+from tilewright.images.graph import image_graph
+from tilewright.images.lazy_image import takes_lazy_image
+from tilewright.images.stitching import ImageStitching
 
 RNG = np.random.default_rng(17)
 IMAGE = RNG.integers(0, 60_000, (1, 2, 20, 23)).astype("uint16")

@@ -12,7 +12,7 @@ from tests.support import Case, CountingStore, PositionModel, is_metadata, run
 from zarr.storage import LocalStore
 
 from tilewright.plan import plan_write
-from tilewright.storage import objects as objects_module
+from tilewright.stores import put as objects_module
 
 SHAPES = {
     "chunks that straddle tiles": {"layout": "compact", "chunks": (5, 7)},

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tests.support import CountingStore
 
 from tilewright.errors import SourceError
-from tilewright.execution import tile_windows
-from tilewright.execution.tile_windows import TileWindows
+from tilewright.model import tile_windows
+from tilewright.model.tile_windows import TileWindows
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage.source import Source, open_source
+from tilewright.sources.opening import open_source
+from tilewright.sources.source import Source
 
 IMAGE = np.random.default_rng(5).integers(0, 60_000, (2, 3, 9, 40, 47)).astype("uint16")
 

@@ -21,16 +21,16 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from tilewright.coordinator import Coordinator
-from tilewright.execution.local import SerialExecutor
-from tilewright.execution.run import Run
-from tilewright.execution.work import Work
+from tilewright.executors.serial import SerialExecutor
+from tilewright.executors.work import Work
 from tilewright.geometry import AxisUnits
+from tilewright.ledger.records import Record, Status
+from tilewright.objects import unit_checker
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_checker import Condition, UnitChecker
+from tilewright.objects.unit_writer import UnitWriter
 from tilewright.plan import WritePlan, plan_write
-from tilewright.storage import unit_checker
-from tilewright.storage.encoding import ObjectEncoder
-from tilewright.storage.records import Record, Status
-from tilewright.storage.unit_checker import Condition, UnitChecker
-from tilewright.storage.unit_writer import UnitWriter
+from tilewright.runs.run import Run
 
 SHAPE = (14, 17)
 """Its last objects reach beyond the image on both axes."""

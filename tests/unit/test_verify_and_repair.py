@@ -22,9 +22,9 @@ from zarr.storage import LocalStore, MemoryStore
 import tilewright as tw
 from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError, ResumeError, SourceError, UnitGivenUpError
-from tilewright.storage.ledger import LedgerFolder
-from tilewright.storage.lock import WriterLock
-from tilewright.storage.records import Record, Status
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.ledger.records import Record, Status
+from tilewright.locks.lock import WriterLock
 
 IMAGE = np.random.default_rng(0).random((240, 288), dtype=np.float32)
 REQUEST: dict[str, Any] = {

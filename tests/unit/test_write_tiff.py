@@ -16,9 +16,9 @@ import tifffile
 from PIL import Image, ImageSequence
 
 from tilewright.errors import DestinationExistsError
-from tilewright.storage import tiff
-from tilewright.storage.lazy_image import LazyImage, is_lazy, takes_lazy_image
-from tilewright.storage.tiff import write_tiff
+from tilewright.images import tiff
+from tilewright.images.lazy_image import LazyImage, is_lazy, takes_lazy_image
+from tilewright.images.tiff import write_tiff
 
 DTYPES = ["bool", "uint8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64", "complex64"]
 SHAPES = [(37, 61), (3, 37, 61), (1, 3, 37, 61), (2, 1, 5, 37, 61), (1, 1, 1, 37, 1), (37, 61, 3), (3, 3, 3)]
@@ -293,7 +293,7 @@ def test_a_file_that_cannot_grow_is_an_error_that_names_it_and_leaves_nothing(tm
 import errno, resource, sys
 from itertools import product
 import dask.array, numpy as np
-from tilewright.storage.tiff import write_tiff
+from tilewright.images.tiff import write_tiff
 image = np.random.default_rng(0).integers(0, 255, (4, 200, 200)).astype("uint8")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 images = (image, dask.array.from_array(image, chunks=(1, 90, 90)))
@@ -421,7 +421,7 @@ MEMORY = """
 import re
 from pathlib import Path
 import dask.array, numpy as np
-from tilewright.storage.tiff import write_tiff
+from tilewright.images.tiff import write_tiff
 
 def peak_mib():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -33,8 +33,8 @@ from tilewright.errors import (
     ModelOutputError,
     TileMismatchError,
 )
-from tilewright.execution import cluster
-from tilewright.plan import choose
+from tilewright.plan import group
+from tilewright.transport import clients as cluster
 
 RNG = np.random.default_rng(12)
 IMAGE = RNG.integers(0, 60_000, (40, 48)).astype("uint16")
@@ -110,7 +110,7 @@ def open_output(path: Path) -> np.ndarray:
 def small_units() -> Iterator[None]:
     """Write small images in many units, as large images are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "SMALL_UNIT_NBYTES", 1)
+        patch.setattr(group, "SMALL_UNIT_NBYTES", 1)
         yield
 
 

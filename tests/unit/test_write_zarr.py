@@ -17,11 +17,11 @@ from tests.support import is_metadata, read_by_tensorstore, tree
 from zarr.storage import LocalStore
 
 from tilewright.errors import DestinationError, DestinationExistsError
-from tilewright.plan import choose
-from tilewright.storage import objects
-from tilewright.storage.lazy_image import is_lazy
-from tilewright.storage.removal import being_written
-from tilewright.storage.zarr_image import write_zarr
+from tilewright.images.lazy_image import is_lazy
+from tilewright.images.zarr import write_zarr
+from tilewright.plan import group
+from tilewright.stores import put as objects
+from tilewright.stores.removal import being_written
 
 SHAPES = [(37, 61), (3, 37, 61), (2, 1, 5, 17, 31)]
 
@@ -67,7 +67,7 @@ def failing(error: BaseException) -> dask.array.Array:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units so small that a small image has many."""
-    monkeypatch.setattr(choose, "SMALL_UNIT_NBYTES", 3000)
+    monkeypatch.setattr(group, "SMALL_UNIT_NBYTES", 3000)
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ MEMORY = """
 import re
 from pathlib import Path
 import dask.array, numpy as np
-from tilewright.storage.removal import being_written
-from tilewright.storage.zarr_image import write_zarr
+from tilewright.stores.removal import being_written
+from tilewright.images.zarr import write_zarr
 
 def peak_mib():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -349,8 +349,8 @@ def test_an_object_that_cannot_be_stored_is_an_error_that_names_the_image_and_le
     script = f"""
 import errno, resource, sys
 import dask.array, numpy as np
-from tilewright.storage.removal import being_written
-from tilewright.storage.zarr_image import write_zarr
+from tilewright.stores.removal import being_written
+from tilewright.images.zarr import write_zarr
 image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):

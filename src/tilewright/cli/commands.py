@@ -24,8 +24,8 @@ from tilewright.cli.options import (
     series_option,
 )
 from tilewright.errors import UnitGivenUpError
-from tilewright.execution.stopping import StopRequest
 from tilewright.signals import of_command
+from tilewright.stopping import StopRequest
 
 if TYPE_CHECKING:
     pass
@@ -120,7 +120,7 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
     if (source is None) == (shape is None):
         raise click.UsageError("give either a SOURCE or its --shape")
     if source is not None:
-        from tilewright.storage.source import open_source  # noqa: PLC0415
+        from tilewright.sources.opening import open_source  # noqa: PLC0415
 
         shape = open_source(source, axes, series=series).axes.shape
     click.echo(str(plan_write(shape or (), axes, **options)))

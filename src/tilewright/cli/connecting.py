@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilewright.execution.stopping import StopRequest
+from tilewright.stopping import StopRequest
 
 if TYPE_CHECKING:
     from distributed import Client

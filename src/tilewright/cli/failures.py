@@ -2,13 +2,12 @@
 
 import re
 import traceback
-from pathlib import Path
 from typing import Any
 
 import click
 
 from tilewright.cli import STOPPED
-from tilewright.errors import RunStoppedError, TilewrightError, UnitGivenUpError
+from tilewright.errors import RunStoppedError, TilewrightError, UnitGivenUpError, is_raised_by_model
 
 INCOMPLETE = 3
 """The exit status where all was done, and parts of the output are missing or wrong."""
@@ -41,7 +40,7 @@ class Commands(click.Group):
             click.echo(f"\nInterrupted. {interrupt}".rstrip(), err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
-            if isinstance(error, TilewrightError) or not _passed_through_model(error):
+            if isinstance(error, TilewrightError) or not is_raised_by_model(error):
                 if not isinstance(error, TilewrightError | OSError | ValueError | KeyError):
                     raise
                 failures: dict[type[Exception], type[click.ClickException]] = {
@@ -52,13 +51,6 @@ class Commands(click.Group):
             # Not left to Python: click would take an EOFError for an end of its own input.
             traceback.print_exception(error)
             raise click.ClickException(f"the model raised {type(error).__name__}, see above") from error
-
-
-def _passed_through_model(error: BaseException) -> bool:
-    """Tell whether an error comes from the user's model: it passed through the one module that calls models."""
-    # On a worker, tilewright may be installed somewhere else.
-    frames = (Path(frame.f_code.co_filename).parts[-3:] for frame, _ in traceback.walk_tb(error.__traceback__))
-    return ("tilewright", "execution", "predictor.py") in frames
 
 
 def _one_line(error: Exception) -> str:

@@ -79,7 +79,7 @@ class ModelReference:
         ModelReferenceError
             If there is no such module, file or name.
         """
-        from tilewright.execution.predictor import is_factory  # noqa: PLC0415
+        from tilewright.model.predictor import is_factory  # noqa: PLC0415
 
         if self.module.endswith(TORCH_SCRIPT_SUFFIXES):
             return _load_torch_script(self.module)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import TileMismatchError
-from tilewright.storage.naming import ARRAY_SOURCE_NAME
-from tilewright.storage.source import Source
+from tilewright.sources.naming import ARRAY_SOURCE_NAME
+from tilewright.sources.source import Source
 
 
 class DatasetImage(Protocol):

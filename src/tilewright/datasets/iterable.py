@@ -21,8 +21,9 @@ from tilewright.datasets.open_tiles import OpenTiles
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import GeometryError
 from tilewright.geometry import TileInformation
-from tilewright.storage.readers import ReadFunction
-from tilewright.storage.source import Source, open_source
+from tilewright.sources.opening import open_source
+from tilewright.sources.readers.reader import ReadFunction
+from tilewright.sources.source import Source
 
 
 class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):

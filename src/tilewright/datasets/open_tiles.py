@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 
 from tilewright.assemble import AnyArray
-from tilewright.storage.objects import write_file
-from tilewright.storage.removal import remove_file
+from tilewright.stores.put import write_file
+from tilewright.stores.removal import remove_file
 
 _NAME = re.compile(r"tilewright-(\d+)-[0-9a-f]{32}\.tiles(\.[0-9a-f]{32}\.partial)?")
 """The name of a file, with the number of the process that said something."""

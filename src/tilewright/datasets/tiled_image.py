@@ -12,7 +12,8 @@ from tilewright.errors import GeometryError, TileMismatchError
 from tilewright.geometry import AxisTiling, TileInformation, position_of
 from tilewright.plan import WritePlan
 from tilewright.plan.axes import SPATIAL, per_spatial_axis
-from tilewright.storage.source import Source, open_source
+from tilewright.sources.opening import open_source
+from tilewright.sources.source import Source
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import zarr
 
 from tilewright.demo.network import DenoisingUNet, PlaneByPlane, train_denoiser
-from tilewright.execution.report import Report
 from tilewright.prediction import predict_to_zarr
+from tilewright.runs.report import Report
 
 try:
     from tilewright.demo.picture import PictureRow, draw_picture

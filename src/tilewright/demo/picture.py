@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from tilewright.execution.report import Report
+from tilewright.runs.report import Report
 
 INK, GREY = "#1b1f24", "#6a737d"
 VALID, TILE, UNIT, CHUNK = "#4cc9f0", "#ffb703", "#ff4d8d", "#ffffff"

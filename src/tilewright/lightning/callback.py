@@ -16,7 +16,7 @@ from tilewright.strategies.write_strategy import check_one_process
 if TYPE_CHECKING:
     from distributed import Client
 
-    from tilewright.stitching import WriteFunc
+    from tilewright.images.graph import WriteFunc
 
 # Lightning comes as two packages that do not share their base classes, and the callback is one of each: what they do is
 # the same, so that the first of them serves the trainers of both.

@@ -12,8 +12,9 @@ from distributed.protocol.pickle import dumps
 from tilewright.assemble import AnyArray, slices_of
 from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
 from tilewright.errors import DestinationExistsError, IncompleteImageError, ModelOutputError
-from tilewright.execution.cluster import check_client
-from tilewright.execution.image_writes import (
+from tilewright.geometry import Region, TileInformation, element_count
+from tilewright.images.graph import WriteFunc
+from tilewright.images.image_writes import (
     ClusterImageWrites,
     CompleteImage,
     ImageWrites,
@@ -21,16 +22,16 @@ from tilewright.execution.image_writes import (
     SentTile,
     joined,
 )
-from tilewright.geometry import Region, TileInformation, element_count
-from tilewright.stitching import ImageStitching, WriteFunc
-from tilewright.storage.apart import Target, check_apart
-from tilewright.storage.naming import check_extension, output_names
-from tilewright.storage.options import OutputOptions
-from tilewright.storage.output import Output
-from tilewright.storage.places import place_of_path
-from tilewright.storage.tiff import check_option_names, write_tiff
-from tilewright.storage.zarr_image import write_zarr
+from tilewright.images.stitching import ImageStitching
+from tilewright.images.tiff import check_option_names, write_tiff
+from tilewright.images.zarr import write_zarr
+from tilewright.outputs.apart import Target, check_apart
+from tilewright.outputs.options import OutputOptions
+from tilewright.outputs.output import Output
+from tilewright.sources.naming import check_extension, output_names
+from tilewright.stores.places import place_of_path
 from tilewright.strategies.write_strategy import check_inflight, check_options_of, check_same_run, datasets_of
+from tilewright.transport.clients import check_client
 
 if TYPE_CHECKING:
     from distributed import Client

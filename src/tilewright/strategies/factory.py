@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tilewright.stitching import WriteFunc
-from tilewright.storage.tiff import write_tiff
-from tilewright.storage.zarr_image import write_zarr
+from tilewright.images.graph import WriteFunc
+from tilewright.images.tiff import write_tiff
+from tilewright.images.zarr import write_zarr
 from tilewright.strategies.cache_tiles import CacheTiles
 from tilewright.strategies.write_image import WriteImage
 from tilewright.strategies.write_strategy import WriteStrategy

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from tilewright.arguments import whole_number, whole_numbers
-from tilewright.storage.value_identity import name_of
+from tilewright.identity.values import name_of
 
 
 @runtime_checkable

@@ -16,23 +16,24 @@ from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import IncompleteImageError, ModelOutputError, ResumeError, UnitGivenUpError
-from tilewright.execution.cluster import Placement, check_client, cluster_client
-from tilewright.execution.model_identity import model_identity
-from tilewright.execution.output_run import OutputRun
-from tilewright.execution.own_memory import OwnMemory
-from tilewright.execution.report import Report
-from tilewright.execution.run import Run
-from tilewright.execution.stopping import GRACE_SECONDS
+from tilewright.executors.placement import Placement
+from tilewright.identity.models import model_identity
+from tilewright.model.own_memory import OwnMemory
+from tilewright.outputs.apart import check_apart
+from tilewright.outputs.arrays import template_array
+from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
+from tilewright.outputs.options import OutputOptions, output_dtype
+from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.describe import describe_region
-from tilewright.storage.apart import check_apart
-from tilewright.storage.arrays import template_array
-from tilewright.storage.fingerprint import Fingerprint, fingerprint_of
-from tilewright.storage.naming import zarr_output_names
-from tilewright.storage.options import OutputOptions, output_dtype
-from tilewright.storage.output import Output
+from tilewright.runs.output_run import OutputRun
+from tilewright.runs.report import Report
+from tilewright.runs.run import Run
+from tilewright.sources.naming import zarr_output_names
+from tilewright.stopping import GRACE_SECONDS
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of, loaders_of
+from tilewright.transport.clients import check_client, cluster_client
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -1,0 +1,373 @@
+"""On a cluster of other processes, one task writes one unit, and tiles travel as futures from worker to worker.
+
+The work itself travels once to each worker, also to one that joins later, and stays there until the run ends. Tiles
+that were handed over are kept here until their units are written, since what was scattered dies with its worker.
+
+Of the tasks that a worker dies with, one may be the cause. Where Dask has lost too many workers with a task, that task
+is a *suspect*, and runs once more when nothing else does: if it is killed then, it is the cause; if not, it was one of
+the others.
+"""
+
+import queue
+import uuid
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from distributed import Client, Future, KilledWorker
+
+from tilewright.assemble import AnyArray
+from tilewright.coordinator import (
+    DeliverTiles,
+    Event,
+    GiveUpUnit,
+    Instruction,
+    ProduceUnit,
+    ReleaseTile,
+    TakeTile,
+    TilesFailed,
+    TilesLost,
+    TilesPredicted,
+    UnitFailed,
+    UnitWritten,
+    WriteUnit,
+)
+from tilewright.errors import WorkGoneError
+from tilewright.executors.executor import TASKS_PER_THREAD, Errors
+from tilewright.executors.remote_tasks import predict, produce, write
+from tilewright.executors.shared_prediction import SharedPrediction
+from tilewright.executors.work import Work
+from tilewright.ledger.receipts import UnitReceipt
+from tilewright.transport.sender import SentTiles, TileSender
+from tilewright.transport.sharing import REGISTRATIONS, Shared
+from tilewright.transport.watch import LOOK_SECONDS, Watch, gone
+
+GROUP_NBYTES = 256 * 2**20
+"""Tiles that are predicted by one task, batch by batch, give as many bytes at most: a task costs some milliseconds."""
+RESENT_PER_UNIT = 10
+"""How often a cluster may drop tasks, for each unit, before it is taken for one that does nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Where a tile is: a future of itself, or of the batch in which it was predicted."""
+
+    future: Future[Any]
+    place: int | None
+
+
+class RemoteExecutor:
+    """Carry out instructions on the worker processes of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A client of the cluster.
+    work : Work
+        What the instructions are about.
+    prediction : SharedPrediction, optional
+        The prediction of the work, which the workers have already.
+    """
+
+    def __init__(self, client: Client, work: Work, prediction: SharedPrediction | None = None) -> None:
+        self._client = client
+        self._watch = Watch(client)
+        self._work = work
+        # The model stays where it is; the rest of the work is small.
+        self._shared = Shared(client, replace(work, prediction=None))
+        self._prediction = prediction
+        self._names = (self._shared.name, prediction.name if prediction else None)
+        self._run = uuid.uuid4().hex
+        self._errors = Errors()
+        self._tiles: dict[Hashable, _Tile] = {}
+        self._copies: dict[int, AnyArray] = {}
+        self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
+        self._suspects: deque[Instruction] = deque()
+        self._alone: Future[Any] | None = None
+        self._running: dict[Future[Any], Instruction] = {}
+        self._ended: queue.SimpleQueue[Future[Any] | SentTiles | BaseException] = queue.SimpleQueue()
+        self._sender = TileSender(client, work.plan.share_of_tile, self._ended.put)
+        self._at_once: deque[Event] = deque()
+        self._number = 0
+        self._resent_count = 0
+        self._renewed_until = 0.0
+        self._most_tasks = 0
+        self._closed = False
+        self._count_threads()
+
+    def carry_out(self, instruction: Instruction) -> None:
+        """Submit an instruction, or queue it while enough is submitted."""
+        match instruction:
+            case ReleaseTile(tile, handle):
+                self._tiles.pop(handle, None)
+                self._copies.pop(tile, None)
+            case DeliverTiles(tiles) if self._work.prediction is None:
+                self._send(tiles)
+            case DeliverTiles():
+                self._waiting[1].extend(self._parts(instruction, self._groups(instruction.tiles)))
+            case GiveUpUnit():
+                # Nothing is put together of a unit before its task begins.
+                pass
+            case WriteUnit():
+                # First, since what is written frees memory.
+                self._waiting[0].append(instruction)
+            case _:
+                self._waiting[1].append(instruction)
+        self._submit()
+
+    def events(self, *, wait: bool) -> list[Event]:
+        """Return the outcomes of the tasks that have ended."""
+        happened = list(self._at_once)
+        self._at_once.clear()
+        ended: list[Future[Any]] = []
+        while True:
+            try:
+                outcome = self._ended.get(block=wait and not (ended or happened), timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if wait and not (ended or happened):
+                    self._watch.look()
+                break
+            match outcome:
+                case BaseException() if ended or happened:
+                    # After what was stored is recorded.
+                    self._ended.put(outcome)
+                    break
+                case BaseException():
+                    raise outcome
+                case SentTiles(tiles, futures):
+                    happened.append(self._sent(tiles, futures))
+                case _:
+                    ended.append(outcome)
+        if monotonic() > self._count_again:
+            # A cluster may grow while it is busy.
+            self._count_threads()
+        # Others were cancelled, when this was closed.
+        ended = [future for future in ended if future in self._running]
+        results = self._receipts_of(ended)
+        for future in ended:
+            happened.extend(self._outcome(future, self._running.pop(future), results.get(future)))
+            if future is self._alone:
+                self._alone = None
+        self._submit()
+        return happened
+
+    def stop_predicting(self) -> None:
+        """Drop predictions that are not submitted."""
+        self._waiting[1].clear()
+        self._suspects = deque(suspect for suspect in self._suspects if isinstance(suspect, WriteUnit))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, submitted or to be told."""
+        is_sent = self._sender.is_idle and self._ended.empty()
+        return is_sent and not (self._running or self._at_once or self._suspects or any(self._waiting))
+
+    @property
+    def wanted_nbytes(self) -> int:
+        """Bytes of units that keep all workers busy."""
+        return self._most_tasks * self._work.plan.largest_unit_nbytes
+
+    @property
+    def is_full(self) -> bool:
+        """Never: what is handed over is copied without its halo."""
+        return False
+
+    def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
+        """Let copies of tiles be sent to the workers, straight, and keep them here too."""
+        if instructions:
+            tiles = tuple(instruction.tile for instruction in instructions)
+            self._copies.update(zip(tiles, (np.array(valid) for valid in arrays), strict=True))
+            self._send(tiles)
+
+    def _send(self, tiles: Sequence[int]) -> None:
+        """Let tiles be sent that were handed over, for the first time, or again since their worker died."""
+        self._sender.send(tiles, [self._copies[tile] for tile in tiles])
+
+    def _sent(self, tiles: tuple[int, ...], futures: Sequence[Future[Any]]) -> TilesPredicted:
+        handles = tuple(self._next_key("tile", tile) for tile in tiles)
+        self._tiles.update(zip(handles, (_Tile(future, None) for future in futures), strict=True))
+        return TilesPredicted(tiles, handles)
+
+    def error_behind(self, reason: str) -> BaseException | None:
+        """Return the error behind the reason of a failure."""
+        return self._errors.behind(reason)
+
+    def close(self) -> None:
+        """Cancel what is submitted, and let the workers forget the run."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(Exception):
+            self._sender.close()
+        if self._client.status == "running":
+            # An error of sending, say: what ended the run matters more, and the workers must forget it all the same.
+            with suppress(Exception):
+                self._at_once.extend(self.events(wait=False))
+        futures, self._running = list(self._running), {}
+        self._tiles.clear()
+        for waiting in (*self._waiting, self._suspects):
+            waiting.clear()
+        if self._client.status == "running":
+            with suppress(Exception):
+                self._client.cancel(futures)
+        self._shared.close()
+
+    def _submit(self) -> None:
+        if self._closed:
+            return
+        while self._alone is None and len(self._running) < self._most_tasks and any(self._waiting):
+            self._start((self._waiting[0] or self._waiting[1]).popleft())
+        while self._suspects and not self._running:
+            self._alone = self._start(self._suspects.popleft())
+
+    def _start(self, instruction: Instruction) -> Future[Any] | None:
+        if isinstance(instruction, WriteUnit) and not all(handle in self._tiles for handle in instruction.handles):
+            # A tile was lost meanwhile: when it is there again, the unit is instructed again.
+            return None
+        future = self._task_of(instruction)
+        self._running[future] = instruction
+        future.add_done_callback(self._ended.put)
+        return future
+
+    def _task_of(self, instruction: Instruction) -> Future[Any]:
+        match instruction:
+            case WriteUnit(unit, _, tiles, handles):
+                places = [self._tiles[handle] for handle in handles]
+                futures = list(dict.fromkeys(place.future for place in places))
+                where = [(futures.index(place.future), place.place) for place in places]
+                key = self._next_key("write", unit)
+                return self._submit_task(key, 10, write, unit, tiles, where, futures)
+            case ProduceUnit(unit):
+                return self._submit_task(self._next_key("produce", unit), 0, produce, unit)
+            case DeliverTiles(tiles):
+                return self._submit_task(self._next_key("predict", tiles[0]), 0, predict, tiles)
+        raise TypeError(f"{instruction} is not carried out by a task")
+
+    def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        return self._client.submit(function, self._names, *args, key=key, priority=priority, pure=False)
+
+    def _outcome(self, future: Future[Any], instruction: Instruction, receipt: UnitReceipt | None) -> list[Event]:
+        match instruction:
+            case DeliverTiles(tiles) if future.status == "finished":
+                handles = tuple((future.key, place) for place in range(len(tiles)))
+                self._tiles.update((handle, _Tile(future, place)) for place, handle in enumerate(handles))
+                return [TilesPredicted(tiles, handles)]
+            case ProduceUnit(unit) | WriteUnit(unit) if receipt is not None:
+                return [UnitWritten(unit, receipt)]
+        if lost := self._lost_tiles(instruction):
+            return lost
+        return [] if self._send_again(future, instruction) else self._failure(future, instruction)
+
+    def _lost_tiles(self, instruction: Instruction) -> list[Event]:
+        """Forget the tiles of a unit that died with their workers, and return that they did."""
+        if not isinstance(instruction, WriteUnit):
+            return []
+        lost = [
+            (tile, handle)
+            for tile, handle in zip(instruction.tiles, instruction.handles, strict=True)
+            if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost", "error")
+        ]
+        for _, handle in lost:
+            del self._tiles[handle]
+        return [TilesLost(tuple(tile for tile, _ in lost), tuple(handle for _, handle in lost))] if lost else []
+
+    def _send_again(self, future: Future[Any], instruction: Instruction) -> bool:
+        """Submit an instruction again that the cluster has dropped, since it was restarted: that is no failed attempt.
+
+        Returns
+        -------
+        bool
+            Whether it was dropped.
+        """
+        is_forgotten = future.status == "error" and isinstance(future.exception(), WorkGoneError)
+        if not is_forgotten and future.status not in ("cancelled", "lost"):
+            return False
+        self._resent_count += 1
+        if self._resent_count > RESENT_PER_UNIT * self._work.plan.unit_count + REGISTRATIONS:
+            raise gone("it drops the tasks of this run again and again")
+        self._watch.wait_until_connected()
+        if is_forgotten and monotonic() > self._renewed_until:
+            self._shared.renew()
+            if self._prediction is not None:
+                self._prediction.renew()
+            # Other tasks that were on their way meanwhile say the same.
+            self._renewed_until = monotonic() + LOOK_SECONDS
+        self._waiting[0 if isinstance(instruction, WriteUnit) else 1].append(instruction)
+        return True
+
+    def _failure(self, future: Future[Any], instruction: Instruction) -> list[Event]:
+        match instruction:
+            case DeliverTiles(tiles) if len(batches := self._work.batches(tiles)) > 1:
+                # One of them failed, and no other should with it.
+                parts = self._parts(instruction, batches)
+                (self._suspects if _is_killed(future) else self._waiting[1]).extend(parts)
+                return []
+        if _is_killed(future) and future is not self._alone:
+            self._suspects.append(instruction)
+            return []
+        match instruction:
+            case DeliverTiles(tiles):
+                return [TilesFailed(tiles, self._reason(future), is_final=_is_killed(future))]
+            case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
+                return [UnitFailed(unit, attempt, self._reason(future), is_final=_is_killed(future))]
+        raise TypeError(f"{instruction} has no outcome")
+
+    def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
+        """Fetch the receipts of all units that were written, in one message."""
+        written = [
+            future
+            for future in futures
+            if future.status == "finished" and not isinstance(self._running[future], DeliverTiles)
+        ]
+        # A receipt that died with its worker is missing here: that unit is written again.
+        receipts: dict[str, UnitReceipt] = {}
+        if written:
+            with self._watch.talking():
+                receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip")
+        return {written[int(number)]: receipt for number, receipt in receipts.items()}
+
+    def _reason(self, future: Future[Any]) -> str:
+        if future.status == "error":
+            return self._errors.reason_of(future.exception().with_traceback(future.traceback()))
+        return f"the task {future.key} was {future.status}: its worker is gone"
+
+    def _groups(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
+        """Put whole batches of tiles together to groups, each for one task."""
+        groups: list[tuple[int, ...]] = []
+        nbytes = GROUP_NBYTES
+        for batch in self._work.batches(tiles):
+            if nbytes >= GROUP_NBYTES:
+                groups.append(())
+                nbytes = 0
+            groups[-1] += batch
+            nbytes += sum(map(self._work.plan.tile_nbytes, batch))
+        return groups
+
+    @staticmethod
+    def _parts(delivery: DeliverTiles, groups: Sequence[tuple[int, ...]]) -> Iterator[DeliverTiles]:
+        """Iterate over the parts of a delivery, one for each group of its tiles."""
+        units = dict(zip(delivery.tiles, delivery.units, strict=True))
+        return (DeliverTiles(group, tuple(units[tile] for tile in group)) for group in groups)
+
+    def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
+        self._number += 1
+        return f"tilewright-{what}-{self._run}", number, self._number
+
+    def _count_threads(self) -> None:
+        self._count_again = monotonic() + LOOK_SECONDS
+        if self._watch.is_connected:
+            with self._watch.talking():
+                threads = sum(self._client.nthreads().values())
+            self._most_tasks = max(self._most_tasks, TASKS_PER_THREAD * max(1, threads))
+
+
+def _is_killed(future: Future[Any]) -> bool:
+    """Tell whether too many workers died with a task."""
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+
+# What runs on a worker.

@@ -1,0 +1,89 @@
+"""What an executor carries out, the same wherever it runs: predict tiles, write a unit, or both in one place.
+
+What comes out depends on the plan, the source and the model only. In particular tiles are always put together to the
+same batches, since a model may give other last digits for a tile in other company.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from tilewright.assemble import AnyArray
+from tilewright.ledger.receipts import StageSeconds, UnitReceipt
+from tilewright.locks.reach import Reach
+from tilewright.model.tile_prediction import TilePrediction
+from tilewright.objects.unit_writer import UnitWriter
+from tilewright.plan import WritePlan
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that is needed to carry out the instructions for one output array.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The plan of the image.
+    writer : UnitWriter
+        What writes its units.
+    prediction : TilePrediction or None
+        How tiles are predicted; None where somebody else predicts and hands them over.
+    reach : Reach or None
+        How a worker proves that it has the store of its client; None where both are one process.
+    """
+
+    plan: WritePlan
+    writer: UnitWriter
+    prediction: TilePrediction | None = None
+    reach: Reach | None = None
+
+    def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return those tiles in the batches that the model sees; it sees the whole batch, whichever are needed."""
+        wanted = set(tiles)
+        batches = self._prediction.batches(self.plan, tiles)
+        return [tuple(tile for tile in batch if tile in wanted) for batch in batches]
+
+    def predict(self, tiles: Sequence[int]) -> list[AnyArray]:
+        """Return the valid regions of some tiles of one batch."""
+        (batch,) = self._prediction.batches(self.plan, tiles)
+        predicted = dict(zip(batch, self._prediction.predict(self.plan, batch), strict=True))
+        return [predicted[tile] for tile in tiles]
+
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+        """Write a unit from the valid regions of its tiles."""
+        return self._with_spent(self.writer.write_tiles(unit, tiles))
+
+    def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> UnitReceipt:
+        """Predict the tiles of a unit, and write it; between two batches it may be stopped."""
+        buffer, seconds = self.writer.buffer(unit), StageSeconds()
+        tiles = self.plan.tiles_of_unit(unit)
+        wanted = set(tiles)
+        with self._prediction.turn() as turn:
+            for batch in self._prediction.batches(self.plan, tiles):
+                if is_stopped():
+                    raise InterruptedError(f"unit {unit} was not finished: the run was stopped")
+                turn.go_on()
+                predicted = self._prediction.predict(self.plan, batch)
+                start = perf_counter()
+                for tile, valid in zip(batch, predicted, strict=True):
+                    if tile in wanted:
+                        buffer.place(tile, valid)
+                seconds.assemble += perf_counter() - start
+        receipt = self.writer.write(unit, buffer)
+        self.writer.recycle(buffer)
+        receipt.seconds.add(seconds)
+        return self._with_spent(receipt)
+
+    def _with_spent(self, receipt: UnitReceipt) -> UnitReceipt:
+        """Let a receipt carry along what predicting took in this process since the last one."""
+        if self.prediction is None:
+            return receipt
+        seconds, lost_count = self.prediction.take_spent()
+        receipt.seconds.add(seconds)
+        return replace(receipt, lost_count=lost_count, missing=self.prediction.source.take_missing())
+
+    @property
+    def _prediction(self) -> TilePrediction:
+        if self.prediction is None:
+            raise RuntimeError("nobody told this run how to predict tiles: they are handed over")
+        return self.prediction

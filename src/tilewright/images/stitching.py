@@ -1,0 +1,245 @@
+"""An image is stitched from the valid regions of its tiles: each element from a tile, or an error counts what misses.
+
+Nothing is blended and nothing is filled in. An image that is stitched lazily stitches a chunk when it is looked at, and
+fetches only the tiles of that chunk.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.assemble import AnyArray, slices_of
+from tilewright.conversion import as_array, is_array
+from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
+from tilewright.geometry import Region, TileInformation, extents_of, intersection, relative_to
+
+
+def stitch_prediction_single(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> AnyArray:
+    """Stitch the tiles of one sample together.
+
+    Parameters
+    ----------
+    tiles : iterable of array or tensor
+        C(Z)YX or (1, C, (Z), Y, X) each, in any order.
+    tile_infos : iterable of TileInformation
+        One per tile, all of the same sample.
+
+    Returns
+    -------
+    array
+        (1, C, (Z), Y, X), in the data type of the tiles.
+
+    Raises
+    ------
+    IncompleteImageError
+        If elements are covered by no tile. It says which sample misses how many.
+    GeometryError
+        If the tiles are of several samples, or do not fit their tile information.
+
+    Examples
+    --------
+    >>> first = TileInformation((1, 2, 3), False, ((0, 2), (0, 2)), ((0, 2), (0, 2)), 0)
+    >>> last = TileInformation((1, 2, 3), True, ((0, 2), (1, 2)), ((0, 2), (2, 3)), 0)
+    >>> tiles = [np.array([[[1, 2], [3, 4]]]), np.array([[[0, 9], [0, 9]]])]
+    >>> stitch_prediction_single(tiles, [first, last]).tolist()
+    [[[[1, 2, 9], [3, 4, 9]]]]
+    """
+    tiles, tile_infos = _checked(tiles, tile_infos)
+    samples = sorted({information.sample_id for information in tile_infos})
+    if len(samples) > 1:
+        raise GeometryError(f"the tiles are of the samples {samples}, not of one; use stitch_prediction")
+    return stitch_prediction(tiles, tile_infos)[0]
+
+
+def stitch_prediction(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> list[AnyArray]:
+    """Stitch the tiles of several samples together.
+
+    Parameters
+    ----------
+    tiles : iterable of array or tensor
+        C(Z)YX or (1, C, (Z), Y, X) each, in any order.
+    tile_infos : iterable of TileInformation
+        One per tile.
+
+    Returns
+    -------
+    list of array
+        One (1, C, (Z), Y, X) per sample, in the order of ``sample_id``, in the data type of the tiles.
+
+    Raises
+    ------
+    IncompleteImageError
+        If elements of a sample are covered by no tile. It says which sample misses how many.
+    GeometryError
+        If tiles do not fit their tile information.
+    """
+    tiles, tile_infos = _checked(tiles, tile_infos)
+    samples: dict[int, list[tuple[AnyArray, TileInformation]]] = defaultdict(list)
+    for tile, information in zip(tiles, tile_infos, strict=True):
+        samples[information.sample_id].append((_without_batch(as_array(tile), information), information))
+    images = []
+    for sample, placed in sorted(samples.items()):
+        shapes = sorted({information.array_shape[1:] for _, information in placed})
+        if len(shapes) > 1:
+            raise GeometryError(f"the tiles of sample {sample} are of images of different extents: {shapes}")
+        whole = tuple((0, extent) for extent in shapes[0])
+        images.append(stitch_region(whole, placed, f"sample {sample}")[np.newaxis])
+    return images
+
+
+def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformation]], name: str) -> AnyArray:
+    """Stitch a region of a sample together.
+
+    Parameters
+    ----------
+    region : Region
+        Which, (Z)YX.
+    tiles : iterable of (array, TileInformation)
+        Tiles, C(Z)YX, that reach into it; more do no harm.
+    name : str
+        How to name the sample in messages.
+
+    Returns
+    -------
+    array
+        C(Z)YX.
+
+    Raises
+    ------
+    IncompleteImageError
+        If elements are covered by no tile.
+    GeometryError
+        If the tile is smaller than what is kept of it.
+    ModelOutputError
+        If the tiles have different channels or data types.
+    """
+    covered = np.zeros(extents_of(region), bool)
+    stitched: AnyArray | None = None
+    for tile, information in tiles:
+        stitch, crop = information.stitch_coords, information.overlap_crop_coords
+        if any(stop > extent for (_, stop), extent in zip(crop, tile.shape[1:], strict=True)):
+            raise GeometryError(
+                f"{crop} of a tile of {name} is kept, but its prediction has the extents {tile.shape[1:]}"
+            )
+        if stitched is None:
+            stitched = np.empty((len(tile), *covered.shape), tile.dtype)
+        if (len(tile), tile.dtype) != (len(stitched), stitched.dtype):
+            raise ModelOutputError(
+                f"the tile at {stitch} of {name} has {len(tile)} channels of {tile.dtype}, others have {len(stitched)} "
+                f"of {stitched.dtype}"
+            )
+        shared = intersection(region, stitch)
+        into = slices_of(relative_to(shared, [start for start, _ in region]))
+        offsets = [start - first for (start, _), (first, _) in zip(stitch, crop, strict=True)]
+        stitched[(slice(None), *into)] = tile[(slice(None), *slices_of(relative_to(shared, offsets)))]
+        covered[into] = True
+    missing = covered.size - int(np.count_nonzero(covered))
+    if missing or stitched is None:
+        raise IncompleteImageError(
+            f"{name} misses {missing} elements of {covered.size}: no tile covers them; predict all tiles of the dataset"
+        )
+    return stitched
+
+
+class ImageStitching:
+    """How the tiles of one image are put together; not the tiles themselves.
+
+    Parameters
+    ----------
+    name : str
+        How to name the image in messages.
+    first_sample : int
+        The ``sample_id`` of its first sample.
+    sample_count : int
+        The number of its samples.
+    tile_infos : sequence of TileInformation
+        Where its tiles belong, and what of them is kept.
+    channels : int
+        The channels of the tiles.
+    dtype : numpy.dtype
+        The data type of the tiles.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        first_sample: int,
+        sample_count: int,
+        tile_infos: Sequence[TileInformation],
+        channels: int,
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.name = name
+        self.first_sample = first_sample
+        self.sample_count = sample_count
+        self.tile_infos = tuple(tile_infos)
+        self.channels = channels
+        self.dtype = np.dtype(dtype)
+        self.extents = self.tile_infos[0].array_shape[1:]
+
+    def stitch(self, tiles: Sequence[AnyArray]) -> AnyArray:
+        """Return the image, C(Z)YX if it has one sample, else SC(Z)YX; tiles are C(Z)YX or (1, C, (Z), Y, X)."""
+        whole = tuple((0, extent) for extent in self.extents)
+        samples = range(self.sample_count)
+        if self.sample_count == 1:
+            return self.stitch_sample(0, whole, tiles, range(len(tiles)))
+        by_sample: dict[int, list[int]] = {sample: [] for sample in samples}
+        for number, information in enumerate(self.tile_infos):
+            by_sample[information.sample_id - self.first_sample].append(number)
+        image: AnyArray = np.empty((self.sample_count, self.channels, *self.extents), self.dtype)
+        for sample in samples:
+            image[sample] = self.stitch_sample(
+                sample, whole, [tiles[number] for number in by_sample[sample]], by_sample[sample]
+            )
+        return image
+
+    def stitch_sample(self, sample: int, region: Region, tiles: Iterable[AnyArray], numbers: Sequence[int]) -> AnyArray:
+        """Return a region of a sample, C(Z)YX, from those of its tiles that are given, with their numbers."""
+        placed = (
+            (_without_batch(tile, self.tile_infos[number]), self.tile_infos[number])
+            for tile, number in zip(tiles, numbers, strict=True)
+        )
+        which = f", sample {sample}" if self.sample_count > 1 else ""
+        stitched = stitch_region(region, placed, f"image {self.name}{which}")
+        if (len(stitched), stitched.dtype) != (self.channels, self.dtype):
+            raise ModelOutputError(
+                f"image {self.name} has {self.channels} channels of {self.dtype}, but tiles of it{which} have "
+                f"{len(stitched)} of {stitched.dtype}"
+            )
+        return stitched
+
+
+def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:
+    """Return a tile C(Z)YX, whether or not it comes as a batch of one."""
+    axis_count = len(information.array_shape)
+    if tile.ndim == axis_count + 1 and len(tile) == 1:
+        tile = tile.reshape(tile.shape[1:])
+    if tile.ndim != axis_count:
+        raise GeometryError(
+            f"a tile of an image of {axis_count} axes must be C(Z)YX or (1, C, (Z), Y, X), got the shape {tile.shape}"
+        )
+    return tile
+
+
+def _is_information(value: Any) -> bool:
+    """Tell whether a value is tile information, also where another library has its own class for it."""
+    return all(hasattr(value, name) for name in TileInformation._fields)
+
+
+def _checked(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> tuple[list[Any], list[TileInformation]]:
+    for name, given in (("tiles", tiles), ("tile_infos", tile_infos)):
+        if isinstance(given, str) or not hasattr(given, "__iter__"):
+            raise TypeError(f"{name} must be a list, got {given!r:.80}")
+    listed, infos = list(tiles), list(tile_infos)
+    for name, values, is_one in (("tiles", listed, is_array), ("tile_infos", infos, _is_information)):
+        wrong = next((value for value in values if not is_one(value)), None)
+        if wrong is not None:
+            kind = "arrays or tensors" if name == "tiles" else "TileInformation"
+            raise TypeError(f"{name} must be made of {kind}, got {type(wrong).__name__}: {wrong!r:.60}")
+    if len(listed) != len(infos) or not listed:
+        raise GeometryError(
+            f"there must be tiles, and as much tile information; got {len(listed)} tiles and {len(infos)}"
+        )
+    return listed, infos

@@ -1,0 +1,202 @@
+"""The lock belongs to the output: at most one run writes an output, or one around or inside it, whatever its ledger.
+
+A run first takes its own lock, and then looks for those of outputs around and inside it. Of two runs that do so, at
+least one sees the other.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from zarr.abc.store import Store
+
+from tilewright.errors import DestinationError, OutputInUseError
+from tilewright.locks.guard import Guard
+from tilewright.locks.holder import Holder
+from tilewright.locks.lock import NAME, WriterLock, remove_leftovers
+from tilewright.locks.object_lock import NAME as OBJECT_NAME
+from tilewright.locks.object_lock import ObjectLock
+from tilewright.locks.reach import Reach
+from tilewright.stores.removal import remove_empty_folder
+from tilewright.stores.zarr_api import is_unopened_zip, sync
+
+LEDGER_SUFFIX = ".ledger"
+"""The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``, and its lock lies there."""
+
+
+def folder_beside(root: Path, group: str | Path) -> Path:
+    """Return the folder beside a store where the lock of a group lies, and its ledger where no other was chosen.
+
+    Examples
+    --------
+    >>> folder_beside(Path("data/a.zarr"), "0").as_posix()
+    'data/a.zarr.ledger/0'
+    """
+    return root.with_name(f"{root.name}{LEDGER_SUFFIX}") / group
+
+
+class OutputLock:
+    """The right to write one output, held from `acquire` to `release`.
+
+    Parameters
+    ----------
+    store : zarr store
+        The store of the output.
+    group : str
+        Its group in the store.
+    folder : Path or None
+        The folder that it is, where it lies in one.
+    lock_folder : Path or None
+        The folder of its lock, where it lies in a folder; else the lock is an object of the store.
+    ledger_folder : Path or None
+        The folder of its ledger, where that was chosen: two outputs cannot share it.
+    """
+
+    def __init__(
+        self, store: Store, group: str, folder: Path | None, lock_folder: Path | None, ledger_folder: Path | None
+    ) -> None:
+        self._store = store
+        self._group = group
+        self._folder = folder
+        name = str(folder or store)
+        self._own: WriterLock | ObjectLock = (
+            ObjectLock(store, group, name) if lock_folder is None else WriterLock(lock_folder, name)
+        )
+        self._of_ledger = None if ledger_folder in (None, lock_folder) else ledger_folder
+        self._name = name
+        self._held = ExitStack()
+
+    def acquire(self, number: int = 1, *, has_workers: bool = False) -> None:
+        """Take the lock.
+
+        Parameters
+        ----------
+        number : int
+            The fencing number, which is larger where the lock is taken from a holder that is dead.
+        has_workers : bool
+            Whether tasks in other processes will write.
+
+        Raises
+        ------
+        OutputInUseError
+            If another run writes the output, one around or inside it, or the ledger.
+        DestinationError
+            If the lock cannot be made.
+        """
+        with ExitStack() as held:
+            self._acquire(self._own, number, has_workers, held)
+            if self._of_ledger is not None:
+                self._acquire(WriterLock(self._of_ledger, self._name), number, has_workers, held)
+            self._check_others()
+            self._held = held.pop_all()
+
+    @property
+    def number(self) -> int:
+        """The fencing number; 0 where the lock is not held."""
+        return self._own.number
+
+    @property
+    def taken_from(self) -> Holder | None:
+        """The dead holder from which the lock was taken."""
+        return self._own.taken_from
+
+    def holder(self) -> Holder | None:
+        """Return the holder, as far as can be told at once; None where there is none."""
+        return self._own.holder()
+
+    def guard(self) -> Guard:
+        """Return what tells tasks whether the lock is still held."""
+        return self._own.guard()
+
+    def reach(self) -> Reach:
+        """Return what proves that a worker reads and writes where this process does."""
+        lock = self._own
+        folder, key = (lock.path.parent, lock.path.name) if isinstance(lock, WriterLock) else (None, lock.key)
+        return Reach(self.guard(), self._store, key, folder, self._name)
+
+    def check(self) -> None:
+        """Raise OutputInUseError where the lock is gone."""
+        self._own.check()
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        self._held.close()
+
+    def _acquire(self, lock: WriterLock | ObjectLock, number: int, has_workers: bool, held: ExitStack) -> None:
+        try:
+            lock.acquire(number, has_workers=has_workers)
+        except DestinationError:
+            raise
+        except OSError as error:
+            what = f"the ledger {lock.path.parent}" if isinstance(lock, WriterLock) else f"the store of {self._name}"
+            reason = f"{what} cannot be written: {error.strerror or error}; mend that, or choose another place for it, "
+            raise DestinationError(error.errno, f"{reason}or for the output", error.filename) from error
+        if isinstance(lock, WriterLock) and self._of_ledger is not None:
+            # It is there for the lock alone, also where a run that has died has made it.
+            held.callback(remove_empty_folder, lock.path.parent)
+        held.callback(lock.release)
+        if isinstance(lock, WriterLock):
+            remove_leftovers(lock.path.parent)
+
+    def _check_others(self) -> None:
+        """Raise OutputInUseError where a run writes an output around or inside this one."""
+        for lock, where in self._others():
+            holder = None
+            with suppress(DestinationError):
+                # A file of others that has the name of a lock is none.
+                holder = lock.wait_for_holder()
+            if holder is not None:
+                raise OutputInUseError(
+                    f"the output {self._name} lies around or inside {where}, which is being written by process "
+                    f"{holder.process} on {holder.host}; let it end, or choose another destination"
+                )
+
+    def _others(self) -> Iterator[tuple[WriterLock | ObjectLock, str]]:
+        if self._folder is None:
+            return self._other_objects()
+        return self._other_files(self._folder)
+
+    def _other_files(self, folder: Path) -> Iterator[tuple[WriterLock, str]]:
+        own = self._own.path if isinstance(self._own, WriterLock) else None
+        around = (
+            folder_beside(root, output.relative_to(root)) / NAME
+            for output in (folder, *folder.parents)
+            for root in (output, *output.parents)
+            if root.name
+        )
+        for path in (*around, *_locks_inside(folder)):
+            if path != own and path.is_file():
+                yield WriterLock(path.parent, str(path.parent)), str(path.parent)
+
+    def _other_objects(self) -> Iterator[tuple[ObjectLock, str]]:
+        parts = self._group.split("/") if self._group else []
+        around = ["/".join(parts[:count]) for count in range(len(parts))]
+        for group in (*around, *self._groups_inside()):
+            yield ObjectLock(self._store, group, group), f"the group {group!r} of {self._store}"
+
+    def _groups_inside(self) -> Iterator[str]:
+        if is_unopened_zip(self._store):
+            return iter(())
+
+        async def keys() -> list[str]:
+            prefix = f"{self._group}/" if self._group else ""
+            return [key async for key in self._store.list_prefix(prefix) if key.endswith(f"/{OBJECT_NAME}")]
+
+        own = f"{self._group}/{OBJECT_NAME}" if self._group else OBJECT_NAME
+        return (key.removesuffix(f"/{OBJECT_NAME}") for key in sync(keys()) if key != own)
+
+
+def _locks_inside(folder: Path) -> Iterator[Path]:
+    """Iterate over the locks of outputs below a folder; an array holds none."""
+    places = [folder] + [
+        folder_beside(root, folder.relative_to(root)) for root in (folder, *folder.parents) if root.name
+    ]
+    for place in places:
+        for parent, folders, names in os.walk(place):
+            if ".zarray" in names:
+                folders.clear()
+            elif "zarr.json" in names and "c" in folders:
+                folders.remove("c")
+            if NAME in names and LEDGER_SUFFIX in parent:
+                yield Path(parent, NAME)

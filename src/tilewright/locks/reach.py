@@ -1,0 +1,105 @@
+"""A store is shared by two processes where each has seen what the other one has put there, and not before."""
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+from zarr.abc.store import Store
+
+from tilewright.errors import NotSharedError, OutputInUseError
+from tilewright.locks.guard import Guard
+from tilewright.stores.places import public_name
+from tilewright.stores.put import get_object, put_object, write_file
+from tilewright.stores.removal import delete_object, remove_file
+
+SEEN_SECONDS = 10.0
+"""How long a network file system may take until it shows what another host has written."""
+_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The proof that a worker reads and writes the store of an output that its client sees.
+
+    Parameters
+    ----------
+    guard : Guard
+        The lock, which the client has put there.
+    store : zarr store
+        The store.
+    key : str
+        The name of the lock in it.
+    folder : Path or None
+        The folder of the lock, where that is a file.
+    output : str
+        The output, for messages.
+    """
+
+    guard: Guard
+    store: Store
+    key: str
+    folder: Path | None
+    output: str
+
+    def look(self) -> None:
+        """Raise NotSharedError where this process does not see what the client has put there."""
+        try:
+            if self.folder is None or self.folder.is_dir():
+                self.guard.check()
+                return
+        except OutputInUseError as error:
+            raise self._unshared("does not see the lock that the client has put there") from error
+        raise self._unshared(f"does not see the folder {self.folder}")
+
+    def show(self, token: str) -> None:
+        """Look, and put something there for the client; the token is 32 hexadecimal digits."""
+        self.look()
+        try:
+            if self.folder is not None:
+                write_file(self._file(token), [token.encode()])
+            else:
+                put_object(self.store, self._object(token), [token.encode()])
+        except OSError as error:
+            raise self._unshared(f"cannot write there: {error}") from error
+
+    def take(self, token: str) -> bool:
+        """Return whether what a worker has put there is seen here, within some seconds, and remove it."""
+        until = monotonic() + SEEN_SECONDS
+        while not self._is_seen(token):
+            if monotonic() > until:
+                return False
+            sleep(_PAUSE_SECONDS)
+        if self.folder is not None:
+            remove_file(self._file(token))
+        else:
+            delete_object(self.store, self._object(token))
+        return True
+
+    def unseen(self, worker: str) -> NotSharedError:
+        """Return the error of a worker that writes to a place of its own."""
+        return NotSharedError(
+            f"what the worker {worker} writes to the output {self.output} is not seen by the client: each has a store "
+            f"of its own ({public_name(self.store)}); choose a folder, or an object store, that all of them share"
+        )
+
+    def _unshared(self, reason: str) -> NotSharedError:
+        return NotSharedError(
+            f"the output {self.output} is not shared: the process {os.getpid()} on the host {socket.gethostname()} "
+            f"{reason}; choose a folder, or an object store, that all workers share"
+        )
+
+    def _is_seen(self, token: str) -> bool:
+        try:
+            if self.folder is not None:
+                return self._file(token).read_bytes() == token.encode()
+            return bytes(get_object(self.store, self._object(token))) == token.encode()
+        except FileNotFoundError:
+            return False
+
+    def _file(self, token: str) -> Path:
+        return Path(self.folder or "", f"lock.{token}.partial")
+
+    def _object(self, token: str) -> str:
+        return f"{self.key}.{token}.partial"

@@ -1,0 +1,1 @@
+"""The model of a user, which predicts one batch of tiles at a time."""

@@ -1,0 +1,78 @@
+"""A unit is intact if its objects are, byte for byte, what the ledger says was stored; nothing is decoded."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from zarr.storage import LocalStore
+
+from tilewright.ledger.records import Record, Status
+from tilewright.objects.digest import ObjectDigest, UnitDigest
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.plan import WritePlan
+from tilewright.stores.put import get_object
+
+PIECE_NBYTES = 2**20
+"""A file is read in pieces that stay in the cache until their digest is made."""
+
+
+class Condition(Enum):
+    """How a unit was found."""
+
+    INTACT = "intact"
+    MISSING = "missing"
+    SHORT = "short"
+    DAMAGED = "damaged"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True)
+class UnitChecker:
+    """Compare the units of one array with the ledger.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        Which unit has which objects.
+    encoder : ObjectEncoder
+        The encoder of the array, which knows the keys of its objects.
+    """
+
+    plan: WritePlan
+    encoder: ObjectEncoder
+
+    def check(self, record: Record) -> Condition:
+        """Return how the unit of a record is found; an object that cannot be read counts as damaged."""
+        if record.status is Status.GIVEN_UP:
+            return Condition.GIVEN_UP
+        digest = UnitDigest()
+        for position in self.plan.objects_of_unit(record.unit):
+            found = ObjectDigest()
+            try:
+                for piece in self._pieces(self.encoder.key(position)):
+                    found.update(piece)
+            except FileNotFoundError:
+                return Condition.MISSING
+            except Exception:
+                # Whatever a store raises where it cannot read.
+                return Condition.DAMAGED
+            digest.add(found)
+        if digest.nbytes < record.stored_nbytes:
+            return Condition.SHORT
+        return Condition.INTACT if digest.value == record.digest else Condition.DAMAGED
+
+    def _pieces(self, key: str) -> Iterator[memoryview]:
+        store = self.encoder.array.store
+        if type(store) is not LocalStore:
+            yield get_object(store, key)
+            return
+        memory = memoryview(bytearray(PIECE_NBYTES))
+        # A pipe in the place of an object would be waited for.
+        descriptor = os.open(store.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(f"{store.root / key} is no file")
+            while nbytes := file.readinto(memory):
+                yield memory[:nbytes]

@@ -1,0 +1,142 @@
+"""How outputs are stored, and what happens to what is in their place, is checked where it is given."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore
+
+from tilewright.arguments import whole_number
+from tilewright.errors import DestinationError, GeometryError
+from tilewright.plan.dtypes import dtype_name
+from tilewright.stores.places import public_name
+
+IF_EXISTS = ("fail", "overwrite", "overwrite-foreign", "resume")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How the arrays of an output are stored.
+
+    Parameters
+    ----------
+    compressors : object
+        As in `zarr.create_array`, but for ``"auto"``, which is that of `default_compressor`.
+    fill_value : scalar
+        What elements that were never written read as.
+    zarr_format : {3, 2}
+        The version of the format.
+    if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
+        What to do where the output exists. ``"overwrite"`` replaces an output of tilewright, ``"overwrite-foreign"``
+        any Zarr group or array.
+    names_dimensions : bool
+        Whether the axes of the plan are stored as the names of the dimensions; format 2 has none.
+
+    Raises
+    ------
+    ValueError
+        If there is no such format, or no such thing to do.
+    """
+
+    compressors: Any = "auto"
+    fill_value: Any = 0
+    zarr_format: int = 3
+    if_exists: str = "fail"
+    names_dimensions: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "zarr_format", whole_number("zarr_format", self.zarr_format, 2))
+        if self.zarr_format > 3:
+            raise GeometryError(f"zarr_format must be 2 or 3, got {self.zarr_format}")
+        if not isinstance(self.if_exists, str) or self.if_exists not in IF_EXISTS:
+            raise ValueError(f"if_exists must be one of {IF_EXISTS}, got {self.if_exists!r:.80}")
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether what exists is replaced."""
+        return self.if_exists.startswith("overwrite")
+
+    @property
+    def overwrites_foreign(self) -> bool:
+        """Whether Zarr nodes are replaced that are no output of tilewright."""
+        return self.if_exists == "overwrite-foreign"
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise ValueError where zarr does not take the fill value or the compressors for a data type."""
+        fill_value = self.fill_value
+        is_number = isinstance(fill_value, Number | np.generic) and not isinstance(fill_value, complex)
+        if not is_number or not self._is_taken(dtype, fill_value=fill_value):
+            raise GeometryError(f"fill_value must be a number that an array of {dtype} holds, got {fill_value!r:.80}")
+        if isinstance(self.compressors, str) and self.compressors == "auto":
+            return
+        if not self._is_taken(dtype, compressors=self.compressors):
+            kind = "BloscCodec()" if self.zarr_format == 3 else "numcodecs.Blosc()"
+            raise GeometryError(
+                f"compressors must be 'auto', None, or what zarr.create_array takes for Zarr format "
+                f"{self.zarr_format}, such as {kind}, got {self.compressors!r:.80}"
+            )
+
+    def _is_taken(self, dtype: str, **options: Any) -> bool:
+        """Tell whether zarr creates an array with such options."""
+        version: Any = self.zarr_format
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                zarr.create_array(MemoryStore(), shape=(1,), chunks=(1,), dtype=dtype, zarr_format=version, **options)
+        except Exception:
+            # Whatever zarr and its codecs raise.
+            return False
+        return True
+
+    def check_shards(self, shards: object) -> None:
+        """Raise GeometryError for shards where the format has none."""
+        if shards is not None and self.zarr_format == 2:
+            raise GeometryError(f"Zarr format 2 has no shards, got shards={shards!r}; use zarr_format=3 or shards=None")
+
+
+def output_dtype(dtype: Any) -> str:
+    """Return the NumPy name of whatever names a data type.
+
+    Raises
+    ------
+    GeometryError
+        If it names none that can be stored.
+
+    Examples
+    --------
+    >>> output_dtype("<f4"), output_dtype(float)
+    ('float32', 'float64')
+    """
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        # What is not NumPy's, such as torch.float16, may have the same name.
+        name = str(dtype).rpartition(".")[2]
+    if name.startswith("complex"):
+        raise GeometryError(f"dtype must be that of bools, whole numbers or floats, got {name!r}")
+    return dtype_name(name)
+
+
+def checked_path(file_path: Any) -> Path:
+    """Return the path of a file or folder to write to.
+
+    Raises
+    ------
+    TypeError
+        If it is no path.
+    DestinationError
+        If it is empty, or a URL.
+    """
+    if not isinstance(file_path, str | os.PathLike):
+        raise TypeError(f"file_path must be a path, got {type(file_path).__name__}: {file_path!r:.80}")
+    text = os.fspath(file_path)
+    if not isinstance(text, str) or not text:
+        raise DestinationError(f"file_path must be a local path, got {text!r:.200}")
+    if "://" in text:
+        raise DestinationError(f"file_path {public_name(text)!r} is a URL; give a local path")
+    return Path(text).expanduser()

@@ -1,0 +1,1 @@
+"""One run of one output: the loop between coordinator and executor, and what it records and reports."""

@@ -1,0 +1,403 @@
+"""One output, from its lock to its report: begun, or taken up where another run left it, and recorded as it grows.
+
+A unit goes to the ledger when its objects are stored, so that whoever takes the output up again finds more than the
+ledger says, never less.
+"""
+
+import logging
+import sys
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from threading import Thread
+from typing import Any, Self
+
+import zarr
+
+from tilewright.coordinator import Coordinator
+from tilewright.errors import (
+    DestinationError,
+    DestinationExistsError,
+    NotSharedError,
+    OutputInUseError,
+    ResumeError,
+    RunStoppedError,
+    UnitGivenUpError,
+)
+from tilewright.executors.placement import Placement
+from tilewright.ledger.header import EVERYTHING, NOTHING, OUTPUT, Header
+from tilewright.ledger.ledger import Ledger, LedgerFolder
+from tilewright.ledger.receipts import UnitReceipt
+from tilewright.ledger.records import Records
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.unit_checker import UnitChecker
+from tilewright.objects.unit_writer import UnitWriter
+from tilewright.outputs.arrays import create_array, existing_array, open_array, template_array
+from tilewright.outputs.fingerprint import Fingerprint, differences
+from tilewright.outputs.options import OutputOptions
+from tilewright.outputs.output import FULL_RESOLUTION, Output
+from tilewright.outputs.replacement import Replacement
+from tilewright.outputs.surplus import remove_surplus
+from tilewright.plan import WritePlan
+from tilewright.runs.checking import check_units
+from tilewright.runs.report import Report, Tally, describe_given_up
+from tilewright.runs.run import Run
+from tilewright.runs.witness import Witness
+from tilewright.stores.metadata import array_metadata
+
+_log = logging.getLogger(__name__)
+
+
+class Callbacks:
+    """Who wants to know how far an output is; this one does not."""
+
+    def checked(self, unit_count: int) -> None:
+        """Take in that so many more units were compared with the ledger."""
+
+    def kept(self, unit_count: int, nbytes: int) -> None:
+        """Take in how many units, of how many bytes, need not be written again."""
+
+    def written(self, unit: int) -> None:
+        """Take in that a unit is written."""
+
+
+class OutputRun:
+    """Write one output, or what is missing of it.
+
+    Parameters
+    ----------
+    output : Output
+        Where it lies.
+    options : OutputOptions
+        How it is stored, and what to do where it exists.
+    placement : Placement
+        Where the work is carried out.
+    callbacks : Callbacks, optional
+        Who wants to know how far it is.
+    """
+
+    def __init__(
+        self, output: Output, options: OutputOptions, placement: Placement, callbacks: Callbacks | None = None
+    ) -> None:
+        self.output = output
+        self._options = options
+        self._placement = placement
+        self._callbacks = callbacks or Callbacks()
+        self._opened = ExitStack()
+        self._lock = output.lock()
+        self._replacement = Replacement(output, self._lock.check)
+        self._finishing: Thread | None = None
+        self._is_replacing = False
+        self._has_begun_to_replace = False
+        self._number = 1
+        self._ledger: Ledger | None = None
+        self._run: Run | None = None
+        self.tally = Tally()
+
+    def __enter__(self) -> Self:
+        self.lock()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def lock(self) -> None:
+        """Take the right to write the output.
+
+        Raises
+        ------
+        OutputInUseError
+            If another process has it.
+        """
+        ledger = self.output.ledger
+        number = 1 if ledger is None else ledger.next_number()
+        self._lock.acquire(number, has_workers=not self._placement.is_here)
+        # A run that has just ended may have taken the number.
+        self._number = max(self._lock.number, number if ledger is None else ledger.next_number())
+        self._opened.callback(self._lock.release)
+        if not self._placement.is_here:
+            # Workers that are killed leave them, and no other process may remove them while the lock is held.
+            self._opened.callback(self._remove_partial_files)
+
+    def header(self) -> Header | None:
+        """Return what the output was begun from, where it is to be completed and was begun."""
+        return self.output.header() if self._options.if_exists == "resume" else None
+
+    def check_same(self, fingerprint: Fingerprint) -> None:
+        """Compare what is to be written with what was begun there, where that is to be completed.
+
+        Raises
+        ------
+        ResumeError
+            If it was begun from something else.
+        OutputInUseError
+            If another run is writing that.
+        """
+        found = self.header()
+        differing = [] if found is None else differences(found.fingerprint, fingerprint)
+        if not differing:
+            return
+        if not self._lock.number:
+            # Where another run is writing it, that is what the user must know.
+            self.lock()
+            self.close()
+        raise ResumeError(
+            f"the output {self.output} was begun from something else, so that it cannot be completed: "
+            f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
+        )
+
+    def begin(self, plan: WritePlan, fingerprint: Fingerprint) -> Run:
+        """Create the output, or check what is there of it, and return the loop that writes the rest.
+
+        Parameters
+        ----------
+        plan : WritePlan
+            The plan; that of the header where there is one, but for the memory.
+        fingerprint : dict
+            What is to be written, from what.
+
+        Raises
+        ------
+        ResumeError
+            If the output was begun from something else.
+        DestinationError
+            If it cannot be created.
+        """
+        self.check_same(fingerprint)
+        found = self.header()
+        if found is not None and replace(found.plan, window_nbytes=plan.window_nbytes) != plan:
+            raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
+        self._check_reach()
+        kept: list[int] = []
+        if found is None:
+            # Again, now that no other run can create it.
+            self.output.check(self._options)
+            self.output.check_space(self._options, plan.output_nbytes)
+            array = self._create(plan, fingerprint)
+        else:
+            self._check_last_holder(found.fingerprint == fingerprint)
+            self._replacement.go_on()
+            self._is_replacing = self._replacement.is_pending
+            array = open_array(self.output, plan, self._options)
+        self.output.remove_partial_files_around()
+        writer = UnitWriter(plan, ObjectEncoder(array), guard=self._lock.guard())
+        if found is not None:
+            kept = self._intact_units(writer)
+        # Of the others there are fewer, mostly, and each costs some microseconds.
+        missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept))) if kept else 0
+        kept_nbytes = plan.output_nbytes - missing_nbytes if kept else 0
+        self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=kept_nbytes)
+        if found is not None:
+            self.output.check_space(self._options, plan.output_nbytes - self.tally.kept_nbytes)
+            if len(kept) < plan.unit_count:
+                self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
+        self._callbacks.kept(len(kept), kept_nbytes)
+        executor = self._placement.executor(plan, writer)
+        self._opened.callback(executor.close)
+        self._writer = writer
+        self._witness = Witness(plan, writer.encoder, self._lock.check)
+        self._run = Run(Coordinator(plan, written=kept), executor, self)
+        return self._run
+
+    @property
+    def array(self) -> zarr.Array[Any]:
+        """The array that is written."""
+        return self._writer.array
+
+    @property
+    def run(self) -> Run:
+        """The loop that writes the output, once it has begun."""
+        if self._run is None:
+            raise RuntimeError(f"the output {self.output} has not begun")
+        return self._run
+
+    def report(self) -> Report:
+        """Return what was done.
+
+        Raises
+        ------
+        UnitGivenUpError
+            If units were given up. It names them, and has the report as ``report``.
+        """
+        coordinator = self.run.coordinator
+        self._look_again()
+        report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, coordinator.given_up)
+        if coordinator.given_up:
+            error = UnitGivenUpError(describe_given_up(str(self.output), coordinator.plan, coordinator.given_up))
+            error.report = report
+            reason = next(iter(coordinator.given_up.values()))
+            raise error from self.run.executor.error_behind(reason)
+        return report
+
+    def _check_reach(self) -> None:
+        """Prove that all workers have the store of this process, and not one of their own."""
+        try:
+            self._placement.check_reach(self._lock.reach())
+        except NotSharedError:
+            # A lock that is gone is seen by none.
+            self._lock.check()
+            raise
+
+    def _look_again(self) -> None:
+        """Raise where the output, seen from here, is not what was reported: its metadata, or objects of some units."""
+        self._witness.look_again()
+        self._lock.check()
+        try:
+            found = existing_array(self.output)
+        except FileNotFoundError:
+            raise DestinationError(
+                f"the metadata of {self.output}/{FULL_RESOLUTION} are gone: another program has removed them; run "
+                "again with if_exists='resume'"
+            ) from None
+        if differing := differences(array_metadata(self.array), array_metadata(found)):
+            raise DestinationError(
+                f"the metadata of {self.output}/{FULL_RESOLUTION} were changed during the run by another program: "
+                f"{'; '.join(differing)}; run again with if_exists='resume' or 'overwrite'"
+            )
+
+    def close(self) -> None:
+        """Let go of all that is held, and of the output; a second call does nothing."""
+        run, self._run = self._run, None
+        try:
+            if run is not None and not run.coordinator.is_finished:
+                # What ended in this moment is worth a line in the ledger. What ends the run matters more.
+                with suppress(Exception):
+                    run.settle()
+            with suppress(OutputInUseError):
+                self._end_replacement()
+        finally:
+            self._opened.close()
+
+    # What the loop records.
+
+    def written(self, receipt: UnitReceipt) -> None:
+        """Record a unit that is stored."""
+        self._witness.hear(receipt)
+        self.tally.add(receipt)
+        if self._ledger is not None:
+            self._ledger.add_written(receipt)
+        self._callbacks.written(receipt.unit)
+
+    def given_up(self, unit: int) -> None:
+        """Record a unit that is given up; it reads as the fill value from now on."""
+        self._lock.check()
+        if self._ledger is not None:
+            self._ledger.add_given_up(unit)
+            self._ledger.flush()
+        try:
+            self._writer.erase(unit)
+        except OutputInUseError:
+            raise
+        except Exception:
+            _log.warning("the objects of unit %d of %s could not be removed", unit, self.output, exc_info=True)
+
+    def flush(self) -> None:
+        """Bring the ledger up to date."""
+        if self._ledger is not None and self._ledger.has_waiting:
+            self._lock.check()
+            self._ledger.flush()
+        if self._is_replacing and self.tally.unit_count:
+            self._is_replacing = False
+            # It may be millions of files.
+            self._finishing = Thread(target=self._finish_replacement, name="tilewright-replaced")
+            self._finishing.start()
+
+    def check(self) -> None:
+        """Raise OutputInUseError where another run has the output."""
+        self._lock.check()
+
+    # How it begins.
+
+    def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:
+        """Create the output, and before it the ledger: an array without one could never be completed."""
+        ledger = self.output.ledger
+        if ledger is not None:
+            self._check_ledger(ledger)
+        self._check_last_holder(is_same=False)
+        # In memory first: what zarr does not take must not cost what is there.
+        header = self._new_header(plan, fingerprint, NOTHING)
+        self._replacement.settle()
+        is_there = not self.output.is_vacant or bool(self.output.asides())
+        if is_there or (ledger is not None and ledger.files()):
+            header = replace(header, replaces=EVERYTHING if self._options.overwrites_foreign else OUTPUT)
+            self._is_replacing = self._has_begun_to_replace = True
+        if is_there and self._options.overwrites_foreign:
+            _log.warning("%s is replaced, with all Zarr groups and arrays in it", self.output)
+        self._append_to_ledger(header)
+        if is_there and not self.output.asides():
+            self._replacement.make_room(self._number, also_zarr=self._options.overwrites_foreign)
+        self._lock.check()
+        return create_array(self.output, plan, self._options)
+
+    def _check_last_holder(self, is_same: bool) -> None:
+        """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
+
+        Where each object is a file, such a task finds that its temporary file is gone; see `put_object`.
+        """
+        last = self._lock.taken_from
+        if last is None or is_same or self.output.is_fenced or not last.may_still_write:
+            return
+        if self.output.listing.is_empty:
+            return
+        raise OutputInUseError(
+            f"the run of process {last.process} on {last.host} has not given the output {self.output} back, and its "
+            "tasks may still write there; complete it with if_exists='resume' and the same arguments, or choose "
+            "another destination"
+        )
+
+    def _finish_replacement(self) -> None:
+        try:
+            self._replacement.finish()
+        except Exception:
+            _log.warning("what %s has replaced could not be removed", self.output, exc_info=True)
+
+    def _end_replacement(self) -> None:
+        """Finish a replacement, or roll it back where the run has failed before a unit was stored."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        error = sys.exception()
+        has_failed = isinstance(error, Exception) and not isinstance(error, RunStoppedError | OutputInUseError)
+        if has_failed and self._is_replacing and self._has_begun_to_replace:
+            if self._ledger is not None:
+                self._ledger.close()
+            self._replacement.roll_back(self._number)
+
+    def _remove_partial_files(self) -> None:
+        with suppress(OutputInUseError):
+            self._lock.check()
+            self.output.remove_partial_files()
+
+    def _check_ledger(self, ledger: LedgerFolder) -> None:
+        """Refuse a ledger of another output, which a user may have named by mistake, and one with files of others."""
+        for file in ledger.files():
+            if not file.is_ours:
+                raise DestinationExistsError(
+                    f"{file.path} has the name of a file of a ledger, and is none of tilewright; move it away, or "
+                    "choose another folder for the ledger"
+                )
+            is_chosen = self.output.ledger_path is not None
+            if is_chosen and (file.header is None or file.header.output != str(self.output)):
+                other = "unknown" if file.header is None else file.header.output
+                raise DestinationExistsError(
+                    f"the ledger {ledger} is that of the output {other}; choose another folder for that of "
+                    f"{self.output}"
+                )
+
+    def _new_header(self, plan: WritePlan, fingerprint: Fingerprint, replaces: str) -> Header:
+        template = array_metadata(template_array(plan, self._options))
+        return Header(fingerprint, plan, str(self.output), template, replaces)
+
+    def _append_to_ledger(self, header: Header) -> None:
+        ledger = self.output.ledger
+        if ledger is not None:
+            self._ledger = ledger.begin(header, self._number, self._lock.check)
+            self._opened.callback(self._ledger.close)
+
+    def _intact_units(self, writer: UnitWriter) -> list[int]:
+        """Compare what is stored with what the ledger says, and return the units that are as it says."""
+        self.output.remove_partial_files()
+        remove_surplus(self.output, writer.plan, writer.encoder, self._lock.check)
+        records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
+        checker = UnitChecker(writer.plan, writer.encoder)
+        faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
+        return [unit for unit in range(writer.plan.unit_count) if unit not in faulty]

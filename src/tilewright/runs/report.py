@@ -1,0 +1,194 @@
+"""What a run did, added up from the receipts of its units."""
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import zarr
+
+from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+from tilewright.plan import WritePlan
+from tilewright.plan.describe import describe_region, format_nbytes
+from tilewright.sources.readers.zarr import MOST_NOTED
+from tilewright.stores.places import public_name
+
+_UNITS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run wrote, and where its time went.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The finished output.
+    plan : WritePlan
+        What was planned.
+    unit_count, object_count : int
+        What was written.
+    kept_unit_count : int
+        Units that an earlier run had written.
+    given_up : dict of int to str
+        Units that hold the fill value, since they could not be predicted or written, and why.
+    output_nbytes, stored_nbytes : int
+        Bytes of what was written, before and after the codecs.
+    total_seconds : float
+        The wall clock.
+    stage_seconds : StageSeconds
+        Seconds in each stage, added over all threads.
+    peak_live_nbytes : int
+        The most bytes of predicted tiles that were held or asked for.
+    peak_memory_nbytes : int
+        The largest resident memory of a process that took part.
+    lost_count : int
+        Predicted elements that the data type of the output, where it was chosen, could not hold: they were clipped to
+        its limits, became infinite, or were no numbers.
+    missing_count : int
+        Stored objects of a Zarr source that were asked for and are not there, so that they were read as its fill value;
+        at most `MOST_NOTED` are counted.
+    notes : tuple of str
+        What else the user should know: which of several images of a file was taken, say.
+    """
+
+    array: zarr.Array[Any]
+    plan: WritePlan
+    unit_count: int
+    object_count: int
+    kept_unit_count: int
+    given_up: dict[int, str]
+    output_nbytes: int
+    stored_nbytes: int
+    total_seconds: float
+    stage_seconds: StageSeconds
+    peak_live_nbytes: int
+    peak_memory_nbytes: int
+    lost_count: int = 0
+    missing_count: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tile_count(self) -> int:
+        """The tiles of the image."""
+        return self.plan.tile_count
+
+    @property
+    def read_seconds(self) -> float:
+        """Seconds spent reading the source."""
+        return self.stage_seconds.read
+
+    @property
+    def model_seconds(self) -> float:
+        """Seconds spent in the model, or waiting for it."""
+        return self.stage_seconds.model
+
+    @property
+    def assemble_seconds(self) -> float:
+        """Seconds spent placing pieces of tiles."""
+        return self.stage_seconds.assemble
+
+    @property
+    def encode_seconds(self) -> float:
+        """Seconds spent in codecs."""
+        return self.stage_seconds.encode
+
+    @property
+    def put_seconds(self) -> float:
+        """Seconds spent storing objects."""
+        return self.stage_seconds.put
+
+    def __str__(self) -> str:
+        seconds = self.stage_seconds
+        stages = f"assemble {seconds.assemble:.1f}, encode {seconds.encode:.1f}, put {seconds.put:.1f}"
+        if seconds.model:
+            stages = f"read {seconds.read:.1f}, model {seconds.model:.1f}, {stages}"
+        rate = format_nbytes(self.output_nbytes / max(self.total_seconds, 1e-9))
+        kept = f", {self.kept_unit_count:,} units kept" if self.kept_unit_count else ""
+        state = f"{len(self.given_up):,} units given up" if self.given_up else "all complete"
+        rows = (
+            ("array", public_name(self.array.store, self.array.path)),
+            ("image", f"{self.tile_count:,} tiles, {self.plan.unit_count:,} units"),
+            ("written", f"{self.unit_count:,} units, {self.object_count:,} objects{kept}: {state}"),
+            ("bytes", f"{format_nbytes(self.output_nbytes)}, stored in {format_nbytes(self.stored_nbytes)}"),
+            ("time", f"{self.total_seconds:.1f} s, {rate}/s"),
+            ("threads", f"{stages} s"),
+            (
+                "memory",
+                f"at most {format_nbytes(self.peak_live_nbytes)} of tiles (planned "
+                f"{format_nbytes(self.plan.peak_live_nbytes)}), {format_nbytes(self.peak_memory_nbytes)} per process",
+            ),
+        )
+        notes = [("note", note) for note in self.notes]
+        if self.lost_count:
+            lost = (
+                f"{self.lost_count:,} predicted elements do not fit {self.plan.dtype}, and were clipped to its limits"
+            )
+            notes.append(("note", lost))
+        if self.missing_count:
+            more = " or more" if self.missing_count >= MOST_NOTED else ""
+            missing = f"{self.missing_count:,}{more} stored objects of the source are missing: its fill value was read"
+            notes.append(("note", missing))
+        return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in (*rows, *notes))])
+
+
+@dataclass
+class Tally:
+    """Add up receipts while a run goes on."""
+
+    started: float = field(default_factory=perf_counter)
+    kept_unit_count: int = 0
+    kept_nbytes: int = 0
+    object_count: int = 0
+    unit_count: int = 0
+    stored_nbytes: int = 0
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    peak_memory_nbytes: int = 0
+    lost_count: int = 0
+    missing: set[int] = field(default_factory=set)
+    notes: tuple[str, ...] = ()
+
+    def add(self, receipt: UnitReceipt) -> None:
+        """Count a unit that was written."""
+        self.unit_count += 1
+        self.object_count += receipt.object_count
+        self.stored_nbytes += receipt.stored_nbytes
+        self.seconds.add(receipt.seconds)
+        self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
+        self.lost_count += receipt.lost_count
+        if len(self.missing) < MOST_NOTED:
+            self.missing |= receipt.missing
+
+    def report(
+        self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int, given_up: dict[int, str]
+    ) -> Report:
+        """Return the report of a finished run."""
+        return Report(
+            array=array,
+            plan=plan,
+            unit_count=self.unit_count,
+            object_count=self.object_count,
+            kept_unit_count=self.kept_unit_count,
+            given_up=dict(given_up),
+            output_nbytes=plan.output_nbytes - self.kept_nbytes - sum(map(plan.unit_nbytes, given_up)),
+            stored_nbytes=self.stored_nbytes,
+            total_seconds=perf_counter() - self.started,
+            stage_seconds=self.seconds,
+            peak_live_nbytes=peak_live_nbytes,
+            peak_memory_nbytes=max(self.peak_memory_nbytes, peak_memory_nbytes()),
+            lost_count=self.lost_count,
+            missing_count=min(len(self.missing), MOST_NOTED),
+            notes=self.notes,
+        )
+
+
+def describe_given_up(name: str, plan: WritePlan, given_up: dict[int, str]) -> str:
+    """Return which units of an output were given up, and why."""
+    units = list(given_up.items())
+    shown = "; ".join(
+        f"{describe_region(plan.axes, plan.unit_region(unit))} ({reason})" for unit, reason in units[:_UNITS_SHOWN]
+    )
+    more = f"; and {len(units) - _UNITS_SHOWN} more" if len(units) > _UNITS_SHOWN else ""
+    return (
+        f"{name}: {len(units)} of {plan.unit_count} units were given up and hold the fill value: {shown}{more}. All "
+        "others are complete. Mend the cause, then run again with if_exists='resume' to try these once more"
+    )

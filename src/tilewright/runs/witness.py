@@ -1,0 +1,111 @@
+"""The client looks itself at what workers say that they have stored: at presence and length, never at the data."""
+
+import os
+from time import monotonic, sleep
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from tilewright.errors import NotSharedError
+from tilewright.ledger.receipts import UnitReceipt, process_name
+from tilewright.locks.reach import SEEN_SECONDS
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.plan import WritePlan
+from tilewright.stores.patience import Check, Patience, answer_of
+from tilewright.stores.places import public_name
+
+LOOKED_AT = 8
+"""Units, spread over the image, of which the objects are looked for at the end of a run,"""
+OBJECTS_OF_UNIT = 4
+"""and how many objects of each."""
+_PAUSE_SECONDS = 0.05
+
+
+class Witness:
+    """Look at a unit of each worker when it comes, and at some units at the end.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        Which unit has which objects.
+    encoder : ObjectEncoder
+        The encoder of the array, as the client has opened it.
+    check : callable
+        Raises OutputInUseError where another run has the output: it may have removed what this one has stored.
+    """
+
+    def __init__(self, plan: WritePlan, encoder: ObjectEncoder, check: Check) -> None:
+        self._plan = plan
+        self._encoder = encoder
+        self._check = check
+        self._chosen = {number * plan.unit_count // LOOKED_AT for number in range(LOOKED_AT)}
+        self._receipts: dict[int, UnitReceipt] = {}
+        self._processes = {process_name()}
+
+    def hear(self, receipt: UnitReceipt) -> None:
+        """Take in that a unit is stored, and look where a process says so for the first time.
+
+        Raises
+        ------
+        NotSharedError
+            If its objects are not seen here.
+        """
+        if receipt.process not in self._processes:
+            self._look(receipt)
+            self._processes.add(receipt.process)
+        if receipt.unit in self._chosen:
+            self._receipts[receipt.unit] = receipt
+
+    def look_again(self) -> None:
+        """Look at some of the units that were heard of.
+
+        Raises
+        ------
+        NotSharedError
+            If objects of them are not there, or have another length.
+        """
+        for receipt in self._receipts.values():
+            self._look(receipt)
+
+    def _look(self, receipt: UnitReceipt) -> None:
+        until = monotonic() + SEEN_SECONDS
+        while reason := self._fault(receipt):
+            self._check()
+            if monotonic() > until:
+                raise NotSharedError(
+                    f"the process {receipt.process} says that it has stored unit {receipt.unit}, but {reason}, seen "
+                    f"from {process_name()}; choose a folder, or an object store, that all workers share"
+                )
+            # A network file system may take some time until it shows what another host has written.
+            sleep(_PAUSE_SECONDS)
+
+    def _fault(self, receipt: UnitReceipt) -> str:
+        """Return what is wrong with the objects of a unit; empty where nothing is."""
+        store, positions = self._encoder.array.store, list(self._plan.objects_of_unit(receipt.unit))
+        step = -(-len(positions) // OBJECTS_OF_UNIT)
+        lengths = []
+        for position in positions[::step]:
+            key = self._encoder.key(position)
+            nbytes = _length_of(store, key)
+            if nbytes is None:
+                return f"the object {public_name(store)}/{key} is not there"
+            lengths.append(nbytes)
+        is_known = step == 1 and -1 not in lengths
+        if is_known and sum(lengths) != receipt.stored_nbytes:
+            return f"its objects have {sum(lengths)} bytes, not {receipt.stored_nbytes}"
+        return ""
+
+
+def _length_of(store: Store, key: str) -> int | None:
+    """Return the bytes of an object; None where it is not there, -1 where only reading it would tell."""
+    if type(store) is LocalStore:
+        try:
+            return os.stat(f"{store.root}/{key}").st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+    seconds = Patience().answer_seconds
+    if not answer_of(store, key, store.exists(key), seconds):
+        return None
+    if type(store).getsize is Store.getsize:
+        return -1
+    return answer_of(store, key, store.getsize(key), seconds)

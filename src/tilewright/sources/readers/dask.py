@@ -1,0 +1,195 @@
+"""A dask array is computed window by window, from stores that are looked for first, and from what a cluster holds."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.array
+import numpy as np
+import zarr
+from dask.core import flatten
+from distributed import Client, Future, get_client
+
+from tilewright.assemble import AnyArray
+from tilewright.errors import SourceError
+from tilewright.identity.walk import UnknownPartsError, parts_of
+from tilewright.sources.readers.reader import Slices, owned
+from tilewright.sources.readers.zarr import make_absolute, reopened
+from tilewright.stores.metadata import array_metadata
+
+MOST_OBJECTS = 5_000_000
+"""In a graph of more objects, Zarr arrays are looked for in the first ones."""
+_NOT_IN_LOADERS = (
+    "a dask array that is persisted on a cluster is read on its workers only, not in data-loader workers; use "
+    "num_workers=0, or pass the array as it was before persist()"
+)
+_NUMBERS = frozenset((int, float, bool, type(None), slice))
+
+
+@dataclass
+class DaskReader:
+    """The windows of a dask array.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        The array; parts of it may be held by the cluster on which it is read.
+    """
+
+    array: dask.array.Array | None
+    _stands_on: list[zarr.Array[Any]] = field(init=False)
+    _is_checked: bool = field(default=False, init=False)
+    _process: int = field(default_factory=os.getpid, init=False)
+    # The name under which workers get the array, where a cluster holds parts of it.
+    _published_as: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        if self.array is None:
+            raise TypeError("there is no array")
+        if np.isnan(self.array.shape).any():
+            raise SourceError(
+                f"the dask array has chunks of unknown sizes, its shape is {self.array.shape}; call "
+                "array.compute_chunk_sizes() first"
+            )
+        if isinstance(self.array._meta, np.ma.MaskedArray):
+            raise SourceError(
+                "the dask array is masked, and its mask would be dropped; fill it first: dask.array.ma.filled(array, 0)"
+            )
+        self._stands_on = _zarr_arrays_in(self.array.__dask_graph__())
+        for array in self._stands_on:
+            make_absolute(array.store)
+
+    def open(self) -> dask.array.Array:
+        """Return what is sliced, opened where it is not open."""
+        if self.array is None:
+            self.array = _published(self._published_as)
+            self._process = os.getpid()
+        if not self._is_checked:
+            for array in self._stands_on:
+                # What is not there would read as its fill value.
+                reopened(array.store, array.path, array_metadata(array))
+            self._is_checked = True
+        return self.array
+
+    def read(self, slices: Slices) -> AnyArray:
+        """Return a window."""
+        window = self.open()[slices]
+        keys = list(flatten(window.__dask_keys__()))
+        graph = dict(window.__dask_graph__().cull(set(keys)))
+        held = {key: value for key, value in graph.items() if isinstance(value, Future)}
+        if held:
+            if os.getpid() != self._process:
+                # In a process that was forked a client is there, and never answers.
+                raise SourceError(_NOT_IN_LOADERS)
+            graph |= zip(held, next(iter(held.values())).client.gather(list(held.values())), strict=True)
+            window = dask.array.Array(graph, window.name, window.chunks, window.dtype, meta=window._meta)
+        # In this thread: the tasks around it are the parallelism, and this one already runs on a worker.
+        return owned(window.compute(scheduler="synchronous"))
+
+    def close(self) -> None:
+        """Leave it: it belongs to the caller."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is opened."""
+        return True
+
+    @contextmanager
+    def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
+        """Wait until the cluster holds all parts that are computed there, and let its workers find them.
+
+        Parameters
+        ----------
+        client : distributed.Client
+            The client of the run.
+        look : callable
+            Raises where the run is to end; called once a second.
+
+        Raises
+        ------
+        SourceError
+            If another cluster holds them, or a part could not be computed.
+        """
+        futures = self._futures()
+        if not futures:
+            yield
+            return
+        theirs, ours = _address_of(futures[0].client), _address_of(client)
+        if theirs != ours and not ours.startswith("inproc://"):
+            raise SourceError(
+                f"the dask array is persisted on the cluster {theirs}, but the run uses {ours}; pass the client of "
+                "that cluster"
+            )
+        _wait_for(futures, look)
+        with ExitStack() as published:
+            if not ours.startswith("inproc://"):
+                self._published_as = f"tilewright-{uuid.uuid4().hex}"
+                client.publish_dataset(self.array, name=self._published_as)
+                published.callback(_forget, client, self._published_as)
+            yield
+
+    def __getstate__(self) -> dict[str, Any]:
+        array = None if self._published_as else self.array
+        if array is not None and self._futures():
+            raise TypeError(_NOT_IN_LOADERS)
+        return {**self.__dict__, "array": array, "_is_checked": False}
+
+    def _futures(self) -> list[Future[Any]]:
+        """Return what a cluster holds of the array."""
+        graph = {} if self.array is None else dict(self.array.__dask_graph__())
+        return [value for value in graph.values() if isinstance(value, Future)]
+
+
+def _wait_for(futures: list[Future[Any]], look: Callable[[], None]) -> None:
+    while waiting := [future for future in futures if future.status == "pending"]:
+        look()
+        with suppress(TimeoutError):
+            waiting[0].exception(timeout=1.0)
+    failed = next((future for future in futures if future.status != "finished"), None)
+    if failed is not None:
+        raise SourceError(f"the dask array is persisted, and its part {failed.key} is {failed.status}")
+
+
+def _address_of(client: Client) -> str:
+    scheduler: Any = client.scheduler
+    return str(scheduler.address)
+
+
+def _forget(client: Client, name: str) -> None:
+    if client.status == "running":
+        with suppress(Exception):
+            client.unpublish_dataset(name)
+
+
+def _published(name: str) -> dask.array.Array:
+    """Return, on a worker, an array that a client has published."""
+    try:
+        array: dask.array.Array = get_client().get_dataset(name)
+    except (KeyError, ValueError) as error:
+        raise SourceError(f"this process does not see what its cluster holds of the dask array: {error}") from error
+    return array
+
+
+def _zarr_arrays_in(graph: Any) -> list[zarr.Array[Any]]:
+    """Return the Zarr arrays that a graph reads."""
+    found: list[zarr.Array[Any]] = []
+    seen: dict[int, Any] = {}
+    waiting = [graph]
+    while waiting and len(seen) < MOST_OBJECTS:
+        thing = waiting.pop()
+        kind = type(thing)
+        if kind in _NUMBERS or kind is str or id(thing) in seen:
+            continue
+        # An object that is gone could leave its number to another one.
+        seen[id(thing)] = thing
+        if isinstance(thing, zarr.Array):
+            found.append(thing)
+        elif not isinstance(thing, np.ndarray | Future):
+            try:
+                waiting.extend(parts_of(thing).parts)
+            except UnknownPartsError:
+                continue
+    return found

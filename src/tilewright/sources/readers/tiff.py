@@ -1,0 +1,160 @@
+"""A TIFF file is read where all of its planes are there: those that are missing would read as zeros."""
+
+import logging
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import tifffile
+import zarr
+
+from tilewright.errors import SourceError
+from tilewright.sources.readers.reader import FileReader
+
+SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
+
+
+@dataclass
+class TiffReader(FileReader):
+    """One series of a TIFF file, read strip by strip or tile by tile.
+
+    Parameters
+    ----------
+    series : int
+        Which one: a file may hold several images.
+    """
+
+    series: int = 0
+
+    @property
+    def view(self) -> str:
+        """What is read of it where that is not all."""
+        return f", series {self.series}" if self.series else ""
+
+    def description(self) -> "TiffDescription":
+        """Check that all of the series is there, and return what the file says of it.
+
+        Raises
+        ------
+        SourceError
+            If the file is damaged or cut short, or planes or files of it are missing.
+        """
+        with _complaints() as complaints, tifffile.TiffFile(self.path) as file:
+            if not file.series:
+                raise ValueError("it holds no image that tifffile can read")
+            series = self._series_of(file)
+            # That looks for all pages of the file, and complains where their chain is broken.
+            len(file.pages)
+            if complaints:
+                raise SourceError(
+                    f"the TIFF file {self.path} is damaged or cut short: {complaints[0]:.200}; if it is as you want "
+                    "it, read it yourself, and pass the array"
+                )
+            _check_whole(self.path, series)
+            return TiffDescription(_axes_said(file, series), len(file.series))
+
+    def _open(self) -> Any:
+        file = tifffile.TiffFile(self.path)
+        try:
+            series = self._series_of(file)
+            if series.dataoffset is not None and not series.is_multifile:
+                file.close()
+                return tifffile.memmap(self.path, series=self.series, mode="r")
+            # Compressed or in pieces: its strips and tiles are the chunks of a read-only Zarr array.
+            store = series.aszarr(level=0)
+            array = zarr.open_array(store, mode="r")
+        except BaseException:
+            file.close()
+            raise
+        weakref.finalize(array, _close, store, file)
+        return array
+
+    def _series_of(self, file: Any) -> Any:
+        count = len(file.series)
+        if not 0 <= self.series < count:
+            raise SourceError(f"the TIFF file {self.path} holds {count} series, counted from 0: none is {self.series}")
+        return file.series[self.series]
+
+
+@dataclass(frozen=True)
+class TiffDescription:
+    """What a TIFF file says of one of its images.
+
+    Parameters
+    ----------
+    axes : str
+        A letter for each axis, as tifffile has them; empty where the file says none.
+    series_count : int
+        How many images there are in it.
+    """
+
+    axes: str
+    series_count: int
+
+
+def _axes_said(file: Any, series: Any) -> str:
+    """Return the axes of a series where the file says them; of other files tifffile guesses them."""
+    if series.kind in ("generic", "uniform"):
+        return ""
+    if series.kind == "shaped" and not any("axes" in said for said in file.shaped_metadata or ()):
+        return ""
+    return str(series.axes)
+
+
+def _check_whole(path: str, series: Any) -> None:
+    """Raise SourceError where a plane of a series is missing, or lies beyond the end of its file."""
+    pages = series.pages
+    missing = [number for number, page in enumerate(pages) if page is None]
+    plane = prod(series.keyframe.shape)
+    expected = prod(series.shape) // max(1, plane)
+    if missing or (len(pages) != expected and series.dataoffset is None):
+        count = len(missing) or expected - len(pages)
+        raise SourceError(
+            f"the TIFF file {path} says that it has {expected} planes, of which {count} are missing (the first is "
+            f"plane {missing[0] if missing else len(pages)}): they, or files that hold them, were not written or "
+            "copied; put them there, or read the file yourself and pass the array"
+        )
+    for number, page in enumerate(pages):
+        file_nbytes = page.parent.filehandle.size
+        if len(pages) == 1 and series.dataoffset is not None:
+            end = series.dataoffset + prod(series.shape) * series.dtype.itemsize
+        else:
+            pieces = zip(page.dataoffsets, page.databytecounts, strict=True)
+            end = max((offset + nbytes for offset, nbytes in pieces), default=0)
+        if end > file_nbytes:
+            raise SourceError(
+                f"the TIFF file {page.parent.filehandle.path} is cut short: plane {number} ends at byte {end}, the "
+                f"file at byte {file_nbytes}; copy it again"
+            )
+        if not all(page.databytecounts):
+            raise SourceError(
+                f"the TIFF file {path} does not hold all pieces of plane {number}: they would read as zeros; if that "
+                "is as you want it, read the file yourself, and pass the array"
+            )
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what tifffile finds wrong with a file, of which it reads what is left."""
+    logger, found, thread = logging.getLogger("tifffile"), [], threading.get_ident()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread and record.levelno >= logging.ERROR:
+                found.append(record.getMessage())
+
+    collector = Collector()
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+
+
+def _close(store: Any, file: Any) -> None:
+    store.close()
+    file.close()

@@ -1,0 +1,88 @@
+"""A source is told from others by its place and by samples of what is stored there: all of it may be many terabytes."""
+
+import json
+from typing import Any
+
+import dask.array
+import numpy as np
+import zarr
+from xxhash import xxh3_64
+from zarr.abc.store import RangeByteRequest, Store
+
+from tilewright.identity.graphs import graph_identity
+from tilewright.identity.values import array_digest, digest_of, name_of
+from tilewright.sources.source import Source
+from tilewright.stores.metadata import array_metadata
+from tilewright.stores.places import place_of_store
+from tilewright.stores.zarr_api import default_buffer_prototype, sync
+
+SAMPLED_OBJECTS = 8
+"""Stored objects of which a sample is taken, at most,"""
+SAMPLED_NBYTES = 2**16
+"""and bytes of each, at its beginning and at its end."""
+
+
+def source_identity(source: Source) -> str:
+    """Return what tells a source from others at its path.
+
+    Of a file that is its size and time; of a Zarr array its metadata and a sample of its stored objects; of an array in
+    memory a digest of its elements, or of 64 MiB of them; of a dask array what it is computed from, and how.
+
+    Parameters
+    ----------
+    source : Source
+        The source.
+    """
+    if source.path is not None and source.path.is_file():
+        status = source.path.stat()
+        return f"file of {status.st_size} bytes, written at {status.st_mtime_ns / 1e9:.6f}{source.view}"
+    opened = source.opened()
+    if isinstance(opened, zarr.Array):
+        place = place_of_store(opened.store, opened.path)
+        # The memory of another process has another name.
+        is_named = source.path is None and place is not None and not place.is_memory
+        return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.view}"
+    if isinstance(opened, np.ndarray):
+        return f"array {array_digest(opened)}"
+    if isinstance(opened, dask.array.Array):
+        return f"{graph_identity(opened, _of_zarr)}{source.view}"
+    return f"{name_of(opened)}, not compared{source.view}"
+
+
+def _of_zarr(array: zarr.Array[Any]) -> str:
+    text = json.dumps(array_metadata(array), sort_keys=True)
+    return f"Zarr array {digest_of(text)}, sample {_sample_of(array)}"
+
+
+def _sample_of(array: zarr.Array[Any]) -> str:
+    """Return a digest of the ends of some stored objects, spread evenly over the array."""
+    extents = array.shards or array.chunks
+    grid = [-(-extent // step) for extent, step in zip(array.shape, extents, strict=True)]
+    count = int(np.prod(grid, dtype=object))
+    chosen = sorted({round(place) for place in np.linspace(0, max(0, count - 1), min(SAMPLED_OBJECTS, count))})
+    digest = xxh3_64()
+    try:
+        for number in chosen:
+            position, rest = [], number
+            for extent in reversed(grid):
+                rest, index = divmod(rest, extent)
+                position.append(index)
+            key = array.metadata.encode_chunk_key(tuple(reversed(position)))
+            for part in sync(_ends_of(array.store, f"{array.path}/{key}" if array.path else key)):
+                digest.update(part)
+    except Exception as error:
+        return f"not compared ({type(error).__name__})"
+    return digest.hexdigest()
+
+
+async def _ends_of(store: Store, key: str) -> list[bytes]:
+    try:
+        nbytes = await store.getsize(key)
+    except FileNotFoundError:
+        return [b"missing"]
+    parts = [b"%d" % nbytes]
+    for start in {0, max(0, nbytes - SAMPLED_NBYTES)} if nbytes else ():
+        request = RangeByteRequest(start, min(nbytes, start + SAMPLED_NBYTES))
+        found = await store.get(key, default_buffer_prototype(), request)
+        parts.append(b"missing" if found is None else found.to_bytes())
+    return parts

@@ -1,1 +1,0 @@
-"""Everything that touches a store: sources, outputs, encoding, and writing whole objects."""

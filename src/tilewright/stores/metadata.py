@@ -1,0 +1,174 @@
+"""Metadata are what other Zarr readers take for metadata: JSON of the right shape, or they are refused."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from tilewright.stores.zarr_api import default_buffer_prototype
+
+GROUP_NAMES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+METADATA_NAMES = (*GROUP_NAMES, ".zarray")
+
+ReadObject = Callable[[str], bytes | None]
+"""Returns the bytes of an object by its key, or None where it is not there."""
+
+
+class MetadataError(ValueError):
+    """A metadata document that is none."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A Zarr group or array, as its metadata documents describe it.
+
+    Parameters
+    ----------
+    is_array : bool
+        Whether it is an array.
+    zarr_format : {3, 2}
+        The version of the format.
+    document : dict
+        The document, without its attributes.
+    attributes : dict
+        The attributes.
+    """
+
+    is_array: bool
+    zarr_format: int
+    document: dict[str, Any]
+    attributes: dict[str, Any]
+
+    @property
+    def chunk_pattern(self) -> re.Pattern[str]:
+        """What the keys of its stored objects look like, relative to the array; matches nothing for a group."""
+        if not self.is_array:
+            return re.compile(r"(?!)")
+        ndim = len(self.document["shape"])
+        encoding: dict[str, Any] = {"name": "v2", "configuration": {}}
+        if self.zarr_format == 3:
+            encoding = self.document["chunk_key_encoding"]
+        is_default = encoding["name"] == "default"
+        default_separator = "/" if is_default else self.document.get("dimension_separator") or "."
+        separator = re.escape(encoding.get("configuration", {}).get("separator", default_separator))
+        if is_default:
+            return re.compile(rf"c({separator}\d+){{{ndim}}}")
+        return re.compile(rf"\d+({separator}\d+){{{max(0, ndim - 1)}}}")
+
+
+def read_node(read: ReadObject, path: str = "") -> Node | None:
+    """Return the group or array at a path, or None where there is none.
+
+    Parameters
+    ----------
+    read : callable
+        Returns an object by its key.
+    path : str
+        The path of the node; empty for the root.
+
+    Raises
+    ------
+    MetadataError
+        If a document has the name of metadata, and is none.
+    """
+    prefix = f"{path}/" if path else ""
+    raw = read(f"{prefix}zarr.json")
+    if raw is not None:
+        return _node_of_format_3(_parsed(raw, f"{prefix}zarr.json"), f"{prefix}zarr.json")
+    for name in (".zarray", ".zgroup"):
+        raw = read(f"{prefix}{name}")
+        if raw is not None:
+            attributes = read(f"{prefix}.zattrs")
+            return _node_of_format_2(
+                _parsed(raw, f"{prefix}{name}"),
+                {} if attributes is None else _parsed(attributes, f"{prefix}.zattrs"),
+                f"{prefix}{name}",
+            )
+    return None
+
+
+def array_node(document: Mapping[str, Any]) -> Node | None:
+    """Return the array that a document describes, which was not read from a store; None where it describes none."""
+    try:
+        name = "recorded metadata"
+        if document.get("zarr_format") == 3:
+            return _node_of_format_3(dict(document), name)
+        return _node_of_format_2(dict(document), {}, name)
+    except MetadataError:
+        return None
+
+
+def array_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
+    """Return the metadata of an array as they are stored, without its attributes, which anybody may change."""
+    documents = array.metadata.to_buffer_dict(default_buffer_prototype())
+    document = documents["zarr.json" if array.metadata.zarr_format == 3 else ".zarray"]
+    metadata: dict[str, Any] = json.loads(document.to_bytes())
+    metadata.pop("attributes", None)
+    return metadata
+
+
+def is_zarr(folder: Path) -> bool:
+    """Tell whether a folder is a Zarr group or array."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _parsed(raw: bytes, key: str) -> dict[str, Any]:
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise MetadataError(f"{key} is no JSON: {str(error)[:80] or type(error).__name__}") from None
+    if not isinstance(document, dict):
+        raise MetadataError(f"{key} is no JSON object, but {type(document).__name__}")
+    return document
+
+
+def _node_of_format_3(document: dict[str, Any], key: str) -> Node:
+    attributes = document.pop("attributes", {})
+    kind = document.get("node_type")
+    _require(document.get("zarr_format") == 3, key, "zarr_format", 3, document.get("zarr_format"))
+    _require(kind in ("array", "group"), key, "node_type", "'array' or 'group'", kind)
+    _require(isinstance(attributes, dict), key, "attributes", "an object", attributes)
+    if kind == "array":
+        _check_shape(document, key)
+        for name in ("chunk_grid", "chunk_key_encoding"):
+            value = document.get(name)
+            is_named = isinstance(value, dict) and isinstance(value.get("name"), str)
+            configuration = value.get("configuration", {}) if is_named and value is not None else None
+            _require(isinstance(configuration, dict), key, name, "an object with a name", value)
+        encoding = document["chunk_key_encoding"]
+        _require(encoding["name"] in ("default", "v2"), key, "chunk_key_encoding", "default or v2", encoding["name"])
+        _check_separator(encoding.get("configuration", {}).get("separator"), key)
+        _require(isinstance(document.get("codecs"), list), key, "codecs", "a list", document.get("codecs"))
+        for name in ("data_type", "fill_value"):
+            _require(name in document, key, name, "a value", None)
+    return Node(kind == "array", 3, document, attributes)
+
+
+def _node_of_format_2(document: dict[str, Any], attributes: dict[str, Any], key: str) -> Node:
+    _require(document.get("zarr_format") == 2, key, "zarr_format", 2, document.get("zarr_format"))
+    is_array = not key.endswith(".zgroup")
+    if is_array:
+        _check_shape(document, key)
+        _check_separator(document.get("dimension_separator"), key)
+        for name in ("chunks", "dtype", "fill_value"):
+            _require(name in document, key, name, "a value", None)
+    return Node(is_array, 2, document, attributes)
+
+
+def _check_shape(document: Mapping[str, Any], key: str) -> None:
+    shape = document.get("shape")
+    is_shape = isinstance(shape, list) and all(type(extent) is int and extent >= 0 for extent in shape)
+    _require(is_shape, key, "shape", "a list of whole numbers", shape)
+
+
+def _check_separator(separator: Any, key: str) -> None:
+    _require(separator in (None, "/", "."), key, "separator", "'/' or '.'", separator)
+
+
+def _require(condition: bool, key: str, name: str, wanted: object, found: object) -> None:
+    if not condition:
+        raise MetadataError(f"{name} in {key} must be {wanted}, but it is {found!r:.60}")
