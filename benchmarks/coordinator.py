@@ -99,7 +99,7 @@ def bound_per_second(plan: WritePlan) -> float:
         if plan.units_are_independent:
             return ProduceUnit(unit, 1)
         starting = starting_in[unit]
-        return DeliverTiles(starting, tuple([units_of[tile] for tile in starting]))
+        return DeliverTiles(starting)
 
     def handle(event: Event) -> list[Instruction]:
         instructions: list[Instruction] = []

@@ -22,6 +22,7 @@ from zarr.storage import MemoryStore, WrapperStore
 from tests.strategies import in_small_units
 from tilewright.conversion import to_dtype
 from tilewright.coordinator import Coordinator
+from tilewright.coordinator.invariants import check_invariants
 from tilewright.executors.placement import Placement
 from tilewright.executors.serial import SerialExecutor
 from tilewright.executors.work import Work
@@ -288,7 +289,7 @@ def run(case: Case, destination: Any, client: Client | None = None, kept: Collec
                 Run(coordinator, executor, receipts).predict_and_write()
             finally:
                 executor.close()
-    coordinator.check_invariants()
+    check_invariants(coordinator)
     assert coordinator.is_complete
     assert sorted(receipt.unit for receipt in receipts) == sorted(set(range(case.plan.unit_count)) - set(kept))
     return array

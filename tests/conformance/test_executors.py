@@ -16,6 +16,7 @@ from zarr.storage import MemoryStore
 
 from tilewright.assemble import crop
 from tilewright.coordinator import Coordinator
+from tilewright.coordinator.invariants import check_invariants
 from tilewright.executors.placement import Placement
 from tilewright.executors.serial import SerialExecutor
 from tilewright.executors.work import Work
@@ -152,7 +153,7 @@ def hand_over(
         for start in range(0, len(order), at_once):
             tiles = order[start : start + at_once]
             handing.hand_over(tiles, [crop(predictions[tile], case.plan, tile) for tile in tiles])
-            coordinator.check_invariants()
+            check_invariants(coordinator)
         handing.finish()
     finally:
         executor.close()

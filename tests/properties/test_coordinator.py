@@ -10,11 +10,13 @@ from tests.strategies import write_plans
 from tilewright.coordinator import (
     Coordinator,
     DeliverTiles,
+    Failure,
     GiveUpUnit,
     Instruction,
     ProduceUnit,
     RecordReceipt,
     ReleaseTile,
+    RetryPolicy,
     RoomChanged,
     StartAdmitting,
     StopAdmitting,
@@ -27,6 +29,7 @@ from tilewright.coordinator import (
     UnitWritten,
     WriteUnit,
 )
+from tilewright.coordinator.invariants import check_invariants
 from tilewright.plan import WritePlan
 
 ATTEMPTS = 3
@@ -46,7 +49,7 @@ class Run(RuleBasedStateMachine):
         self.demand = demand
         # What an earlier run has written.
         self.kept: set[int] = data.draw(st.sets(st.integers(0, plan.unit_count - 1))) if resumed else set()
-        self.coordinator = Coordinator(plan, written=self.kept, attempts=ATTEMPTS)
+        self.coordinator = Coordinator(plan, written=self.kept, policy=RetryPolicy(attempts=ATTEMPTS))
         self.most_nbytes = plan.peak_live_nbytes
         self.handles = 0
         self.asked: list[tuple[int, ...]] = []
@@ -62,10 +65,9 @@ class Run(RuleBasedStateMachine):
     def carry_out(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             match instruction:
-                case DeliverTiles(tiles, units):
-                    for tile, its_units in zip(tiles, units, strict=True):
-                        assert its_units
-                        assert set(its_units) <= set(self.plan.units_of_tile(tile)) - self.kept - set(self.given_up)
+                case DeliverTiles(tiles):
+                    for tile in tiles:
+                        assert set(self.plan.units_of_tile(tile)) - self.kept - set(self.given_up) - set(self.receipts)
                     assert all(tile not in self.available.values() for tile in tiles)
                     self.asked.append(tiles)
                 case ProduceUnit(unit):
@@ -107,7 +109,7 @@ class Run(RuleBasedStateMachine):
         taken = []
         for instruction in self.coordinator.handle(TilesOffered(tuple(tiles))):
             assert isinstance(instruction, TakeTile)
-            assert set(instruction.units) <= set(self.plan.units_of_tile(instruction.tile))
+            assert set(self.plan.units_of_tile(instruction.tile)) - self.kept - set(self.receipts) - set(self.given_up)
             taken.append(instruction.tile)
         for tile in taken:
             assert tile in tiles
@@ -138,7 +140,9 @@ class Run(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), is_final=st.booleans())
     def tiles_fail(self, data: st.DataObject, is_final: bool) -> None:
-        self.carry_out(self.coordinator.handle(TilesFailed(self.take(data, self.asked), "boom", is_final)))
+        self.carry_out(
+            self.coordinator.handle(TilesFailed(self.take(data, self.asked), Failure("boom", is_final=is_final)))
+        )
 
     @precondition(lambda self: self.available)
     @rule(data=st.data())
@@ -158,7 +162,9 @@ class Run(RuleBasedStateMachine):
     @rule(data=st.data(), is_final=st.booleans())
     def a_write_fails(self, data: st.DataObject, is_final: bool) -> None:
         attempt = self.take(data, self.attempts)
-        self.carry_out(self.coordinator.handle(UnitFailed(attempt.unit, attempt.attempt, "disk", is_final)))
+        self.carry_out(
+            self.coordinator.handle(UnitFailed(attempt.unit, attempt.attempt, Failure("disk", is_final=is_final)))
+        )
 
     @rule()
     def admitting_pauses(self) -> None:
@@ -174,7 +180,7 @@ class Run(RuleBasedStateMachine):
     @invariant()
     def state_is_consistent(self) -> None:
         if hasattr(self, "coordinator"):
-            self.coordinator.check_invariants()
+            check_invariants(self.coordinator)
             if self.demand:
                 assert self.coordinator.live_nbytes <= self.most_nbytes
             assert self.coordinator.live_nbytes <= self.plan.output_nbytes

@@ -3,6 +3,7 @@
 from tilewright.coordinator.coordinator import Coordinator
 from tilewright.coordinator.events import (
     Event,
+    Failure,
     RoomChanged,
     StartAdmitting,
     StopAdmitting,
@@ -23,19 +24,24 @@ from tilewright.coordinator.instructions import (
     TakeTile,
     WriteUnit,
 )
+from tilewright.coordinator.retry import RetryPolicy
+from tilewright.coordinator.suspects import Suspects
 
 __all__ = [
     "Coordinator",
     "DeliverTiles",
     "Event",
+    "Failure",
     "GiveUpUnit",
     "Instruction",
     "ProduceUnit",
     "RecordReceipt",
     "ReleaseTile",
+    "RetryPolicy",
     "RoomChanged",
     "StartAdmitting",
     "StopAdmitting",
+    "Suspects",
     "TakeTile",
     "TilesFailed",
     "TilesLost",

@@ -1,12 +1,34 @@
-"""All that can happen to a run, as the coordinator is told of it. Tiles and units go by their ranks in the plan."""
+"""Events of a run, of which the coordinator is told. Tiles and units are named by their ranks in the plan."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt.
+
+    Parameters
+    ----------
+    reason : str
+        The text of the error.
+    error : int, optional
+        The number under which the executor keeps the error itself.
+    is_final : bool
+        Whether a further attempt is of no use.
+    """
+
+    reason: str
+    error: int | None = None
+    is_final: bool = False
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True)
 class StartAdmitting:
-    """Tiles may be asked for: somebody predicts what is instructed."""
+    """Tiles may be asked for: the executor predicts what is instructed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +45,7 @@ class RoomChanged:
 
 @dataclass(frozen=True, slots=True)
 class TilesOffered:
-    """Tiles that nobody asked for are on their way: somebody else predicts them."""
+    """Tiles come without being asked for: a trainer predicts them."""
 
     tiles: tuple[int, ...]
 
@@ -46,11 +68,10 @@ class TilesLost:
 
 @dataclass(frozen=True, slots=True)
 class TilesFailed:
-    """Tiles that were asked for could not be predicted; where it is final, there is no use in trying again."""
+    """Tiles that were asked for could not be predicted."""
 
     tiles: tuple[int, ...]
-    reason: str
-    is_final: bool = False
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +84,11 @@ class UnitWritten:
 
 @dataclass(frozen=True, slots=True)
 class UnitFailed:
-    """An attempt to write, or to produce, a unit failed; where it is final, there is no use in trying again."""
+    """An attempt to write, or to produce, a unit failed."""
 
     unit: int
     attempt: int
-    reason: str
-    is_final: bool = False
+    failure: Failure
 
 
 Event = (

@@ -1,23 +1,23 @@
-"""All that the coordinator can ask of the shell around it."""
+"""Instructions of the coordinator, which an executor and a recorder carry out."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from tilewright.coordinator.events import Failure
+
 
 @dataclass(frozen=True, slots=True)
 class DeliverTiles:
-    """Predict these tiles, or hand them over again, for these units; answer with `TilesPredicted` or `TilesFailed`."""
+    """Predict these tiles, or hand them over again; answer with `TilesPredicted` or `TilesFailed`."""
 
     tiles: tuple[int, ...]
-    units: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TakeTile:
-    """Take in a tile that was offered, as far as these units need it; answer as to `DeliverTiles`."""
+    """Take in a tile that was offered; answer as to `DeliverTiles`."""
 
     tile: int
-    units: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class WriteUnit:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTile:
-    """Nobody needs this handle any more."""
+    """Let go of this handle: all units of the tile are done."""
 
     tile: int
     handle: Hashable
@@ -56,10 +56,10 @@ class RecordReceipt:
 
 @dataclass(frozen=True, slots=True)
 class GiveUpUnit:
-    """Give a unit up that failed more often than it may, and drop what was put together of it."""
+    """Record that a unit is given up, and remove its objects."""
 
     unit: int
-    reason: str
+    failure: Failure
 
 
 Instruction = DeliverTiles | TakeTile | ProduceUnit | WriteUnit | ReleaseTile | RecordReceipt | GiveUpUnit

@@ -1,15 +1,26 @@
-"""The states of a unit and of a tile, and every way from one to another, as data.
+"""Table of transitions: the states of a unit and of a tile, what moves them on, and what is instructed then.
 
-The coordinator looks its transitions up here, and the table in the README is made from here.
+The coordinator looks up each move, and the instruction that goes with it, in this table.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from tilewright.coordinator.instructions import (
+    DeliverTiles,
+    GiveUpUnit,
+    Instruction,
+    ProduceUnit,
+    RecordReceipt,
+    ReleaseTile,
+    TakeTile,
+    WriteUnit,
+)
+
 
 class _Member(Enum):
-    """A member is one object: it is hashed as such, which takes a fraction of hashing its name, and is done often."""
+    """Member that is hashed as an object: hashing its name takes several times as long."""
 
     __hash__ = object.__hash__
 
@@ -37,7 +48,7 @@ class Cause(_Member):
     """What moves a unit or a tile from one state to another."""
 
     ADMITTED = "there is room for it"
-    OFFERED = "somebody predicts it unasked"
+    OFFERED = "a trainer predicts it"
     PREDICTED = "its prediction is there"
     LAST_TILE_HELD = "its last tile is held"
     TILE_LOST = "it, or a tile of it, is lost"
@@ -49,42 +60,43 @@ class Cause(_Member):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One row of the table: what happens in a state, where it leads, and what is instructed."""
+    """Row of the table: a state, a cause, the next state, and what is instructed."""
 
     state: UnitState | TileState
     cause: Cause
     next_state: UnitState | TileState
-    instruction: str
+    instruction: type[Instruction] | None = None
 
 
 TRANSITIONS = (
-    Transition(UnitState.WAITING, Cause.ADMITTED, UnitState.PRODUCING, "produce the unit"),
-    Transition(UnitState.WAITING, Cause.LAST_TILE_HELD, UnitState.WRITING, "write the unit"),
-    Transition(UnitState.WAITING, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
-    Transition(UnitState.WAITING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, "give the unit up"),
-    Transition(UnitState.WRITING, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
-    Transition(UnitState.WRITING, Cause.FAILED, UnitState.WRITING, "write the unit"),
-    Transition(UnitState.WRITING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, "give the unit up"),
-    Transition(UnitState.WRITING, Cause.TILE_LOST, UnitState.WAITING, ""),
-    Transition(UnitState.PRODUCING, Cause.STORED, UnitState.WRITTEN, "record the receipt"),
-    Transition(UnitState.PRODUCING, Cause.FAILED, UnitState.PRODUCING, "produce the unit"),
-    Transition(UnitState.PRODUCING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, "give the unit up"),
-    Transition(TileState.UNSEEN, Cause.ADMITTED, TileState.EXPECTED, "deliver the tile"),
-    Transition(TileState.UNSEEN, Cause.OFFERED, TileState.EXPECTED, "take the tile"),
-    Transition(TileState.UNSEEN, Cause.PREDICTED, TileState.HELD, ""),
-    Transition(TileState.EXPECTED, Cause.PREDICTED, TileState.HELD, ""),
-    Transition(TileState.EXPECTED, Cause.FAILED, TileState.EXPECTED, "deliver the tile"),
-    Transition(TileState.EXPECTED, Cause.UNITS_DONE, TileState.RELEASED, ""),
-    Transition(TileState.HELD, Cause.TILE_LOST, TileState.EXPECTED, "deliver the tile"),
-    Transition(TileState.HELD, Cause.UNITS_DONE, TileState.RELEASED, "release the tile"),
+    Transition(UnitState.WAITING, Cause.ADMITTED, UnitState.PRODUCING, ProduceUnit),
+    Transition(UnitState.WAITING, Cause.LAST_TILE_HELD, UnitState.WRITING, WriteUnit),
+    Transition(UnitState.WAITING, Cause.STORED, UnitState.WRITTEN, RecordReceipt),
+    Transition(UnitState.WAITING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, GiveUpUnit),
+    Transition(UnitState.WRITING, Cause.STORED, UnitState.WRITTEN, RecordReceipt),
+    Transition(UnitState.WRITING, Cause.FAILED, UnitState.WRITING, WriteUnit),
+    Transition(UnitState.WRITING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, GiveUpUnit),
+    Transition(UnitState.WRITING, Cause.TILE_LOST, UnitState.WAITING),
+    Transition(UnitState.PRODUCING, Cause.STORED, UnitState.WRITTEN, RecordReceipt),
+    Transition(UnitState.PRODUCING, Cause.FAILED, UnitState.PRODUCING, ProduceUnit),
+    Transition(UnitState.PRODUCING, Cause.ATTEMPTS_SPENT, UnitState.GIVEN_UP, GiveUpUnit),
+    Transition(TileState.UNSEEN, Cause.ADMITTED, TileState.EXPECTED, DeliverTiles),
+    Transition(TileState.UNSEEN, Cause.OFFERED, TileState.EXPECTED, TakeTile),
+    Transition(TileState.UNSEEN, Cause.PREDICTED, TileState.HELD),
+    Transition(TileState.EXPECTED, Cause.PREDICTED, TileState.HELD),
+    Transition(TileState.EXPECTED, Cause.FAILED, TileState.EXPECTED, DeliverTiles),
+    Transition(TileState.EXPECTED, Cause.UNITS_DONE, TileState.RELEASED),
+    Transition(TileState.HELD, Cause.TILE_LOST, TileState.EXPECTED, DeliverTiles),
+    Transition(TileState.HELD, Cause.UNITS_DONE, TileState.RELEASED, ReleaseTile),
 )
 
 
 class Move(NamedTuple):
-    """Where a cause leads from a state, and what that changes in the number of those that are waited for."""
+    """Next state, change in the number of outstanding answers, and the instruction."""
 
     next_state: UnitState | TileState
     waited_for: int
+    instruction: type[Instruction] | None
 
 
 def _is_waited_for(state: UnitState | TileState) -> bool:
@@ -93,18 +105,30 @@ def _is_waited_for(state: UnitState | TileState) -> bool:
 
 
 MOVES = {
-    (row.state, row.cause): Move(row.next_state, _is_waited_for(row.next_state) - _is_waited_for(row.state))
+    (row.state, row.cause): Move(
+        row.next_state, _is_waited_for(row.next_state) - _is_waited_for(row.state), row.instruction
+    )
     for row in TRANSITIONS
 }
-"""Every way from one state to another; a cause that is not here means nothing in a state, and is ignored."""
+"""Moves by state and cause; a cause without a move is ignored in that state."""
+
+
+_WORDS: dict[type[Instruction], str] = {
+    ProduceUnit: "produce the unit",
+    WriteUnit: "write the unit",
+    RecordReceipt: "record the receipt",
+    GiveUpUnit: "give the unit up",
+    DeliverTiles: "deliver the tile",
+    TakeTile: "take the tile",
+    ReleaseTile: "release the tile",
+}
 
 
 def transition_table() -> str:
-    """Return all transitions as a table in Markdown, as the README shows it."""
+    """Return all transitions as a table in Markdown."""
     rows = ["| a ... | that is | when | becomes | instruction |", "| --- | --- | --- | --- | --- |"]
     for row in TRANSITIONS:
         subject = "unit" if isinstance(row.state, UnitState) else "tile"
-        rows.append(
-            f"| {subject} | {row.state.value} | {row.cause.value} | {row.next_state.value} | {row.instruction} |"
-        )
+        words = "" if row.instruction is None else _WORDS[row.instruction]
+        rows.append(f"| {subject} | {row.state.value} | {row.cause.value} | {row.next_state.value} | {words} |")
     return "\n".join(rows)

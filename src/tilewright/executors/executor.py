@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Instruction, TakeTile
+from tilewright.coordinator import Event, Failure, Instruction, TakeTile
 from tilewright.stores.places import without_secrets
 
 TASKS_PER_THREAD = 3
@@ -45,8 +45,8 @@ class Executor(Protocol):
         The arrays may be held until their units are written, and must not change.
         """
 
-    def error_behind(self, reason: str) -> BaseException | None:
-        """Return the error behind the reason of a failure."""
+    def error_behind(self, failure: Failure) -> BaseException | None:
+        """Return the error behind a failure, if it is still kept."""
 
     def close(self) -> None:
         """Let go of all that is held, and carry out nothing more; a second call does nothing.
@@ -56,23 +56,26 @@ class Executor(Protocol):
 
 
 ERRORS_KEPT = 8
+"""Errors kept at a time: each holds the arrays of the frames that it passed through."""
 
 
 class Errors:
-    """Errors by the reasons that the coordinator knows them by, so that the user gets the error itself."""
+    """Errors of failed attempts by number, one for each text, so that the user gets the error itself."""
 
     def __init__(self) -> None:
-        self._errors: dict[str, BaseException] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._numbers: dict[str, int] = {}
 
-    def reason_of(self, error: BaseException) -> str:
-        """Remember an error, and return its reason."""
+    def failure_of(self, error: BaseException, *, is_final: bool = False) -> Failure:
+        """Keep an error, and return the failure that stands for it."""
         reason = f"{type(error).__name__}: {without_secrets(error)}"
-        self._errors[reason] = error
+        number = self._numbers.setdefault(reason, len(self._numbers))
+        self._errors[number] = error
         if len(self._errors) > ERRORS_KEPT:
-            # Each holds on to the arrays of the frames that it passed through. The first tells most.
+            # The first one tells most.
             del self._errors[list(self._errors)[1]]
-        return reason
+        return Failure(reason, number, is_final)
 
-    def behind(self, reason: str) -> BaseException | None:
-        """Return the error that is, or is named in, a reason."""
-        return next((error for known, error in self._errors.items() if reason.endswith(known)), None)
+    def behind(self, failure: Failure) -> BaseException | None:
+        """Return the error that a failure stands for; None where it is not kept any more."""
+        return None if failure.error is None else self._errors.get(failure.error)

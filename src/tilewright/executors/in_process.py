@@ -18,7 +18,7 @@ from typing import Any
 from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, GiveUpUnit, Instruction, ReleaseTile, TakeTile, WriteUnit
+from tilewright.coordinator import Event, Failure, Instruction, ReleaseTile, TakeTile, WriteUnit
 from tilewright.executors.executor import TASKS_PER_THREAD
 from tilewright.executors.local_work import LocalWork, is_prediction
 from tilewright.executors.work import Work
@@ -69,8 +69,6 @@ class InProcessExecutor:
         match instruction:
             case ReleaseTile(tile):
                 self._local.held.release(tile)
-            case GiveUpUnit():
-                pass
             case _:
                 urgency = 1 if isinstance(instruction, WriteUnit) else 2
                 for part in self._local.split(instruction):
@@ -120,9 +118,9 @@ class InProcessExecutor:
         for event in self._local.take(instructions, arrays):
             self._happened.put(event)
 
-    def error_behind(self, reason: str) -> BaseException | None:
-        """Return the error behind the reason of a failure."""
-        return self._local.errors.behind(reason)
+    def error_behind(self, failure: Failure) -> BaseException | None:
+        """Return the error behind a failure, if it is still kept."""
+        return self._local.errors.behind(failure)
 
     def close(self) -> None:
         """Drop what is queued, and wait a little for what is being written or seen by the model."""

@@ -11,6 +11,7 @@ from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
     DeliverTiles,
     Event,
+    Failure,
     Instruction,
     ProduceUnit,
     TakeTile,
@@ -56,9 +57,7 @@ class LocalWork:
     def split(self, instruction: Instruction) -> Sequence[Instruction]:
         """Return the parts of an instruction that different threads may carry out."""
         if isinstance(instruction, DeliverTiles):
-            units = dict(zip(instruction.tiles, instruction.units, strict=True))
-            batches = self.work.batches(instruction.tiles)
-            return [DeliverTiles(batch, tuple(units[tile] for tile in batch)) for batch in batches]
+            return list(map(DeliverTiles, self.work.batches(instruction.tiles)))
         return [instruction]
 
     def perform(self, step: Instruction) -> Event:
@@ -67,7 +66,7 @@ class LocalWork:
             return self._performed(step)
         except Exception as error:
             # The coordinator decides what a failure means.
-            return self._failed(step, self.errors.reason_of(error))
+            return self._failed(step, self.errors.failure_of(error))
 
     def _performed(self, step: Instruction) -> Event:
         match step:
@@ -81,10 +80,10 @@ class LocalWork:
                 return UnitWritten(unit, self.work.write_tiles(unit, {tile: self.held[tile] for tile in tiles}))
         raise TypeError(f"{step} is not carried out by work")
 
-    def _failed(self, step: Instruction, reason: str) -> Event:
+    def _failed(self, step: Instruction, failure: Failure) -> Event:
         match step:
             case DeliverTiles(tiles):
-                return TilesFailed(tiles, reason)
+                return TilesFailed(tiles, failure)
             case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
-                return UnitFailed(unit, attempt, reason)
+                return UnitFailed(unit, attempt, failure)
         raise TypeError(f"{step} is not carried out by work")

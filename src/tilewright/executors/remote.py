@@ -3,15 +3,13 @@
 The work itself travels once to each worker, also to one that joins later, and stays there until the run ends. Tiles
 that were handed over are kept here until their units are written, since what was scattered dies with its worker.
 
-Of the tasks that a worker dies with, one may be the cause. Where Dask has lost too many workers with a task, that task
-is a *suspect*, and runs once more when nothing else does: if it is killed then, it is the cause; if not, it was one of
-the others.
+A task of which Dask has lost too many workers is a suspect: see `tilewright.coordinator.suspects`.
 """
 
 import queue
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -24,10 +22,11 @@ from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
     DeliverTiles,
     Event,
-    GiveUpUnit,
+    Failure,
     Instruction,
     ProduceUnit,
     ReleaseTile,
+    Suspects,
     TakeTile,
     TilesFailed,
     TilesLost,
@@ -86,7 +85,7 @@ class RemoteExecutor:
         self._tiles: dict[Hashable, _Tile] = {}
         self._copies: dict[int, AnyArray] = {}
         self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
-        self._suspects: deque[Instruction] = deque()
+        self._suspects = Suspects[Instruction]()
         self._alone: Future[Any] | None = None
         self._running: dict[Future[Any], Instruction] = {}
         self._ended: queue.SimpleQueue[Future[Any] | SentTiles | BaseException] = queue.SimpleQueue()
@@ -108,10 +107,7 @@ class RemoteExecutor:
             case DeliverTiles(tiles) if self._work.prediction is None:
                 self._send(tiles)
             case DeliverTiles():
-                self._waiting[1].extend(self._parts(instruction, self._groups(instruction.tiles)))
-            case GiveUpUnit():
-                # Nothing is put together of a unit before its task begins.
-                pass
+                self._waiting[1].extend(map(DeliverTiles, self._groups(instruction.tiles)))
             case WriteUnit():
                 # First, since what is written frees memory.
                 self._waiting[0].append(instruction)
@@ -152,13 +148,14 @@ class RemoteExecutor:
             happened.extend(self._outcome(future, self._running.pop(future), results.get(future)))
             if future is self._alone:
                 self._alone = None
+                self._suspects.ended()
         self._submit()
         return happened
 
     def stop_predicting(self) -> None:
         """Drop predictions that are not submitted."""
         self._waiting[1].clear()
-        self._suspects = deque(suspect for suspect in self._suspects if isinstance(suspect, WriteUnit))
+        self._suspects.keep(lambda suspect: isinstance(suspect, WriteUnit))
 
     @property
     def is_idle(self) -> bool:
@@ -192,9 +189,9 @@ class RemoteExecutor:
         self._tiles.update(zip(handles, (_Tile(future, None) for future in futures), strict=True))
         return TilesPredicted(tiles, handles)
 
-    def error_behind(self, reason: str) -> BaseException | None:
-        """Return the error behind the reason of a failure."""
-        return self._errors.behind(reason)
+    def error_behind(self, failure: Failure) -> BaseException | None:
+        """Return the error behind a failure, if it is still kept."""
+        return self._errors.behind(failure)
 
     def close(self) -> None:
         """Cancel what is submitted, and let the workers forget the run."""
@@ -209,8 +206,9 @@ class RemoteExecutor:
                 self._at_once.extend(self.events(wait=False))
         futures, self._running = list(self._running), {}
         self._tiles.clear()
-        for waiting in (*self._waiting, self._suspects):
+        for waiting in self._waiting:
             waiting.clear()
+        self._suspects = Suspects()
         if self._client.status == "running":
             with suppress(Exception):
                 self._client.cancel(futures)
@@ -221,8 +219,10 @@ class RemoteExecutor:
             return
         while self._alone is None and len(self._running) < self._most_tasks and any(self._waiting):
             self._start((self._waiting[0] or self._waiting[1]).popleft())
-        while self._suspects and not self._running:
-            self._alone = self._start(self._suspects.popleft())
+        while (suspect := self._suspects.take(others_run=bool(self._running))) is not None:
+            self._alone = self._start(suspect)
+            if self._alone is None:
+                self._suspects.ended()
 
     def _start(self, instruction: Instruction) -> Future[Any] | None:
         if isinstance(instruction, WriteUnit) and not all(handle in self._tiles for handle in instruction.handles):
@@ -303,17 +303,17 @@ class RemoteExecutor:
         match instruction:
             case DeliverTiles(tiles) if len(batches := self._work.batches(tiles)) > 1:
                 # One of them failed, and no other should with it.
-                parts = self._parts(instruction, batches)
-                (self._suspects if _is_killed(future) else self._waiting[1]).extend(parts)
+                for part in map(DeliverTiles, batches):
+                    (self._suspects.add if _is_killed(future) else self._waiting[1].append)(part)
                 return []
         if _is_killed(future) and future is not self._alone:
-            self._suspects.append(instruction)
+            self._suspects.add(instruction)
             return []
         match instruction:
             case DeliverTiles(tiles):
-                return [TilesFailed(tiles, self._reason(future), is_final=_is_killed(future))]
+                return [TilesFailed(tiles, self._failed(future))]
             case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
-                return [UnitFailed(unit, attempt, self._reason(future), is_final=_is_killed(future))]
+                return [UnitFailed(unit, attempt, self._failed(future))]
         raise TypeError(f"{instruction} has no outcome")
 
     def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
@@ -330,10 +330,11 @@ class RemoteExecutor:
                 receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip")
         return {written[int(number)]: receipt for number, receipt in receipts.items()}
 
-    def _reason(self, future: Future[Any]) -> str:
+    def _failed(self, future: Future[Any]) -> Failure:
         if future.status == "error":
-            return self._errors.reason_of(future.exception().with_traceback(future.traceback()))
-        return f"the task {future.key} was {future.status}: its worker is gone"
+            error = future.exception().with_traceback(future.traceback())
+            return self._errors.failure_of(error, is_final=_is_killed(future))
+        return Failure(f"the task {future.key} was {future.status}: its worker is gone")
 
     def _groups(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Put whole batches of tiles together to groups, each for one task."""
@@ -346,12 +347,6 @@ class RemoteExecutor:
             groups[-1] += batch
             nbytes += sum(map(self._work.plan.tile_nbytes, batch))
         return groups
-
-    @staticmethod
-    def _parts(delivery: DeliverTiles, groups: Sequence[tuple[int, ...]]) -> Iterator[DeliverTiles]:
-        """Iterate over the parts of a delivery, one for each group of its tiles."""
-        units = dict(zip(delivery.tiles, delivery.units, strict=True))
-        return (DeliverTiles(group, tuple(units[tile] for tile in group)) for group in groups)
 
     def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
         self._number += 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
     Event,
-    GiveUpUnit,
+    Failure,
     Instruction,
     ReleaseTile,
     TakeTile,
@@ -34,8 +34,6 @@ class SerialExecutor:
         match instruction:
             case ReleaseTile(tile):
                 self._local.held.release(tile)
-            case GiveUpUnit():
-                pass
             case _:
                 self._waiting.extend(self._local.split(instruction))
 
@@ -69,9 +67,9 @@ class SerialExecutor:
         """Hold tiles until their units are written."""
         self._happened += self._local.take(instructions, arrays)
 
-    def error_behind(self, reason: str) -> BaseException | None:
-        """Return the error behind the reason of a failure."""
-        return self._local.errors.behind(reason)
+    def error_behind(self, failure: Failure) -> BaseException | None:
+        """Return the error behind a failure, if it is still kept."""
+        return self._local.errors.behind(failure)
 
     def close(self) -> None:
         """Let go of all that is held."""

@@ -220,12 +220,12 @@ class OutputRun:
         """
         coordinator = self.run.coordinator
         self._look_again()
-        report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, coordinator.given_up)
-        if coordinator.given_up:
-            error = UnitGivenUpError(describe_given_up(str(self.output), coordinator.plan, coordinator.given_up))
+        given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}
+        report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, given_up)
+        if given_up:
+            error = UnitGivenUpError(describe_given_up(str(self.output), coordinator.plan, given_up))
             error.report = report
-            reason = next(iter(coordinator.given_up.values()))
-            raise error from self.run.executor.error_behind(reason)
+            raise error from self.run.executor.error_behind(next(iter(coordinator.given_up.values())))
         return report
 
     def _check_reach(self) -> None:

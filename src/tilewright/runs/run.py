@@ -12,6 +12,7 @@ from tilewright.assemble import AnyArray
 from tilewright.coordinator import (
     Coordinator,
     Event,
+    Failure,
     GiveUpUnit,
     Instruction,
     RecordReceipt,
@@ -29,11 +30,6 @@ from tilewright.ledger.receipts import UnitReceipt
 from tilewright.plan.describe import describe_region
 from tilewright.stopping import StopRequest
 from tilewright.stores.patience import is_fatal
-
-HOPELESS = 3
-"""Where that many units are given up before any is written, it is not for a bad tile,"""
-HOPELESS_IN_A_ROW = 100
-"""nor where that many are with none written in between."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,16 +184,15 @@ class Run:
             case RecordReceipt(_, receipt) if isinstance(receipt, UnitReceipt):
                 self._given_up_in_a_row = 0
                 self._recorder.written(receipt)
-            case GiveUpUnit(unit, reason):
+            case GiveUpUnit(unit, failure):
                 self._recorder.given_up(unit)
-                self.executor.carry_out(instruction)
-                self._check_hope(unit, reason)
+                self._check_hope(unit, failure)
             case _:
                 self.executor.carry_out(instruction)
 
     def _check_cause(self, failed: UnitFailed | TilesFailed) -> None:
         """Raise where no later attempt can be better: another run has the output, say, or the disk is full."""
-        error = self.executor.error_behind(failed.reason)
+        error = self.executor.error_behind(failed.failure)
         if isinstance(error, NotSharedError):
             # A lock that is gone is seen by no worker.
             self._recorder.check()
@@ -214,15 +209,17 @@ class Run:
                 full.add_note(f"the unit at {self._region(failed.unit)} was to be written")
             raise full from error
 
-    def _check_hope(self, unit: int, reason: str) -> None:
+    def _check_hope(self, unit: int, failure: Failure) -> None:
         """Go on without a unit, unless no other unit fares better: then raise the error behind it."""
         self._given_up_in_a_row += 1
-        error = self.executor.error_behind(reason)
-        message = f"{self._region(unit)} was given up after {self.coordinator.attempts} attempts: {reason}"
-        others = self.coordinator.plan.unit_count - len(self.coordinator.given_up)
-        is_hopeless = self._given_up_in_a_row >= HOPELESS_IN_A_ROW
-        if self.coordinator.written_count == 0:
-            is_hopeless = others == 0 or self._given_up_in_a_row >= HOPELESS
+        coordinator = self.coordinator
+        error = self.executor.error_behind(failure)
+        message = f"{self._region(unit)} was given up after {coordinator.policy.attempts} attempts: {failure}"
+        is_hopeless = coordinator.policy.is_hopeless(
+            in_a_row=self._given_up_in_a_row,
+            written=coordinator.written_count,
+            others=coordinator.plan.unit_count - len(coordinator.given_up),
+        )
         if not is_hopeless:
             _log.warning("the unit at %s", message, exc_info=error)
             return
