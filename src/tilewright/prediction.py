@@ -86,7 +86,7 @@ def predict_to_zarr(
     zarr_format : {3, 2}
         The version of the format.
     batch_size : int, default=1
-        How many tiles the model sees at once.
+        How many tiles the model sees at once: 1 on a CPU, and on a GPU as many as fill it.
     device : str, default="auto"
         A torch device; ``"auto"`` is a GPU where a worker has one.
     client : distributed.Client, optional
@@ -107,7 +107,8 @@ def predict_to_zarr(
     on_plan : callable, optional
         Is called with the plan before anything is created, to show it, say.
     series : int, default=0
-        Which image of a TIFF file, or of a Zarr group, that holds several.
+        Which image of a TIFF file, or of a Zarr group, that holds several. The report says which was taken, and how
+        many there are.
 
     Returns
     -------
@@ -126,6 +127,27 @@ def predict_to_zarr(
         At the end, if some tiles could not be predicted, or some objects not be stored. All others are complete.
     RunStoppedError
         If SIGTERM or SIGINT asked the run to stop, and it did so in order.
+
+    Notes
+    -----
+    A resumed run must have the source and the model of the run before. The ledger holds digests of both, and no keys or
+    passwords. Compared are
+
+    * of a model its weights; of a model without weights its code and what that encloses, but not the attributes of an
+      object;
+    * of a file its path, size and time;
+    * of a Zarr source its path, its metadata and a sample of what is stored;
+    * of a large array in memory 64 MiB of its elements;
+    * of a dask array its graph, and the sources in it.
+
+    The code of a function differs between versions of Python. Another `batch_size` or `device` is not refused, and may
+    change last digits.
+
+    An overwriting run never replaces a source. Outputs and sources are compared by the places where they lie, through
+    stores of zarr, fsspec and obstore, memory maps and dask graphs. Where such a place cannot be known, what exists is
+    left. An object store cannot rename: there the old output goes when the new one begins, its metadata last. A late
+    put of a run that was held for dead may still arrive there. It has the bytes that the next run writes too, since a
+    run that would write others is refused until the dead run cannot be alive.
 
     Examples
     --------

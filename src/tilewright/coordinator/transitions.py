@@ -1,6 +1,6 @@
 """Table of transitions: the states of a unit and of a tile, what moves them on, and what is instructed then.
 
-The coordinator looks up each move, and the instruction that goes with it, in this table.
+The coordinator looks up each move, and its instruction, in this table; the docstring of the package shows it.
 """
 
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ _WORDS: dict[type[Instruction], str] = {
 
 
 def transition_table() -> str:
-    """Return all transitions as a table in Markdown."""
+    """Return all transitions as a table in Markdown; the docstring of the package shows it with even columns."""
     rows = ["| a ... | that is | when | becomes | instruction |", "| --- | --- | --- | --- | --- |"]
     for row in TRANSITIONS:
         subject = "unit" if isinstance(row.state, UnitState) else "tile"

@@ -74,6 +74,17 @@ def stitch_prediction(tiles: Iterable[Any], tile_infos: Iterable[TileInformation
         If elements of a sample are covered by no tile. It says which sample misses how many.
     GeometryError
         If tiles do not fit their tile information.
+
+    Examples
+    --------
+    `extract_tiles` cuts an image into tiles, and a model may predict each of them in turn, without a trainer:
+
+    >>> from tilewright import extract_tiles
+    >>> image = np.random.default_rng(0).random((1, 1, 100, 110))
+    >>> tiles, infos = zip(*extract_tiles(image, tile_size=(64, 64), overlaps=(16, 16)))
+    >>> (stitched,) = stitch_prediction([2 * tile for tile in tiles], infos)
+    >>> stitched.shape, bool((stitched == 2 * image).all())
+    ((1, 1, 100, 110), True)
     """
     tiles, tile_infos = _checked(tiles, tile_infos)
     samples: dict[int, list[tuple[AnyArray, TileInformation]]] = defaultdict(list)

@@ -81,6 +81,12 @@ class PredictionWriterCallback(_Writer):
             As in `create_write_strategy`.
         dirpath : Path or str, default="predictions"
             The folder of all outputs.
+
+        Examples
+        --------
+        >>> writer = PredictionWriterCallback.from_write_func_params("tiff", tiled=True, dirpath="/data/predictions")
+        >>> type(writer.write_strategy).__name__
+        'CacheTiles'
         """
         strategy = create_write_strategy(
             write_type, tiled, write_func, write_extension, write_func_kwargs, client=client

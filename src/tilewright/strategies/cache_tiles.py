@@ -60,9 +60,10 @@ class CacheTiles(CollectedImages):
     ----------
     write_func : callable
         Writes an image: called with ``file_path`` and ``img``, C(Z)YX for an image of one sample and SC(Z)YX for one
-        of several, and with the further keywords. Where it has an attribute ``takes_lazy_image`` that is true, ``img``
-        is a dask array of which each chunk is stitched when it is computed, so that no worker holds the whole image.
-        It may be called again where a worker dies, so it should write under another name first, as `write_tiff` does.
+        of several, and with the further keywords. Indices along T count as samples, too. Where it has an attribute
+        ``takes_lazy_image`` that is true, ``img`` is a dask array of which each chunk is stitched when it is computed,
+        so that no worker holds the whole image. It may be called again where a worker dies, so it should write under
+        another name first, as `write_tiff` does.
     write_extension : str
         The ending of the outputs, with its dot.
     write_func_kwargs : dict
@@ -83,6 +84,54 @@ class CacheTiles(CollectedImages):
     -----
     The outputs are ``dirpath/<name of the source><extension>``, or ``dirpath/prediction_<number><extension>`` for
     sources that are arrays. An output that exists is replaced when its image is written.
+
+    `write_tiff` and `write_zarr` take lazy images: they write region by region.
+
+    On a cluster, an image that cannot be written does not end the others: the error at the end names each such image,
+    its file and the reason. Only if three images fail and none could be written, the run ends at once. Without a client
+    it ends after the batch in which an image failed. A worker that dies while it holds tiles, stitches or writes costs
+    nothing: its tiles are sent again, and its image is written again, up to three times.
+
+    Examples
+    --------
+    A trainer predicts tiles of two samples, and `write_tiff` writes them to one file. The tiles overlap, so that the
+    result is that of the whole samples:
+
+    >>> import tempfile
+    >>> import numpy as np, pytorch_lightning as pl, tifffile, torch
+    >>> import tilewright as tw
+    >>> def smooth(images):
+    ...     return torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
+    >>> class Smoothing(pl.LightningModule):
+    ...     def predict_step(self, batch, batch_idx):
+    ...         tiles, infos = batch
+    ...         return smooth(tiles), infos
+    >>> def predict(strategy, folder):
+    ...     writer = tw.PredictionWriterCallback(strategy, dirpath=folder)
+    ...     tiled = tw.IterableTiledPredDataset(f"{folder}/raw.tif", axes="SYX", tile_size=(32, 32), overlaps=(8, 8))
+    ...     loader = torch.utils.data.DataLoader(tiled, batch_size=4, collate_fn=tw.collate_tiles)
+    ...     trainer = pl.Trainer(callbacks=[writer], logger=False, enable_progress_bar=False)
+    ...     _ = trainer.predict(Smoothing(), loader, return_predictions=False)
+    >>> samples = np.random.default_rng(0).random((2, 50, 60), dtype="float32")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tifffile.imwrite(f"{folder}/raw.tif", samples, photometric="minisblack")
+    ...     predict(tw.CacheTiles(tw.write_tiff, ".tiff", {"compression": "zlib"}), folder)
+    ...     planes = tifffile.imread(f"{folder}/raw.tiff")
+    >>> planes.shape
+    (2, 1, 50, 60)
+    >>> expected = smooth(torch.from_numpy(samples)[:, None])
+    >>> np.testing.assert_allclose(planes, expected, rtol=0, atol=1e-5)
+
+    A function of your own writes any other format. This one takes a dask array, and never holds the whole image:
+
+    >>> def write_mean(file_path, img):
+    ...     np.savetxt(file_path, img.mean(axis=(0, 1)).compute())
+    >>> write_mean.takes_lazy_image = True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tifffile.imwrite(f"{folder}/raw.tif", samples, photometric="minisblack")
+    ...     predict(tw.CacheTiles(write_mean, ".txt"), folder)
+    ...     mean = np.loadtxt(f"{folder}/raw.txt")
+    >>> np.testing.assert_allclose(mean, expected.mean(axis=(0, 1)), rtol=0, atol=1e-5)
     """
 
     _dataset_type = IterableTiledPredDataset

@@ -28,6 +28,31 @@ class WriteImage(CollectedImages):
     -----
     Which sample a prediction is of is taken from the batch, ``(samples, sample_ids)``. The samples of a dataset that is
     only registered as an `IterablePredDataset` are counted as they come, so it must be read by one data-loader worker.
+
+    Examples
+    --------
+    A trainer predicts whole samples, and `write_zarr` writes all samples of a file to one Zarr array:
+
+    >>> import tempfile
+    >>> import numpy as np, pytorch_lightning as pl, tifffile, torch, zarr
+    >>> import tilewright as tw
+    >>> def smooth(images):
+    ...     return torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
+    >>> class Smoothing(pl.LightningModule):
+    ...     def predict_step(self, batch, batch_idx):
+    ...         samples, sample_ids = batch
+    ...         return smooth(samples), sample_ids
+    >>> samples = np.random.default_rng(0).random((2, 50, 60), dtype="float32")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tifffile.imwrite(f"{folder}/raw.tif", samples, photometric="minisblack")
+    ...     writer = tw.PredictionWriterCallback(tw.WriteImage(tw.write_zarr, ".zarr"), dirpath=folder)
+    ...     loader = torch.utils.data.DataLoader(tw.IterablePredDataset(f"{folder}/raw.tif", axes="SYX"), batch_size=2)
+    ...     trainer = pl.Trainer(callbacks=[writer], logger=False, enable_progress_bar=False)
+    ...     _ = trainer.predict(Smoothing(), loader, return_predictions=False)
+    ...     planes = zarr.open_array(f"{folder}/raw.zarr/0", mode="r")[:]
+    >>> planes.shape
+    (2, 1, 50, 60)
+    >>> np.testing.assert_allclose(planes, smooth(torch.from_numpy(samples)[:, None]), rtol=0, atol=1e-5)
     """
 
     _dataset_type = IterablePredDataset

@@ -12,7 +12,39 @@ from tilewright.identity.values import name_of
 
 @runtime_checkable
 class WriteStrategy(Protocol):
-    """How the predictions of a Lightning trainer are written."""
+    """How the predictions of a Lightning trainer are written.
+
+    Examples
+    --------
+    A strategy of your own is any object with `write_batch`, and with `finalize` where it must end. It gets each batch
+    as the trainer has it. This one keeps the brightest voxel of all tiles:
+
+    >>> import tempfile
+    >>> import numpy as np, pytorch_lightning as pl, torch
+    >>> import tilewright as tw
+    >>> class Brightest:
+    ...     def __init__(self):
+    ...         self.values = []
+    ...     def write_batch(self, *, prediction, **others):
+    ...         tiles, infos = prediction
+    ...         self.values.append(float(tiles.max()))
+    ...     def finalize(self):
+    ...         self.brightest = max(self.values)
+    >>> class Doubling(pl.LightningModule):
+    ...     def predict_step(self, batch, batch_idx):
+    ...         tiles, infos = batch
+    ...         return 2 * tiles, infos
+    >>> image = np.arange(50 * 60, dtype="float32").reshape(50, 60)
+    >>> tiled = tw.IterableTiledPredDataset(image, axes="YX", tile_size=(32, 32), overlaps=(8, 8))
+    >>> loader = torch.utils.data.DataLoader(tiled, batch_size=4, collate_fn=tw.collate_tiles)
+    >>> strategy = Brightest()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     writer = tw.PredictionWriterCallback(strategy, dirpath=folder)
+    ...     trainer = pl.Trainer(callbacks=[writer], logger=False, enable_progress_bar=False)
+    ...     _ = trainer.predict(Doubling(), loader, return_predictions=False)
+    >>> strategy.brightest
+    5998.0
+    """
 
     def write_batch(
         self,

@@ -97,6 +97,38 @@ class WriteTilesZarr:
     -----
     The outputs are ``dirpath/<name of the source>.zarr``, or groups of ``dirpath/prediction.zarr`` for sources that are
     arrays, each with its array ``0``.
+
+    A prediction is held where the model left it, with its halo, as long as the plan has room for that; else it is
+    copied without the halo. A model that uses the memory of its first predictions again is noticed, and then each is
+    copied. A model that begins with that later is an error.
+
+    Examples
+    --------
+    A trainer predicts the tiles of an array, which is image 0. The second run finds it complete, and writes nothing:
+
+    >>> import tempfile
+    >>> import numpy as np, pytorch_lightning as pl, torch, zarr
+    >>> import tilewright as tw
+    >>> class Doubling(pl.LightningModule):
+    ...     def predict_step(self, batch, batch_idx):
+    ...         tiles, infos = batch
+    ...         return 2 * tiles, infos
+    >>> def predict(strategy, folder, image):
+    ...     writer = tw.PredictionWriterCallback(strategy, dirpath=folder)
+    ...     tiled = tw.IterableTiledPredDataset(image, axes="YX", tile_size=(32, 32), overlaps=(8, 8))
+    ...     loader = torch.utils.data.DataLoader(tiled, batch_size=4, collate_fn=tw.collate_tiles)
+    ...     trainer = pl.Trainer(callbacks=[writer], logger=False, enable_progress_bar=False)
+    ...     _ = trainer.predict(Doubling(), loader, return_predictions=False)
+    ...     return [(report.unit_count, report.kept_unit_count) for report in strategy.reports]
+    >>> image = np.arange(50 * 60, dtype="float32").reshape(50, 60)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first = predict(tw.WriteTilesZarr(), folder, image)
+    ...     second = predict(tw.WriteTilesZarr(if_exists="resume"), folder, image)
+    ...     written = zarr.open_array(f"{folder}/prediction.zarr/0/0", mode="r")[:]
+    >>> first, second
+    ([(1, 0)], [(0, 1)])
+    >>> bool((written == 2 * image).all())
+    True
     """
 
     def __init__(
