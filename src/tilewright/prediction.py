@@ -1,27 +1,20 @@
 """A model and a source go in, a finished Zarr array comes out: checked, planned, predicted, written, counted."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import flag, seconds, whole_number
-from tilewright.errors import GeometryError, NotSharedError, ResumeError, SourceError
-from tilewright.executors.placement import Placement
+from tilewright.errors import GeometryError, ResumeError
 from tilewright.model.predictor import Predictor
-from tilewright.model.tile_prediction import TilePrediction
-from tilewright.outputs.apart import check_apart
-from tilewright.outputs.arrays import existing_array, template_array
-from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, fingerprint_of
+from tilewright.outputs.arrays import existing_array
+from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH
 from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.outputs.output import FULL_RESOLUTION, Output
-from tilewright.plan import ImageAxes, WritePlan, plan_write, with_memory
-from tilewright.runs.output_run import OutputRun
-from tilewright.runs.progress import Progress
+from tilewright.plan import PlanRequest, WritePlan
+from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
 from tilewright.sources.opening import open_source
-from tilewright.sources.source import Source
-from tilewright.stopping import GRACE_SECONDS, StopRequest, listening
-from tilewright.transport.clients import cluster_client, shares_memory
+from tilewright.stopping import GRACE_SECONDS
 from tilewright.verification import begun_output
 
 if TYPE_CHECKING:
@@ -36,9 +29,9 @@ def predict_to_zarr(
     source: Any,
     destination: "str | os.PathLike[str] | Store",
     *,
-    axes: str,
-    tile_size: Sequence[int],
-    overlap: Sequence[int],
+    axes: str | None = None,
+    tile_size: Sequence[int] | None = None,
+    overlap: Sequence[int] | None = None,
     layout: str = "auto",
     chunks: Sequence[int] | str = "auto",
     shards: Sequence[int] | str | None = None,
@@ -56,6 +49,7 @@ def predict_to_zarr(
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
     series: int = 0,
+    plan: WritePlan | None = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -170,56 +164,34 @@ def predict_to_zarr(
     progress = flag("progress", progress)
     chosen = None if dtype is None else output_dtype(dtype)
     options.check_dtype(chosen or "float64")
-    opened = source if isinstance(source, Source) else open_source(source, axes, series=series)
-    output = Output.at(destination, ledger=ledger)
-    check_apart(output.targets(options), [opened])
-    output.check(options)
-    options.check_shards(shards)
-    predictor = Predictor(model, device)
-    request: dict[str, Any] = {
+    given = {
+        "axes": axes,
         "tile_size": tile_size,
         "overlap": overlap,
         "layout": layout,
         "chunks": chunks,
         "shards": shards,
+        "dtype": chosen,
         "memory_nbytes": memory_nbytes,
     }
-    if chosen is not None:
-        request["dtype"] = chosen
-    _check_request(opened.axes, request)
-    prediction = TilePrediction(opened, predictor, batch_size, is_converted=dtype is not None)
-    stop = StopRequest(grace_seconds, progress=lambda: _written_before(output, options))
-    with (
-        listening(stop),
-        cluster_client(client) as used,
-        opened.held_by(used, stop.check),
-        Placement(used, prediction, stop) as placement,
-        Progress(progress, stop) as line,
-    ):
-        stop.check()
-        if not shares_memory(used):
-            _check_shared(opened, output)
-        # The tiles alone matter to the probe, and they are the same in each plan.
-        probe = placement.probe(plan_write(opened.axes.shape, axes, tile_size, overlap, layout="compact"))
-        request.setdefault("dtype", probe.dtype)
-        options.check_dtype(request["dtype"])
-        request["channels"] = probe.channels
-        output_run = OutputRun(output, options, placement, line)
-        begun = header.plan if (header := output_run.header()) else None
-        within_nbytes = memory_nbytes or placement.memory_nbytes
-        asked_for = _asked_for(opened.axes, request, begun, within_nbytes)
-        template = template_array(asked_for, options)
-        fingerprint = fingerprint_of(opened, probe.identity, CLUSTER, asked_for, template)
-        output_run.check_same(fingerprint)
-        plan = asked_for if begun is None else with_memory(begun, within_nbytes)
-        if on_plan is not None:
-            on_plan(plan)
-        line.expect(plan)
-        with output_run:
-            run = output_run.begin(plan, fingerprint)
-            output_run.tally.notes = opened.notes
-            run.predict_and_write(stop, lambda: memory_nbytes or placement.memory_nbytes)
-            return output_run.report()
+    planned = _planned_request(plan, given)
+    opened = open_source(source, planned.axes if planned else axes, series=series)  # type: ignore[arg-type]
+    output = Output.at(destination, ledger=ledger)
+    run = PredictionRun(
+        predictor=Predictor(model, device),
+        source=opened,
+        output=output,
+        options=options,
+        request=planned or PlanRequest(shape=opened.axes.shape, **given),  # type: ignore[arg-type]
+        plan=plan,
+        batch_size=batch_size,
+        client=client,
+        progress=progress,
+        on_plan=on_plan,
+        grace_seconds=grace_seconds,
+    )
+    run.check()
+    return run.predict()
 
 
 def repair(
@@ -292,80 +264,55 @@ def repair(
     )
     # Whoever says where it is now says that it is the same.
     opened.recorded_path = fingerprint[SOURCE_PATH]
-    return predict_to_zarr(
-        model,
-        opened,
-        destination if begun.output.ledger_path is not None else begun.output.store,
-        axes=fingerprint["source axes"],
-        tile_size=plan.tile_size,
-        overlap=plan.overlap,
-        layout=plan.layout,
-        chunks=plan.chunks,
-        shards=plan.shards,
-        compressors=array.compressors,
-        dtype=plan.dtype,
-        fill_value=array.fill_value,
-        zarr_format=array.metadata.zarr_format,
-        batch_size=batch_size,
-        device=device,
+    options = OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume")
+    run = PredictionRun(
+        predictor=Predictor(model, device),
+        source=opened,
+        output=Output.at(destination if begun.output.ledger_path is not None else begun.output.store, ledger=ledger),
+        options=options,
+        request=PlanRequest(
+            shape=opened.axes.shape,
+            axes=opened.axes.names,
+            tile_size=plan.tile_size,
+            overlap=plan.overlap,
+            layout=plan.layout,
+            chunks=plan.chunks,
+            shards=plan.shards,
+            dtype=plan.dtype,
+            memory_nbytes=None if memory_nbytes is None else whole_number("memory_nbytes", memory_nbytes),
+        ),
+        batch_size=whole_number("batch_size", batch_size),
         client=client,
-        if_exists="resume",
-        memory_nbytes=memory_nbytes,
-        progress=progress,
-        ledger=ledger,
-        grace_seconds=grace_seconds,
+        progress=flag("progress", progress),
+        grace_seconds=seconds("grace_seconds", grace_seconds),
     )
+    run.check()
+    return run.predict()
 
 
-def _check_shared(source: Source, output: Output) -> None:
-    """Refuse what one process alone can read or write, where other processes would have to."""
-    if source.is_only_here:
-        raise SourceError(f"the source {source.name} {source.is_only_here}")
-    if output.is_only_here:
-        raise NotSharedError(f"the output {output} {output.is_only_here}")
+_DEFAULTS = {"layout": "auto", "chunks": "auto"}
 
 
-def _asked_for(axes: ImageAxes, request: dict[str, Any], begun: WritePlan | None, memory_nbytes: int) -> WritePlan:
-    """Return the plan of a request; of an output that was begun, what only that run has chosen stays."""
-    if begun is None:
-        plan = plan_write(axes.shape, axes.names, **request)
-        if request["memory_nbytes"] is None and plan.peak_live_nbytes > memory_nbytes:
-            plan = plan_write(axes.shape, axes.names, **request | {"memory_nbytes": memory_nbytes})
-        return plan
-    # The cluster of that run may have had another memory.
-    request = request | {"memory_nbytes": None}
-    chosen = {name: getattr(begun, name) for name in ("layout", "chunks", "shards") if request[name] == "auto"}
-    if chosen.get("shards", ()) is None:
-        # There were none, and now there would be.
-        del chosen["shards"]
-    try:
-        return plan_write(axes.shape, axes.names, **request | chosen)
-    except GeometryError:
-        # Of another image; what differs is said when all of it is known.
-        return plan_write(axes.shape, axes.names, **request)
+def _planned_request(plan: WritePlan | None, given: dict[str, Any]) -> PlanRequest | None:
+    """Return the request of a plan that is to be executed; None where there is no plan.
 
-
-def _written_before(output: Output, options: OutputOptions) -> str:
-    """Return in words what an earlier run has written, as its ledger says."""
-    if options.if_exists == "resume" and output.ledger is not None:
-        with suppress(OSError):
-            header = output.header()
-            if header is not None:
-                return f"{output.ledger.records().written_count} of {header.plan.unit_count} units are written"
-    return "nothing is written"
-
-
-def _check_request(axes: ImageAxes, request: dict[str, Any]) -> None:
-    """Refuse what no number of channels of the model could make right, before the model is asked for it."""
-    try:
-        plan_write(axes.shape, axes.names, **request | {"memory_nbytes": None})
-    except GeometryError:
-        if "C" in axes.names:
-            raise
-        try:
-            plan_write(axes.shape, axes.names, **request | {"memory_nbytes": None}, channels=2)
-        except GeometryError:
-            pass
-        else:
-            return
-        raise
+    Raises
+    ------
+    TypeError
+        If keywords are missing, or are given beside a plan.
+    GeometryError
+        If the plan was not made by `plan_write`.
+    """
+    if plan is None:
+        missing = [name for name in ("axes", "tile_size", "overlap") if given[name] is None]
+        if missing:
+            raise TypeError(f"{', '.join(missing)} must be given, or plan=plan_write(...)")
+        return None
+    if not isinstance(plan, WritePlan):
+        raise TypeError(f"plan must be a WritePlan of plan_write, got {type(plan).__name__}: {plan!r:.80}")
+    beside = [name for name, value in given.items() if value is not None and value != _DEFAULTS.get(name)]
+    if beside:
+        raise TypeError(f"{', '.join(beside)} cannot be given beside plan=; give them to plan_write")
+    if plan.request is None:
+        raise GeometryError("the plan was not made by plan_write; pass a plan of plan_write")
+    return plan.request

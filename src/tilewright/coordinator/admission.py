@@ -50,5 +50,4 @@ class Admission:
     def _skip_written(self) -> None:
         """Go on to the next unit in which a tile may begin that an open unit needs."""
         first_open = self._first_open = self._written.first_missing(max(self._first_open, self._unit))
-        if first_open - self._plan.largest_unit_distance > self._unit:
-            self._unit = first_open - self._plan.largest_unit_distance
+        self._unit = max(self._unit, first_open - self._plan.largest_unit_distance)

@@ -253,6 +253,22 @@ class Output:
             )
         self.check_replaceable(options)
 
+    def check_ledger(self) -> None:
+        """Raise DestinationExistsError where the folder of the ledger holds another ledger, or files of others."""
+        ledger = self.ledger
+        for file in [] if ledger is None else ledger.files():
+            if not file.is_ours:
+                raise DestinationExistsError(
+                    f"{file.path} has the name of a file of a ledger, and is none of tilewright; move it away, or "
+                    "choose another folder for the ledger"
+                )
+            # A user may have named it by mistake.
+            if self.ledger_path is not None and (file.header is None or file.header.output != str(self)):
+                other = "unknown" if file.header is None else file.header.output
+                raise DestinationExistsError(
+                    f"the ledger {ledger} is that of the output {other}; choose another folder for that of {self}"
+                )
+
     def check_replaceable(self, options: OutputOptions) -> None:
         """Raise DestinationExistsError where something is in the way that is not to be replaced."""
         inventory = self.inventory()

@@ -1,7 +1,8 @@
 """What will be written, by whom, from which tiles, and what it costs: known before anything exists."""
 
 from tilewright.plan.axes import ImageAxes
-from tilewright.plan.choose import plan_for_tilings, plan_write, with_memory
+from tilewright.plan.choose import plan_for_tilings, plan_of, plan_write, with_memory
+from tilewright.plan.request import PlanRequest
 from tilewright.plan.write_plan import WritePlan
 
-__all__ = ["ImageAxes", "WritePlan", "plan_for_tilings", "plan_write", "with_memory"]
+__all__ = ["ImageAxes", "PlanRequest", "WritePlan", "plan_for_tilings", "plan_of", "plan_write", "with_memory"]

@@ -8,10 +8,8 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
-from tilewright.arguments import whole_number, whole_numbers
-from tilewright.errors import GeometryError, MemoryPlanError
+from tilewright.errors import MemoryPlanError
 from tilewright.geometry import AxisTiling, AxisUnits
-from tilewright.plan.axes import ImageAxes, per_spatial_axis
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
 from tilewright.plan.footprint import (
@@ -20,7 +18,7 @@ from tilewright.plan.footprint import (
     waiting_elements_in_tile_order,
 )
 from tilewright.plan.group import UNIT_NBYTES, _choose_units, _wanted_unit_nbytes
-from tilewright.plan.request import Request
+from tilewright.plan.request import PlanRequest, Request
 from tilewright.plan.stored import stored_extents
 from tilewright.plan.write_plan import WritePlan
 
@@ -28,7 +26,6 @@ LARGEST_UNIT_NBYTES = 128 * 2**20
 """No tiles are saved by making units larger than this."""
 WINDOW_NBYTES = 256 * 2**20
 """Bytes in flight beyond those that wait, where nobody says otherwise: enough to keep some threads busy."""
-LAYOUTS = ("auto", "compact", "aligned")
 ALIGNED_LIMIT = 1.1
 """``"auto"`` takes the aligned layout up to this ratio of tiles to the compact layout,"""
 COMPACT_LIMIT_NBYTES = 2**30
@@ -46,7 +43,7 @@ def plan_write(
     layout: str = "auto",
     chunks: Sequence[int] | str = "auto",
     shards: Sequence[int] | str | None = None,
-    dtype: object = "float32",
+    dtype: object = None,
     channels: int | None = None,
     memory_nbytes: int | None = None,
     window_nbytes: int | None = None,
@@ -68,8 +65,8 @@ def plan_write(
         The extents of a chunk: one number per output axis, or one per spatial axis.
     shards : sequence of int, "auto" or None
         The extents of a shard, whole multiples of those of a chunk.
-    dtype : str or NumPy data type
-        The data type of the output.
+    dtype : str or NumPy data type, optional
+        The data type of the output; float32 is planned for where not given.
     channels : int, optional
         The channels of the output; those of the source where not given.
     memory_nbytes : int, optional
@@ -95,39 +92,38 @@ def plan_write(
     >>> plan.layout, plan.tile_count, plan.chunks
     ('compact', 125, (48, 96, 192))
     """
-    image = ImageAxes(axes, whole_numbers("shape", shape))
-    tile_size = per_spatial_axis("tile_size", tile_size, image.spatial)
-    overlap = per_spatial_axis("overlap", overlap, image.spatial)
-    for name, tile, shared in zip(image.spatial, tile_size, overlap, strict=True):
-        if tile < 1 or not 0 <= shared < tile:
-            raise GeometryError(
-                f"on axis {name} the tile of {tile} must be larger than the overlap of {shared}, and the overlap "
-                f"at least 0; tile_size is {tile_size}, overlap {overlap}"
-            )
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise GeometryError(f"layout must be 'auto', 'compact' or 'aligned', got {layout!r:.80}")
-    numbers = {"channels": channels, "memory_nbytes": memory_nbytes, "window_nbytes": window_nbytes}
-    for name, number in numbers.items():
-        if number is not None:
-            whole_number(name, number)
-    if dtype_name(dtype).startswith("complex"):
-        raise GeometryError(f"dtype must be that of bools, whole numbers or floats, got {dtype_name(dtype)!r}")
-    channels = image.channels if channels is None else channels
-    request = Request(
-        axes=image.output_names(channels),
-        shape=image.output_shape(channels),
-        tile_size=dict(zip(image.spatial, tile_size, strict=True)),
-        overlap=dict(zip(image.spatial, overlap, strict=True)),
-        dtype=dtype_name(dtype),
+    request = PlanRequest(
+        shape=shape,  # type: ignore[arg-type]
+        axes=axes,
+        tile_size=tile_size,  # type: ignore[arg-type]
+        overlap=overlap,  # type: ignore[arg-type]
+        layout=layout,
+        chunks=chunks,  # type: ignore[arg-type]
+        shards=shards,  # type: ignore[arg-type]
+        dtype=dtype,  # type: ignore[arg-type]
+        channels=channels,
         memory_nbytes=memory_nbytes,
+        window_nbytes=window_nbytes,
     )
-    compact = request.compact_tilings()
-    chunks, shards = stored_extents(request, compact, chunks, shards)
-    layouts = ("compact", "aligned") if layout == "auto" else (layout,)
-    plans = {name: _smallest_that_fits(request, name, chunks, shards, window_nbytes) for name in layouts}
+    return plan_of(request)
+
+
+def plan_of(request: PlanRequest) -> WritePlan:
+    """Return the plan of a request.
+
+    Raises
+    ------
+    GeometryError, MemoryPlanError
+        As in `plan_write`.
+    """
+    on_output = request.on_output()
+    chunks, shards = stored_extents(on_output, on_output.compact_tilings(), request.chunks, request.shards)
+    layouts = ("compact", "aligned") if request.layout == "auto" else (request.layout,)
+    plans = {name: _smallest_that_fits(on_output, name, chunks, shards, request.window_nbytes) for name in layouts}
+    layout = request.layout
     if layout == "auto":
-        layout = _better_layout(plans["compact"], plans["aligned"], memory_nbytes)
-    return _within_memory(plans[layout], memory_nbytes)
+        layout = _better_layout(plans["compact"], plans["aligned"], request.memory_nbytes)
+    return replace(_within_memory(plans[layout], request.memory_nbytes), request=request)
 
 
 def plan_for_tilings(

@@ -1,13 +1,110 @@
-"""What was asked for, on the axes of the output, before anything is chosen."""
+"""Requests: what a user asks for, checked where it is given, and the same on the axes of the output.
+
+A request is frozen, and is what a plan is made of; what a request leaves open, the plan chooses.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from tilewright.arguments import whole_numbers
+from tilewright.arguments import whole_number, whole_numbers
 from tilewright.errors import GeometryError
 from tilewright.geometry import AxisTiling
-from tilewright.plan.axes import SPATIAL
-from tilewright.plan.dtypes import itemsize
+from tilewright.plan.axes import SPATIAL, ImageAxes, per_spatial_axis
+from tilewright.plan.dtypes import dtype_name, itemsize
+
+if TYPE_CHECKING:
+    from tilewright.plan.write_plan import WritePlan
+
+LAYOUTS = ("auto", "compact", "aligned")
+DEFAULT_DTYPE = "float32"
+"""Data type of a plan where none is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """Tiles, storage and memory that a user asks for.
+
+    Parameters
+    ----------
+    shape, axes, tile_size, overlap, layout, chunks, shards, dtype, channels, memory_nbytes, window_nbytes
+        As in `plan_write`; what is None or ``"auto"`` is left open.
+
+    Raises
+    ------
+    GeometryError
+        If one of them makes no sense by itself, or does not fit the axes.
+
+    Examples
+    --------
+    >>> PlanRequest((512, 512), "YX", (64, 64), (16, 16)).output_shape(channels=2)
+    (2, 512, 512)
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    tile_size: tuple[int, ...]
+    overlap: tuple[int, ...]
+    layout: str = "auto"
+    chunks: tuple[int, ...] | str = "auto"
+    shards: tuple[int, ...] | str | None = None
+    dtype: str | None = None
+    channels: int | None = None
+    memory_nbytes: int | None = None
+    window_nbytes: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", whole_numbers("shape", self.shape))
+        spatial = self.image.spatial
+        for name in ("tile_size", "overlap"):
+            object.__setattr__(self, name, per_spatial_axis(name, getattr(self, name), spatial))
+        for name, tile, shared in zip(spatial, self.tile_size, self.overlap, strict=True):
+            if tile < 1 or not 0 <= shared < tile:
+                raise GeometryError(
+                    f"on axis {name} the tile of {tile} must be larger than the overlap of {shared}, and the overlap "
+                    f"at least 0; tile_size is {self.tile_size}, overlap {self.overlap}"
+                )
+        if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
+            raise GeometryError(f"layout must be 'auto', 'compact' or 'aligned', got {self.layout!r:.80}")
+        for name in ("channels", "memory_nbytes", "window_nbytes"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
+            if str(self.dtype).startswith("complex"):
+                raise GeometryError(f"dtype must be that of bools, whole numbers or floats, got {self.dtype!r}")
+
+    @property
+    def image(self) -> ImageAxes:
+        """The axes of the source."""
+        return ImageAxes(self.axes, self.shape)
+
+    def output_shape(self, channels: int) -> tuple[int, ...]:
+        """Return the extents of an output of that many channels."""
+        return self.image.output_shape(channels)
+
+    def with_choices_of(self, begun: "WritePlan") -> "PlanRequest":
+        """Return the request with what another plan has chosen in the place of ``"auto"``."""
+        chosen = {
+            name: getattr(begun, name) for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"
+        }
+        if chosen.get("shards", ()) is None:
+            # There were none, and now there would be.
+            del chosen["shards"]
+        return replace(self, **chosen)
+
+    def on_output(self) -> "Request":
+        """Return the request on the axes of the output."""
+        image = self.image
+        channels = image.channels if self.channels is None else self.channels
+        return Request(
+            axes=image.output_names(channels),
+            shape=image.output_shape(channels),
+            tile_size=dict(zip(image.spatial, self.tile_size, strict=True)),
+            overlap=dict(zip(image.spatial, self.overlap, strict=True)),
+            dtype=self.dtype or DEFAULT_DTYPE,
+            memory_nbytes=self.memory_nbytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

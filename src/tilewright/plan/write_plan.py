@@ -22,6 +22,7 @@ from tilewright.geometry import (
 from tilewright.plan.describe import describe
 from tilewright.plan.dtypes import itemsize
 from tilewright.plan.footprint import straddling_extent
+from tilewright.plan.request import PlanRequest
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class WritePlan:
         Bytes of tiles that may be in flight beyond those that wait.
     compact_tile_count : int
         The number of tiles of the compact layout, to compare with.
+    request : PlanRequest, optional
+        What the plan was made of, for `predict_to_zarr`; a ledger does not keep it.
     """
 
     axes: str
@@ -60,6 +63,7 @@ class WritePlan:
     waiting_nbytes: int
     window_nbytes: int
     compact_tile_count: int
+    request: PlanRequest | None = field(default=None, compare=False, repr=False)
     _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
     _unit_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
@@ -85,7 +89,8 @@ class WritePlan:
         >>> WritePlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
         True
         """
-        return {field.name: _as_json(getattr(self, field.name)) for field in fields(self) if field.init}
+        stored = [field.name for field in fields(self) if field.init and field.name != "request"]
+        return {name: _as_json(getattr(self, name)) for name in stored}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "WritePlan":

@@ -15,8 +15,6 @@ import zarr
 
 from tilewright.coordinator import Coordinator
 from tilewright.errors import (
-    DestinationError,
-    DestinationExistsError,
     NotSharedError,
     OutputInUseError,
     ResumeError,
@@ -25,19 +23,21 @@ from tilewright.errors import (
 )
 from tilewright.executors.placement import Placement
 from tilewright.ledger.header import EVERYTHING, NOTHING, OUTPUT, Header
-from tilewright.ledger.ledger import Ledger, LedgerFolder
+from tilewright.ledger.ledger import Ledger
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.ledger.records import Records
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
-from tilewright.outputs.arrays import create_array, existing_array, open_array, template_array
-from tilewright.outputs.fingerprint import Fingerprint, differences
+from tilewright.outputs.arrays import create_array, open_array, template_array
+from tilewright.outputs.fingerprint import Fingerprint
 from tilewright.outputs.options import OutputOptions
-from tilewright.outputs.output import FULL_RESOLUTION, Output
+from tilewright.outputs.output import Output
 from tilewright.outputs.replacement import Replacement
 from tilewright.outputs.surplus import remove_surplus
 from tilewright.plan import WritePlan
+from tilewright.runs.beginning import Asked, Beginning, Fresh, Resumed, decided_again, open_run
+from tilewright.runs.callbacks import Callbacks
 from tilewright.runs.checking import check_units
 from tilewright.runs.report import Report, Tally, describe_given_up
 from tilewright.runs.run import Run
@@ -45,19 +45,6 @@ from tilewright.runs.witness import Witness
 from tilewright.stores.metadata import array_metadata
 
 _log = logging.getLogger(__name__)
-
-
-class Callbacks:
-    """Who wants to know how far an output is; this one does not."""
-
-    def checked(self, unit_count: int) -> None:
-        """Take in that so many more units were compared with the ledger."""
-
-    def kept(self, unit_count: int, nbytes: int) -> None:
-        """Take in how many units, of how many bytes, need not be written again."""
-
-    def written(self, unit: int) -> None:
-        """Take in that a unit is written."""
 
 
 class OutputRun:
@@ -122,81 +109,72 @@ class OutputRun:
         """Return what the output was begun from, where it is to be completed and was begun."""
         return self.output.header() if self._options.if_exists == "resume" else None
 
-    def check_same(self, fingerprint: Fingerprint) -> None:
-        """Compare what is to be written with what was begun there, where that is to be completed.
+    def open(self, asked: Asked) -> Beginning:
+        """Return how the run begins: fresh, or where an earlier run has left the output.
 
         Raises
         ------
         ResumeError
-            If it was begun from something else.
+            If the earlier run has begun something else.
         OutputInUseError
             If another run is writing that.
         """
-        found = self.header()
-        differing = [] if found is None else differences(found.fingerprint, fingerprint)
-        if not differing:
-            return
-        if not self._lock.number:
-            # Where another run is writing it, that is what the user must know.
-            self.lock()
-            self.close()
-        raise ResumeError(
-            f"the output {self.output} was begun from something else, so that it cannot be completed: "
-            f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
-        )
+        try:
+            return open_run(self.output, self.header(), asked)
+        except ResumeError:
+            if not self._lock.number:
+                # Where another run is writing it, that is what the user must know.
+                self.lock()
+                self.close()
+            raise
 
-    def begin(self, plan: WritePlan, fingerprint: Fingerprint) -> Run:
+    def begin(self, beginning: Beginning) -> Run:
         """Create the output, or check what is there of it, and return the loop that writes the rest.
-
-        Parameters
-        ----------
-        plan : WritePlan
-            The plan; that of the header where there is one, but for the memory.
-        fingerprint : dict
-            What is to be written, from what.
 
         Raises
         ------
         ResumeError
-            If the output was begun from something else.
+            If another run has begun something else there since.
         DestinationError
             If it cannot be created.
         """
-        self.check_same(fingerprint)
-        found = self.header()
-        if found is not None and replace(found.plan, window_nbytes=plan.window_nbytes) != plan:
-            raise ResumeError(f"another run has begun the output {self.output} in this moment; run this one again")
+        beginning = decided_again(self.output, self.header(), beginning)
+        plan, fingerprint = beginning.plan, beginning.fingerprint
         self._check_reach()
-        kept: list[int] = []
-        if found is None:
+        if isinstance(beginning, Fresh):
             # Again, now that no other run can create it.
             self.output.check(self._options)
             self.output.check_space(self._options, plan.output_nbytes)
             array = self._create(plan, fingerprint)
         else:
-            self._check_last_holder(found.fingerprint == fingerprint)
+            self._check_last_holder(is_same=True)
             self._replacement.go_on()
             self._is_replacing = self._replacement.is_pending
             array = open_array(self.output, plan, self._options)
         self.output.remove_partial_files_around()
         writer = UnitWriter(plan, ObjectEncoder(array), guard=self._lock.guard())
-        if found is not None:
-            kept = self._intact_units(writer)
-        # Of the others there are fewer, mostly, and each costs some microseconds.
-        missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept))) if kept else 0
-        kept_nbytes = plan.output_nbytes - missing_nbytes if kept else 0
-        self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=kept_nbytes)
-        if found is not None:
-            self.output.check_space(self._options, plan.output_nbytes - self.tally.kept_nbytes)
-            if len(kept) < plan.unit_count:
-                self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
-        self._callbacks.kept(len(kept), kept_nbytes)
+        kept = self._kept_units(writer, fingerprint) if isinstance(beginning, Resumed) else []
+        self._callbacks.kept(len(kept), self.tally.kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
         self._writer = writer
-        self._witness = Witness(plan, writer.encoder, self._lock.check)
+        self._witness = Witness(plan, self.output, writer.encoder, self._lock.check)
         self._run = Run(Coordinator(plan, written=kept), executor, self)
         return self._run
+
+    def _kept_units(self, writer: UnitWriter, fingerprint: Fingerprint) -> list[int]:
+        """Return the units that need not be written again, and begin a file of the ledger where others must."""
+        plan = writer.plan
+        kept = self._intact_units(writer)
+        # Of the others there are fewer, mostly, and each costs some microseconds.
+        missing_nbytes = plan.output_nbytes
+        if kept:
+            missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept)))
+        self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=plan.output_nbytes - missing_nbytes)
+        self.output.check_space(self._options, missing_nbytes)
+        if len(kept) < plan.unit_count:
+            self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
+        return kept
 
     @property
     def array(self) -> zarr.Array[Any]:
@@ -219,7 +197,7 @@ class OutputRun:
             If units were given up. It names them, and has the report as ``report``.
         """
         coordinator = self.run.coordinator
-        self._look_again()
+        self._witness.look_again()
         given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}
         report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, given_up)
         if given_up:
@@ -236,23 +214,6 @@ class OutputRun:
             # A lock that is gone is seen by none.
             self._lock.check()
             raise
-
-    def _look_again(self) -> None:
-        """Raise where the output, seen from here, is not what was reported: its metadata, or objects of some units."""
-        self._witness.look_again()
-        self._lock.check()
-        try:
-            found = existing_array(self.output)
-        except FileNotFoundError:
-            raise DestinationError(
-                f"the metadata of {self.output}/{FULL_RESOLUTION} are gone: another program has removed them; run "
-                "again with if_exists='resume'"
-            ) from None
-        if differing := differences(array_metadata(self.array), array_metadata(found)):
-            raise DestinationError(
-                f"the metadata of {self.output}/{FULL_RESOLUTION} were changed during the run by another program: "
-                f"{'; '.join(differing)}; run again with if_exists='resume' or 'overwrite'"
-            )
 
     def close(self) -> None:
         """Let go of all that is held, and of the output; a second call does nothing."""
@@ -310,8 +271,7 @@ class OutputRun:
     def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:
         """Create the output, and before it the ledger: an array without one could never be completed."""
         ledger = self.output.ledger
-        if ledger is not None:
-            self._check_ledger(ledger)
+        self.output.check_ledger()
         self._check_last_holder(is_same=False)
         # In memory first: what zarr does not take must not cost what is there.
         header = self._new_header(plan, fingerprint, NOTHING)
@@ -366,22 +326,6 @@ class OutputRun:
         with suppress(OutputInUseError):
             self._lock.check()
             self.output.remove_partial_files()
-
-    def _check_ledger(self, ledger: LedgerFolder) -> None:
-        """Refuse a ledger of another output, which a user may have named by mistake, and one with files of others."""
-        for file in ledger.files():
-            if not file.is_ours:
-                raise DestinationExistsError(
-                    f"{file.path} has the name of a file of a ledger, and is none of tilewright; move it away, or "
-                    "choose another folder for the ledger"
-                )
-            is_chosen = self.output.ledger_path is not None
-            if is_chosen and (file.header is None or file.header.output != str(self.output)):
-                other = "unknown" if file.header is None else file.header.output
-                raise DestinationExistsError(
-                    f"the ledger {ledger} is that of the output {other}; choose another folder for that of "
-                    f"{self.output}"
-                )
 
     def _new_header(self, plan: WritePlan, fingerprint: Fingerprint, replaces: str) -> Header:
         template = array_metadata(template_array(plan, self._options))

@@ -1,15 +1,12 @@
 """The progress line of a run on standard error."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from tilewright.plan import WritePlan
-from tilewright.runs.output_run import Callbacks
+from tilewright.runs.callbacks import Callbacks
 from tilewright.stopping import StopRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 class Progress(Callbacks):

@@ -6,11 +6,15 @@ from time import monotonic, sleep
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from tilewright.errors import NotSharedError
+from tilewright.errors import DestinationError, NotSharedError
 from tilewright.ledger.receipts import UnitReceipt, process_name
 from tilewright.locks.reach import SEEN_SECONDS
 from tilewright.objects.encoding import ObjectEncoder
+from tilewright.outputs.arrays import existing_array
+from tilewright.outputs.fingerprint import differences
+from tilewright.outputs.output import FULL_RESOLUTION, Output
 from tilewright.plan import WritePlan
+from tilewright.stores.metadata import array_metadata
 from tilewright.stores.patience import Check, Patience, answer_of
 from tilewright.stores.places import public_name
 
@@ -28,14 +32,17 @@ class Witness:
     ----------
     plan : WritePlan
         Which unit has which objects.
+    output : Output
+        The output.
     encoder : ObjectEncoder
         The encoder of the array, as the client has opened it.
     check : callable
         Raises OutputInUseError where another run has the output: it may have removed what this one has stored.
     """
 
-    def __init__(self, plan: WritePlan, encoder: ObjectEncoder, check: Check) -> None:
+    def __init__(self, plan: WritePlan, output: Output, encoder: ObjectEncoder, check: Check) -> None:
         self._plan = plan
+        self._output = output
         self._encoder = encoder
         self._check = check
         self._chosen = {number * plan.unit_count // LOOKED_AT for number in range(LOOKED_AT)}
@@ -57,15 +64,30 @@ class Witness:
             self._receipts[receipt.unit] = receipt
 
     def look_again(self) -> None:
-        """Look at some of the units that were heard of.
+        """Look at some of the units that were heard of, and at the metadata of the array.
 
         Raises
         ------
         NotSharedError
-            If objects of them are not there, or have another length.
+            If objects of the units are not there, or have another length.
+        DestinationError
+            If the metadata are gone, or others.
         """
         for receipt in self._receipts.values():
             self._look(receipt)
+        self._check()
+        name = f"{self._output}/{FULL_RESOLUTION}"
+        try:
+            found = existing_array(self._output)
+        except FileNotFoundError:
+            raise DestinationError(
+                f"the metadata of {name} are gone: another program has removed them; run again with if_exists='resume'"
+            ) from None
+        if differing := differences(array_metadata(self._encoder.array), array_metadata(found)):
+            raise DestinationError(
+                f"the metadata of {name} were changed during the run by another program: {'; '.join(differing)}; run "
+                "again with if_exists='resume' or 'overwrite'"
+            )
 
     def _look(self, receipt: UnitReceipt) -> None:
         until = monotonic() + SEEN_SECONDS

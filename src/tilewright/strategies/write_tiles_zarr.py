@@ -3,34 +3,29 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.assemble import AnyArray, crop
-from tilewright.conversion import converted
+from tilewright.assemble import AnyArray
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
-from tilewright.errors import IncompleteImageError, ModelOutputError, ResumeError, UnitGivenUpError
+from tilewright.errors import IncompleteImageError, UnitGivenUpError
 from tilewright.executors.placement import Placement
 from tilewright.identity.models import model_identity
 from tilewright.model.own_memory import OwnMemory
 from tilewright.outputs.apart import check_apart
-from tilewright.outputs.arrays import template_array
-from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
 from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.outputs.output import Output
-from tilewright.plan import WritePlan, plan_for_tilings
-from tilewright.plan.describe import describe_region
+from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
-from tilewright.runs.run import Run
 from tilewright.sources.naming import zarr_output_names
 from tilewright.stopping import GRACE_SECONDS
+from tilewright.strategies.image_run import AskedImage, ImageRun
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of, loaders_of
 from tilewright.transport.clients import check_client, cluster_client
@@ -39,26 +34,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _log = logging.getLogger(__name__)
-_MISSING_SHOWN = 3
-_Begun = tuple[WritePlan, Fingerprint]
-
-
-@dataclass
-class _ImageRun:
-    """An image that is not complete: its output is locked, and written once the first tile is there."""
-
-    image: TiledImage
-    output_run: OutputRun
-    plan: WritePlan | None = None
-    is_resumed: bool = False
-
-    @property
-    def run(self) -> Run:
-        return self.output_run.run
-
-    @property
-    def live_nbytes(self) -> int:
-        return 0 if self.plan is None else self.run.coordinator.live_nbytes
 
 
 class WriteTilesZarr:
@@ -164,7 +139,7 @@ class WriteTilesZarr:
         self._opened = None
         self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[TiledImage]] = []
-        self._runs: dict[tuple[int, int], _ImageRun] = {}
+        self._runs: dict[tuple[int, int], ImageRun] = {}
         self._given_up: list[str] = []
         self._memory = OwnMemory()
 
@@ -256,7 +231,7 @@ class WriteTilesZarr:
             self._placement = self._opened.enter_context(Placement(client))
             for key, output in zip(keys, outputs, strict=True):
                 output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
-                self._runs[key] = _ImageRun(self._images[key[0]][key[1]], output_run)
+                self._runs[key] = ImageRun(self._images[key[0]][key[1]], output_run)
             # All are compared before the first one is changed.
             found = {key: self._compared(self._runs[key]) for key in keys}
             self._skip_tiles(trainer, [self._take_up(self._runs[key], found[key]) for key in keys])
@@ -285,7 +260,7 @@ class WriteTilesZarr:
             for image_run in self._begun_runs():
                 image_run.run.finish()
             self._close_complete()
-            incomplete = [_describe_incomplete(image_run) for image_run in self._runs.values()]
+            incomplete = [image_run.describe_incomplete() for image_run in self._runs.values()]
             given_up = self._given_up
         finally:
             self.abort()
@@ -313,17 +288,15 @@ class WriteTilesZarr:
             if opened is not None:
                 opened.close()
 
-    def _compared(self, image_run: _ImageRun) -> _Begun | None:
-        """Return what an earlier run has begun of an image, which must be what this one would write."""
+    def _compared(self, image_run: ImageRun) -> Beginning | None:
+        """Return how an image begins that an earlier run has begun; None where the first tile is needed to know."""
         begun = image_run.output_run.header()
         if begun is None:
             return None
-        asked_for = self._plan(image_run.image, begun.plan.channels, self.dtype or begun.plan.dtype, begun.plan)
-        fingerprint = self._fingerprint(image_run.image, asked_for)
-        image_run.output_run.check_same(fingerprint)
-        return replace(begun.plan, window_nbytes=asked_for.window_nbytes), fingerprint
+        asked = self._asked(image_run.image, begun.plan.channels, self.dtype or begun.plan.dtype)
+        return image_run.output_run.open(asked)
 
-    def _take_up(self, image_run: _ImageRun, found: _Begun | None) -> AnyArray | None:
+    def _take_up(self, image_run: ImageRun, found: Beginning | None) -> AnyArray | None:
         """Begin at once where an earlier run has: what is missing is known before anything is predicted.
 
         Returns
@@ -333,9 +306,9 @@ class WriteTilesZarr:
         """
         if found is None:
             return None
-        self._begin(image_run, *found)
+        image_run.begin(found)
         image_run.is_resumed = True
-        is_open = _open_tiles(image_run.run)
+        is_open = image_run.open_tiles()
         # An image that is complete is closed before the next one is opened.
         self._close_complete()
         return is_open
@@ -360,32 +333,15 @@ class WriteTilesZarr:
             # Tiles that came twice: the image has them.
             return
         image = image_run.image
-        first = group[0][1]
-        channels = first.shape[0] if image_run.plan is None else image_run.plan.channels
         # All of this before the output is created, which may replace another one.
-        for _, tile in group:
-            if tile.shape[1:] != image.tile_size:
-                raise ModelOutputError(
-                    f"the tiles of {image.source.name} have the spatial size {image.tile_size}, but their prediction "
-                    f"has {tile.shape[1:]}; the model must keep the spatial size"
-                )
-            if tile.shape[0] != channels:
-                raise ModelOutputError(
-                    f"the prediction of a tile of {image.source.name} has {tile.shape[0]} channels, that of its first "
-                    f"tile had {channels}"
-                )
-        dtype = self.dtype or np.dtype(first.dtype).name
-        plan = image_run.plan or self._plan(image, channels, dtype)
-        if image_run.is_resumed and plan.dtype != dtype:
-            raise ResumeError(
-                f"the output {image_run.output_run.output} was begun with {plan.dtype} and its prediction is {dtype} "
-                "now; predict as then, or use if_exists='overwrite'"
-            )
+        dtype, channels = image_run.dtype_and_channels([tile for _, tile in group], self.dtype)
+        asked = self._asked(image, channels, dtype)
+        plan = image_run.plan or asked.plan(None)
         numbers = [image.tile_of(information, plan) for information, _ in group]
         if image_run.plan is None:
-            self._begin(image_run, plan, self._fingerprint(image, plan))
+            image_run.begin(image_run.output_run.open(asked))
         arrays = [
-            self._valid(image_run, tile, number, information)
+            image_run.valid(tile, number, information, is_converted=self.dtype is not None)
             for number, (information, tile) in zip(numbers, group, strict=True)
         ]
         if left_alone is None:
@@ -395,45 +351,21 @@ class WriteTilesZarr:
         self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
 
-    def _valid(self, image_run: _ImageRun, tile: AnyArray, number: int, information: Any) -> AnyArray:
-        """Return the valid region of a tile, in the data type of the output."""
-        plan = image_run.run.coordinator.plan
-        region, dtype = crop(tile, plan, number, information.overlap_crop_coords), np.dtype(plan.dtype)
-        if region.dtype == dtype:
-            return region
-        where = f"tile {number} ({describe_region(plan.axes, plan.valid_region(number))}) of {image_run.image.name}"
-        region, lost_count = converted(region, dtype, is_asked_for=self.dtype is not None, what=where)
-        image_run.output_run.tally.lost_count += lost_count
-        return region
-
-    def _plan(self, image: TiledImage, channels: int, dtype: str, begun: WritePlan | None = None) -> WritePlan:
-        """Return the plan of an image; what an earlier run has chosen stays."""
-        chunks, shards = self.chunks, self.shards
-        if begun is not None:
-            chunks = begun.chunks if isinstance(chunks, str) else chunks
-            shards = begun.shards if isinstance(shards, str) else shards
-        return plan_for_tilings(
-            image.source.axes.output_names(channels),
-            dtype,
-            image.tilings(channels),
-            chunks=chunks,
-            shards=shards,
-            window_nbytes=None if isinstance(self.max_inflight_nbytes, str) else self.max_inflight_nbytes,
+    def _asked(self, image: TiledImage, channels: int, dtype: str) -> AskedImage:
+        inflight = self.max_inflight_nbytes
+        return AskedImage(
+            image=image,
+            channels=channels,
+            dtype=dtype,
+            chunks=self.chunks,
+            shards=self.shards,
+            options=self.options,
+            window_nbytes=None if isinstance(inflight, str) else inflight,
+            model=self._model,
+            predicted_by=f"{self._predicted_by}, borders {image.borders}",
         )
 
-    def _fingerprint(self, image: TiledImage, asked_for: WritePlan) -> Fingerprint:
-        predicted_by = f"{self._predicted_by}, borders {image.borders}"
-        template = template_array(asked_for, self.options)
-        fingerprint = fingerprint_of(image.source, self._model, predicted_by, asked_for, template)
-        image.source.close()
-        return fingerprint
-
-    def _begin(self, image_run: _ImageRun, plan: WritePlan, fingerprint: Fingerprint) -> None:
-        image_run.output_run.begin(plan, fingerprint)
-        image_run.output_run.tally.notes = image_run.image.source.notes
-        image_run.plan = plan
-
-    def _wait_for_room(self, current: _ImageRun, nbytes: int) -> None:
+    def _wait_for_room(self, current: ImageRun, nbytes: int) -> None:
         """Wait for images that came before this one, so that all together hold no more than one may."""
         budget = current.run.coordinator.budget_nbytes
         for earlier in self._begun_runs():
@@ -444,7 +376,7 @@ class WriteTilesZarr:
             ):
                 earlier.run.advance(wait=True)
 
-    def _begun_runs(self) -> list[_ImageRun]:
+    def _begun_runs(self) -> list[ImageRun]:
         return [image_run for image_run in self._runs.values() if image_run.plan is not None]
 
     def _close_complete(self) -> None:
@@ -459,30 +391,6 @@ class WriteTilesZarr:
                     self._given_up.append(str(error))
                 image_run.output_run.close()
                 del self._runs[key]
-
-
-def _describe_incomplete(image_run: _ImageRun) -> str:
-    name = image_run.image.source.name
-    if image_run.plan is None:
-        return f"image {name} is missing: none of its tiles was predicted"
-    plan = image_run.plan
-    missing = image_run.run.coordinator.missing_tiles()
-    elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
-    shown = ", ".join(f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN])
-    more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
-    return (
-        f"image {name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
-        f"{image_run.output_run.output}: {shown}{more}"
-    )
-
-
-def _open_tiles(run: Run) -> AnyArray:
-    """Return for each tile of an image whether a unit that is not written needs it."""
-    plan = run.coordinator.plan
-    is_open = np.zeros(plan.tile_count, bool)
-    for unit in run.coordinator.missing_units():
-        is_open[list(plan.tiles_of_unit(unit))] = True
-    return is_open
 
 
 def _tiled_images(dataset: Any) -> Sequence[TiledImage]:

@@ -1,0 +1,109 @@
+"""Decision of a run: its output is fresh, or is resumed from what an earlier run has begun."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tilewright.errors import ResumeError
+from tilewright.ledger.header import Header
+from tilewright.outputs.fingerprint import Fingerprint, differences
+from tilewright.outputs.output import Output
+from tilewright.plan import WritePlan
+
+
+class Asked(Protocol):
+    """What a run is asked to write."""
+
+    def plan(self, begun: WritePlan | None) -> WritePlan:
+        """Return the plan; where an earlier run has begun, what only that run has chosen stays."""
+
+    def fingerprint(self, plan: WritePlan) -> Fingerprint:
+        """Return all that the stored bytes follow from."""
+
+    def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
+        """Return the plan of the earlier run for the memory that this run has."""
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """An output that is to be created.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The plan.
+    fingerprint : dict
+        All that the stored bytes follow from.
+    """
+
+    plan: WritePlan
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """An output that an earlier run has begun, and that is to be completed.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The plan of the earlier run, for the memory of this one.
+    fingerprint : dict
+        All that the stored bytes follow from; equal in both runs.
+    """
+
+    plan: WritePlan
+    fingerprint: Fingerprint
+
+
+Beginning = Fresh | Resumed
+
+
+def open_run(output: Output, header: Header | None, asked: Asked) -> Beginning:
+    """Return how a run begins.
+
+    Parameters
+    ----------
+    output : Output
+        The output, for messages.
+    header : Header or None
+        What an earlier run has begun there, where that is to be completed.
+    asked : Asked
+        What is to be written.
+
+    Raises
+    ------
+    ResumeError
+        If the earlier run has begun something else; it names all that differs.
+    """
+    if header is None:
+        plan = asked.plan(None)
+        return Fresh(plan, asked.fingerprint(plan))
+    wanted = asked.plan(header.plan)
+    fingerprint = asked.fingerprint(wanted)
+    _check_same(output, header, fingerprint)
+    return Resumed(asked.continued(header.plan, wanted), fingerprint)
+
+
+def decided_again(output: Output, header: Header | None, beginning: Beginning) -> Beginning:
+    """Return how a run begins that has taken the lock: another run may have begun, or removed, the output since.
+
+    Raises
+    ------
+    ResumeError
+        If that run has begun something else.
+    """
+    plan, fingerprint = beginning.plan, beginning.fingerprint
+    if header is None:
+        return Fresh(plan, fingerprint)
+    _check_same(output, header, fingerprint)
+    if replace(header.plan, window_nbytes=plan.window_nbytes) != plan:
+        raise ResumeError(f"another run has begun the output {output} in this moment; run this one again")
+    return Resumed(plan, fingerprint)
+
+
+def _check_same(output: Output, header: Header, fingerprint: Fingerprint) -> None:
+    if differing := differences(header.fingerprint, fingerprint):
+        raise ResumeError(
+            f"the output {output} was begun from something else, so that it cannot be completed: "
+            f"{'; '.join(differing)}. Use what it was begun from, or if_exists='overwrite' to write it anew"
+        )

@@ -1,0 +1,198 @@
+"""A prediction on a cluster, from an opened source and a request to the report."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tilewright.errors import GeometryError, NotSharedError, SourceError
+from tilewright.executors.placement import Placement
+from tilewright.model.predictor import Predictor
+from tilewright.model.tile_prediction import Probe, TilePrediction
+from tilewright.outputs.apart import check_apart
+from tilewright.outputs.arrays import template_array
+from tilewright.outputs.fingerprint import CLUSTER, Fingerprint, fingerprint_of
+from tilewright.outputs.options import OutputOptions
+from tilewright.outputs.output import Output
+from tilewright.plan import PlanRequest, WritePlan, plan_of, with_memory
+from tilewright.runs.output_run import OutputRun
+from tilewright.runs.progress import Progress
+from tilewright.runs.report import Report
+from tilewright.sources.source import Source
+from tilewright.stopping import StopRequest, listening
+from tilewright.transport.clients import cluster_client, shares_memory
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True)
+class PredictionRun:
+    """All that one prediction needs.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model.
+    source : Source
+        The image.
+    output : Output
+        Where the prediction goes.
+    options : OutputOptions
+        How it is stored.
+    request : PlanRequest
+        What is asked for of tiles, storage and memory.
+    plan : WritePlan or None
+        A plan to execute as it is; one is chosen for the request where there is none.
+    batch_size : int
+        Tiles that the model sees at once.
+    client : distributed.Client or None
+        The cluster.
+    progress : bool
+        Whether to show a progress line.
+    on_plan : callable or None
+        Is called with the plan before anything is created.
+    grace_seconds : float
+        How long what is in flight may take where a signal asks the run to stop.
+    """
+
+    predictor: Predictor
+    source: Source
+    output: Output
+    options: OutputOptions
+    request: PlanRequest
+    plan: WritePlan | None = None
+    batch_size: int = 1
+    client: "Client | None" = None
+    progress: bool = True
+    on_plan: Callable[[WritePlan], None] | None = None
+    grace_seconds: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what can be refused before the model is loaded.
+
+        Raises
+        ------
+        ValueError, OSError
+            If the request does not fit the image, or the output cannot be written.
+        """
+        self.options.check_dtype(self.request.dtype or "float64")
+        check_apart(self.output.targets(self.options), [self.source])
+        self.output.check(self.options)
+        self.options.check_shards(self.request.shards)
+        _check_request(self.request)
+
+    def predict(self) -> Report:
+        """Predict and write, and return what was done."""
+        prediction = TilePrediction(
+            self.source, self.predictor, self.batch_size, is_converted=self.request.dtype is not None
+        )
+        stop = StopRequest(self.grace_seconds, progress=self._written_before)
+        with (
+            listening(stop),
+            cluster_client(self.client) as client,
+            self.source.held_by(client, stop.check),
+            Placement(client, prediction, stop) as placement,
+            Progress(self.progress, stop) as line,
+        ):
+            stop.check()
+            if not shares_memory(client):
+                self._check_shared()
+            # The tiles alone matter to the probe, and they are the same in each plan.
+            tiles = replace(self.request, layout="compact", chunks="auto", shards=None, memory_nbytes=None)
+            probe = placement.probe(plan_of(tiles))
+            self.options.check_dtype(self.request.dtype or probe.dtype)
+            output_run = OutputRun(self.output, self.options, placement, line)
+            asked = _AskedPrediction(self, probe, self.request.memory_nbytes or placement.memory_nbytes)
+            beginning = output_run.open(asked)
+            if self.on_plan is not None:
+                self.on_plan(beginning.plan)
+            line.expect(beginning.plan)
+            with output_run:
+                run = output_run.begin(beginning)
+                output_run.tally.notes = self.source.notes
+                run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
+                return output_run.report()
+
+    def _check_shared(self) -> None:
+        """Refuse what one process alone can read or write, where other processes would have to."""
+        if self.source.is_only_here:
+            raise SourceError(f"the source {self.source.name} {self.source.is_only_here}")
+        if self.output.is_only_here:
+            raise NotSharedError(f"the output {self.output} {self.output.is_only_here}")
+
+    def _written_before(self) -> str:
+        """Return in words what an earlier run has written, as its ledger says."""
+        if self.options.if_exists == "resume" and self.output.ledger is not None:
+            with suppress(OSError):
+                header = self.output.header()
+                if header is not None:
+                    written_count = self.output.ledger.records().written_count
+                    return f"{written_count} of {header.plan.unit_count} units are written"
+        return "nothing is written"
+
+
+@dataclass(frozen=True)
+class _AskedPrediction:
+    """What a prediction is asked to write, once its model is known."""
+
+    run: PredictionRun
+    probe: Probe
+    memory_nbytes: int
+
+    def plan(self, begun: WritePlan | None) -> WritePlan:
+        if self.run.plan is not None:
+            return self._given_plan(self.run.plan)
+        request = replace(
+            self.run.request, dtype=self.run.request.dtype or self.probe.dtype, channels=self.probe.channels
+        )
+        if begun is None:
+            plan = plan_of(request)
+            if request.memory_nbytes is None and plan.peak_live_nbytes > self.memory_nbytes:
+                plan = plan_of(replace(request, memory_nbytes=self.memory_nbytes))
+            return plan
+        # The cluster of that run may have had another memory.
+        request = replace(request, memory_nbytes=None)
+        try:
+            return plan_of(request.with_choices_of(begun))
+        except GeometryError:
+            # Of another image; what differs is said when all of it is known.
+            return plan_of(request)
+
+    def fingerprint(self, plan: WritePlan) -> Fingerprint:
+        template = template_array(plan, self.run.options)
+        return fingerprint_of(self.run.source, self.probe.identity, CLUSTER, plan, template)
+
+    def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
+        return with_memory(begun, self.memory_nbytes)
+
+    def _given_plan(self, plan: WritePlan) -> WritePlan:
+        """Return a plan that is to be executed as it is, where it is one of this model."""
+        if plan.channels != self.probe.channels:
+            raise GeometryError(
+                f"the plan has {plan.channels} channels, and the model returns {self.probe.channels}; plan with "
+                f"plan_write(..., channels={self.probe.channels})"
+            )
+        if self.run.request.dtype is None and plan.dtype != self.probe.dtype:
+            raise GeometryError(
+                f"the plan is for {plan.dtype}, and the model returns {self.probe.dtype}; plan with "
+                f"plan_write(..., dtype={self.probe.dtype!r}), or with the data type that the output shall have"
+            )
+        return plan if plan.peak_live_nbytes <= self.memory_nbytes else with_memory(plan, self.memory_nbytes)
+
+
+def _check_request(request: PlanRequest) -> None:
+    """Refuse what no number of channels of the model could make right, before the model is asked for it."""
+    request = replace(request, memory_nbytes=None)
+    try:
+        plan_of(request)
+    except GeometryError:
+        if "C" in request.axes:
+            raise
+        try:
+            plan_of(replace(request, channels=2))
+        except GeometryError:
+            pass
+        else:
+            return
+        raise

@@ -1,0 +1,173 @@
+"""One image of a trainer: what is asked for, and how far its output is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tilewright.assemble import AnyArray, crop
+from tilewright.conversion import converted
+from tilewright.datasets.tiled_image import TiledImage
+from tilewright.errors import ModelOutputError, ResumeError
+from tilewright.outputs.arrays import template_array
+from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
+from tilewright.outputs.options import OutputOptions
+from tilewright.plan import WritePlan, plan_for_tilings
+from tilewright.plan.describe import describe_region
+from tilewright.runs.beginning import Beginning
+from tilewright.runs.output_run import OutputRun
+from tilewright.runs.run import Run
+
+_MISSING_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class AskedImage:
+    """What a run of a trainer is asked to write of one image.
+
+    Parameters
+    ----------
+    image : TiledImage
+        The image and its tiles.
+    channels, dtype : int, str
+        Those of the output.
+    chunks, shards : sequence of int, "auto" or None
+        As in `plan_write`.
+    options : OutputOptions
+        How the array is stored.
+    window_nbytes : int or None
+        Bytes of tiles in flight beyond those that wait.
+    model, predicted_by : str
+        Identity of the model, and of the trainer.
+    """
+
+    image: TiledImage
+    channels: int
+    dtype: str
+    chunks: Sequence[int] | str
+    shards: Sequence[int] | str | None
+    options: OutputOptions
+    window_nbytes: int | None
+    model: str
+    predicted_by: str
+
+    def plan(self, begun: WritePlan | None) -> WritePlan:
+        """Return the plan; what an earlier run has chosen stays."""
+        chunks, shards = self.chunks, self.shards
+        if begun is not None:
+            chunks = begun.chunks if isinstance(chunks, str) else chunks
+            shards = begun.shards if isinstance(shards, str) else shards
+        return plan_for_tilings(
+            self.image.source.axes.output_names(self.channels),
+            self.dtype,
+            self.image.tilings(self.channels),
+            chunks=chunks,
+            shards=shards,
+            window_nbytes=self.window_nbytes,
+        )
+
+    def fingerprint(self, plan: WritePlan) -> Fingerprint:
+        """Return all that the stored bytes follow from."""
+        template = template_array(plan, self.options)
+        fingerprint = fingerprint_of(self.image.source, self.model, self.predicted_by, plan, template)
+        self.image.source.close()
+        return fingerprint
+
+    def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
+        """Return the plan of the earlier run for the memory of this one."""
+        return replace(begun, window_nbytes=plan.window_nbytes)
+
+
+@dataclass
+class ImageRun:
+    """An image that is not complete: its output is locked, and written once the first tile is there."""
+
+    image: TiledImage
+    output_run: OutputRun
+    plan: WritePlan | None = None
+    is_resumed: bool = False
+
+    @property
+    def run(self) -> Run:
+        """The loop that writes it, once it has begun."""
+        return self.output_run.run
+
+    @property
+    def live_nbytes(self) -> int:
+        """Bytes of its tiles that are held."""
+        return 0 if self.plan is None else self.run.coordinator.live_nbytes
+
+    def begin(self, beginning: Beginning) -> None:
+        """Create the output, or take it up."""
+        self.output_run.begin(beginning)
+        self.output_run.tally.notes = self.image.source.notes
+        self.plan = beginning.plan
+
+    def dtype_and_channels(self, tiles: Sequence[AnyArray], asked_dtype: str | None) -> tuple[str, int]:
+        """Return the data type and the channels of the output, which tiles must fit.
+
+        Raises
+        ------
+        ModelOutputError
+            If the model has changed the spatial size, or returns other channels than before.
+        ResumeError
+            If an earlier run has begun the output with another data type.
+        """
+        first = tiles[0]
+        channels = first.shape[0] if self.plan is None else self.plan.channels
+        name = self.image.source.name
+        for tile in tiles:
+            if tile.shape[1:] != self.image.tile_size:
+                raise ModelOutputError(
+                    f"the tiles of {name} have the spatial size {self.image.tile_size}, but their prediction has "
+                    f"{tile.shape[1:]}; the model must keep the spatial size"
+                )
+            if tile.shape[0] != channels:
+                raise ModelOutputError(
+                    f"the prediction of a tile of {name} has {tile.shape[0]} channels, that of its first tile had "
+                    f"{channels}"
+                )
+        dtype = asked_dtype or np.dtype(first.dtype).name
+        if self.is_resumed and self.plan is not None and self.plan.dtype != dtype:
+            raise ResumeError(
+                f"the output {self.output_run.output} was begun with {self.plan.dtype} and its prediction is {dtype} "
+                "now; predict as then, or use if_exists='overwrite'"
+            )
+        return dtype, channels
+
+    def valid(self, tile: AnyArray, number: int, information: Any, *, is_converted: bool) -> AnyArray:
+        """Return the valid region of a tile, in the data type of the output."""
+        plan = self.run.coordinator.plan
+        region, dtype = crop(tile, plan, number, information.overlap_crop_coords), np.dtype(plan.dtype)
+        if region.dtype == dtype:
+            return region
+        where = f"tile {number} ({describe_region(plan.axes, plan.valid_region(number))}) of {self.image.name}"
+        region, lost_count = converted(region, dtype, is_asked_for=is_converted, what=where)
+        self.output_run.tally.lost_count += lost_count
+        return region
+
+    def open_tiles(self) -> AnyArray:
+        """Return for each tile whether a unit that is not written needs it."""
+        plan = self.run.coordinator.plan
+        is_open = np.zeros(plan.tile_count, bool)
+        for unit in self.run.coordinator.missing_units():
+            is_open[list(plan.tiles_of_unit(unit))] = True
+        return is_open
+
+    def describe_incomplete(self) -> str:
+        """Return in words what is missing of the image."""
+        name = self.image.source.name
+        if self.plan is None:
+            return f"image {name} is missing: none of its tiles was predicted"
+        plan = self.plan
+        missing = self.run.coordinator.missing_tiles()
+        elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
+        shown = ", ".join(
+            f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN]
+        )
+        more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
+        return (
+            f"image {name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
+            f"{self.output_run.output}: {shown}{more}"
+        )
