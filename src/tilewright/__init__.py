@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tilewright.images.tiff import write_tiff
     from tilewright.images.zarr import write_zarr
     from tilewright.lightning import PredictionWriterCallback
-    from tilewright.plan import WritePlan, plan_write
+    from tilewright.plan import WritePlan
+    from tilewright.planning import plan_write
     from tilewright.prediction import predict_to_zarr, repair
     from tilewright.runs.report import Report
     from tilewright.sources.naming import create_write_file_path
@@ -69,7 +70,7 @@ _HOMES = {
     "create_write_strategy": "tilewright.strategies",
     "extract_tiles": "tilewright.datasets.tiled_image",
     "get_sample_file_path": "tilewright.datasets.images",
-    "plan_write": "tilewright.plan",
+    "plan_write": "tilewright.planning",
     "predict_to_zarr": "tilewright.prediction",
     "repair": "tilewright.prediction",
     "stitch_prediction": "tilewright.images.stitching",

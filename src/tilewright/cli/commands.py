@@ -115,15 +115,11 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
 
     SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file.
     """
-    from tilewright.plan import plan_write  # noqa: PLC0415
+    from tilewright.planning import plan_write  # noqa: PLC0415
 
     if (source is None) == (shape is None):
         raise click.UsageError("give either a SOURCE or its --shape")
-    if source is not None:
-        from tilewright.sources.opening import open_source  # noqa: PLC0415
-
-        shape = open_source(source, axes, series=series).axes.shape
-    click.echo(str(plan_write(shape or (), axes, **options)))
+    click.echo(str(plan_write(source or shape, axes, series=series, **options)))
 
 
 @commands.command("predict", short_help="Predict a volume into Zarr.", epilog=PREDICT_EXAMPLE)

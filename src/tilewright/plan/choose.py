@@ -48,50 +48,7 @@ def plan_write(
     memory_nbytes: int | None = None,
     window_nbytes: int | None = None,
 ) -> WritePlan:
-    """Plan the writing of the tiled prediction of one image: the dry run.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        The extents of the source, in its own order.
-    axes : str
-        The axes of the source, letters of ``STCZYX`` in its own order.
-    tile_size, overlap : sequence of int
-        One number per spatial axis, in the order (Z)YX.
-    layout : {"auto", "compact", "aligned"}
-        ``"compact"`` has the fewest tiles; ``"aligned"`` lets no two units share a tile; ``"auto"`` takes
-        ``"aligned"`` where that costs at most a tenth more tiles, or where nothing else fits the memory.
-    chunks : sequence of int or "auto"
-        The extents of a chunk: one number per output axis, or one per spatial axis.
-    shards : sequence of int, "auto" or None
-        The extents of a shard, whole multiples of those of a chunk.
-    dtype : str or NumPy data type, optional
-        The data type of the output; float32 is planned for where not given.
-    channels : int, optional
-        The channels of the output; those of the source where not given.
-    memory_nbytes : int, optional
-        What the predicted tiles that wait or are in flight may take together, in bytes.
-    window_nbytes : int, optional
-        Bytes of tiles in flight beyond those that must wait.
-
-    Returns
-    -------
-    WritePlan
-        The plan; print it.
-
-    Raises
-    ------
-    GeometryError
-        If axes, tiles, chunks or shards do not fit each other. It is a ValueError.
-    MemoryPlanError
-        If the plan cannot hold its tiles in ``memory_nbytes``. It is a ValueError.
-
-    Examples
-    --------
-    >>> plan = plan_write((256, 1024, 1024), "ZYX", (64, 256, 256), (16, 64, 64))
-    >>> plan.layout, plan.tile_count, plan.chunks
-    ('compact', 125, (48, 96, 192))
-    """
+    """Plan the writing of the tiled prediction of an image of a shape; as `tilewright.plan_write`."""
     request = PlanRequest(
         shape=shape,  # type: ignore[arg-type]
         axes=axes,

@@ -76,6 +76,11 @@ class PredictionRun:
         ValueError, OSError
             If the request does not fit the image, or the output cannot be written.
         """
+        if self.source.axes.shape != self.request.shape:
+            raise GeometryError(
+                f"the plan is for an image of shape {self.request.shape}, axes {self.request.axes}, and the source "
+                f"{self.source.name} has the shape {self.source.axes.shape}; plan with plan_write(source, ...)"
+            )
         self.options.check_dtype(self.request.dtype or "float64")
         check_apart(self.output.targets(self.options), [self.source])
         self.output.check(self.options)

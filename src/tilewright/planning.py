@@ -1,0 +1,102 @@
+"""The dry run: a shape, or a source that is opened for its shape alone, becomes a plan."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tilewright.arguments import whole_number
+from tilewright.plan import WritePlan
+from tilewright.plan import plan_write as plan_shape
+
+
+def plan_write(
+    shape: Any,
+    axes: str,
+    tile_size: Sequence[int],
+    overlap: Sequence[int],
+    *,
+    layout: str = "auto",
+    chunks: Sequence[int] | str = "auto",
+    shards: Sequence[int] | str | None = None,
+    dtype: object = None,
+    channels: int | None = None,
+    memory_nbytes: int | None = None,
+    window_nbytes: int | None = None,
+    series: int = 0,
+) -> WritePlan:
+    """Plan the writing of the tiled prediction of one image: the dry run.
+
+    Parameters
+    ----------
+    shape : sequence of int, path, or array
+        The extents of the source, in its own order; or the source, as in `predict_to_zarr`.
+    axes : str
+        The axes of the source, letters of ``STCZYX`` in its own order.
+    tile_size, overlap : sequence of int
+        One number per spatial axis, in the order (Z)YX.
+    layout : {"auto", "compact", "aligned"}
+        ``"compact"`` has the fewest tiles; ``"aligned"`` lets no two units share a tile; ``"auto"`` takes
+        ``"aligned"`` where that costs at most a tenth more tiles, or where nothing else fits the memory.
+    chunks : sequence of int or "auto"
+        The extents of a chunk: one number per output axis, or one per spatial axis.
+    shards : sequence of int, "auto" or None
+        The extents of a shard, whole multiples of those of a chunk.
+    dtype : str or NumPy data type, optional
+        The data type of the output; float32 is planned for where not given.
+    channels : int, optional
+        The channels of the output; those of the source where not given.
+    memory_nbytes : int, optional
+        What the predicted tiles that wait or are in flight may take together, in bytes.
+    window_nbytes : int, optional
+        Bytes of tiles in flight beyond those that must wait.
+    series : int, default=0
+        Which image of a source that holds several.
+
+    Returns
+    -------
+    WritePlan
+        The plan: print it, and pass it to `predict_to_zarr`.
+
+    Raises
+    ------
+    GeometryError
+        If axes, tiles, chunks or shards do not fit each other. It is a ValueError.
+    SourceError
+        If the source cannot be opened. It is an OSError.
+    MemoryPlanError
+        If the plan cannot hold its tiles in ``memory_nbytes``. It is a ValueError.
+
+    Examples
+    --------
+    >>> plan = plan_write((256, 1024, 1024), "ZYX", (64, 256, 256), (16, 64, 64))
+    >>> plan.layout, plan.tile_count, plan.chunks
+    ('compact', 125, (48, 96, 192))
+    """
+    if not _is_shape(shape):
+        # Only here: a plan of a shape loads neither Zarr nor Dask.
+        from tilewright.sources.opening import open_source  # noqa: PLC0415
+
+        source = open_source(shape, axes, series=series)
+        shape = source.axes.shape
+        source.close()
+    elif whole_number("series", series, 0):
+        raise ValueError(f"series is of a source, and a shape was given: {shape!r:.80}")
+    return plan_shape(
+        shape,
+        axes,
+        tile_size,
+        overlap,
+        layout=layout,
+        chunks=chunks,
+        shards=shards,
+        dtype=dtype,
+        channels=channels,
+        memory_nbytes=memory_nbytes,
+        window_nbytes=window_nbytes,
+    )
+
+
+def _is_shape(value: Any) -> bool:
+    """Return whether a value is meant as extents: a list, a tuple, an array of one axis, or no source at all."""
+    if isinstance(value, list | tuple | range | int | float) or value is None:
+        return True
+    return len(getattr(value, "shape", (0, 0))) < 2
