@@ -21,10 +21,10 @@ from benchmarks.measure import save, table
 from benchmarks.simulated_cluster import WaitingWork, prediction_of_nothing
 from tilewright.coordinator import Coordinator
 from tilewright.executors.remote import RemoteExecutor
-from tilewright.executors.shared_prediction import SharedPrediction
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.plan import WritePlan, plan_write
 from tilewright.runs.run import Run
+from tilewright.transport.shared_prediction import SharedPrediction
 
 TERABYTE = 10**12
 

@@ -31,10 +31,10 @@ from tilewright.coordinator import Coordinator
 from tilewright.errors import RunStoppedError
 from tilewright.executors.executor import TASKS_PER_THREAD
 from tilewright.executors.remote import RemoteExecutor
-from tilewright.executors.shared_prediction import SharedPrediction
 from tilewright.plan import plan_write
 from tilewright.runs.run import Run
 from tilewright.stopping import StopRequest
+from tilewright.transport.shared_prediction import SharedPrediction
 
 SHAPE = (10_000, 16_000, 16_000)
 TILE_SIZE, OVERLAP = (64, 256, 256), (16, 64, 64)

@@ -6,8 +6,6 @@ from tilewright.errors import NotSharedError
 from tilewright.executors.executor import Executor
 from tilewright.executors.in_process import InProcessExecutor
 from tilewright.executors.remote import RemoteExecutor
-from tilewright.executors.shared_prediction import SharedPrediction
-from tilewright.executors.shared_store import show_on_workers
 from tilewright.executors.work import Work
 from tilewright.locks.reach import Reach
 from tilewright.model.tile_prediction import Probe, TilePrediction
@@ -15,6 +13,8 @@ from tilewright.objects.unit_writer import UnitWriter
 from tilewright.plan import WritePlan
 from tilewright.stopping import StopRequest
 from tilewright.transport.clients import memory_for_tiles, shares_memory
+from tilewright.transport.shared_prediction import SharedPrediction
+from tilewright.transport.shared_store import show_on_workers
 from tilewright.transport.watch import Watch
 
 

@@ -38,17 +38,17 @@ from tilewright.coordinator import (
 from tilewright.errors import WorkGoneError
 from tilewright.executors.executor import TASKS_PER_THREAD, Errors
 from tilewright.executors.remote_tasks import predict, produce, write
-from tilewright.executors.shared_prediction import SharedPrediction
 from tilewright.executors.work import Work
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.transport.sender import SentTiles, TileSender
+from tilewright.transport.shared_prediction import SharedPrediction
 from tilewright.transport.sharing import REGISTRATIONS, Shared
 from tilewright.transport.watch import LOOK_SECONDS, Watch, gone
 
 GROUP_NBYTES = 256 * 2**20
-"""Tiles that are predicted by one task, batch by batch, give as many bytes at most: a task costs some milliseconds."""
+"""Bytes of the tiles that one task predicts, about: a task costs some milliseconds."""
 RESENT_PER_UNIT = 10
-"""How often a cluster may drop tasks, for each unit, before it is taken for one that does nothing else."""
+"""Tasks that a cluster may drop, per unit, before the run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class RemoteExecutor:
             case DeliverTiles(tiles) if self._work.prediction is None:
                 self._send(tiles)
             case DeliverTiles():
-                self._waiting[1].extend(map(DeliverTiles, self._groups(instruction.tiles)))
+                self._waiting[1].extend(map(DeliverTiles, self._work.groups(instruction.tiles, GROUP_NBYTES)))
             case WriteUnit():
                 # First, since what is written frees memory.
                 self._waiting[0].append(instruction)
@@ -318,11 +318,7 @@ class RemoteExecutor:
 
     def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
         """Fetch the receipts of all units that were written, in one message."""
-        written = [
-            future
-            for future in futures
-            if future.status == "finished" and not isinstance(self._running[future], DeliverTiles)
-        ]
+        written = [f for f in futures if f.status == "finished" and not isinstance(self._running[f], DeliverTiles)]
         # A receipt that died with its worker is missing here: that unit is written again.
         receipts: dict[str, UnitReceipt] = {}
         if written:
@@ -335,18 +331,6 @@ class RemoteExecutor:
             error = future.exception().with_traceback(future.traceback())
             return self._errors.failure_of(error, is_final=_is_killed(future))
         return Failure(f"the task {future.key} was {future.status}: its worker is gone")
-
-    def _groups(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
-        """Put whole batches of tiles together to groups, each for one task."""
-        groups: list[tuple[int, ...]] = []
-        nbytes = GROUP_NBYTES
-        for batch in self._work.batches(tiles):
-            if nbytes >= GROUP_NBYTES:
-                groups.append(())
-                nbytes = 0
-            groups[-1] += batch
-            nbytes += sum(map(self._work.plan.tile_nbytes, batch))
-        return groups
 
     def _next_key(self, what: str, number: int) -> tuple[str, int, int]:
         self._number += 1
@@ -363,6 +347,3 @@ class RemoteExecutor:
 def _is_killed(future: Future[Any]) -> bool:
     """Tell whether too many workers died with a task."""
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
-
-
-# What runs on a worker.

@@ -43,6 +43,18 @@ class Work:
         batches = self._prediction.batches(self.plan, tiles)
         return [tuple(tile for tile in batch if tile in wanted) for batch in batches]
 
+    def groups(self, tiles: Sequence[int], group_nbytes: int) -> list[tuple[int, ...]]:
+        """Return those tiles in groups of whole batches, each of about so many bytes."""
+        groups: list[tuple[int, ...]] = []
+        nbytes = group_nbytes
+        for batch in self.batches(tiles):
+            if nbytes >= group_nbytes:
+                groups.append(())
+                nbytes = 0
+            groups[-1] += batch
+            nbytes += sum(map(self.plan.tile_nbytes, batch))
+        return groups
+
     def predict(self, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of some tiles of one batch."""
         (batch,) = self._prediction.batches(self.plan, tiles)

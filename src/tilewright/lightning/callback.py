@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from tilewright.errors import RunStoppedError
 from tilewright.strategies import WriteStrategy, create_write_strategy
-from tilewright.strategies.write_strategy import check_one_process
+from tilewright.strategies.write_strategy import Aborts, Prepares, check_one_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -113,9 +113,9 @@ class PredictionWriterCallback(_Writer):
         """Let the strategy refuse datasets and outputs before anything is predicted."""
         super().on_predict_start(trainer, pl_module)
         # Of a run that did not end nothing must get into this one.
-        self._tell("abort")
-        if self.writing_predictions:
-            self._tell("prepare", trainer, self.dirpath)
+        self._abort()
+        if self.writing_predictions and isinstance(self.write_strategy, Prepares):
+            self.write_strategy.prepare(trainer, self.dirpath)
 
     def write_on_batch_end(
         self,
@@ -155,20 +155,19 @@ class PredictionWriterCallback(_Writer):
         """Wait until all is written, check that it is complete, and say so."""
         super().on_predict_end(trainer, pl_module)
         if not self.writing_predictions:
-            self._tell("abort")
-            return
-        for report in self._tell("finalize") or []:
-            rank_zero_info(str(report))
+            self._abort()
+        elif isinstance(self.write_strategy, WriteStrategy):
+            for report in self.write_strategy.finalize() or []:
+                rank_zero_info(str(report))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close what the strategy has opened; what is written stays."""
         super().on_exception(trainer, pl_module, exception)
-        self._tell("abort")
+        self._abort()
 
-    def _tell(self, name: str, *args: Any) -> Any:
-        """Call what a strategy may have."""
-        method = getattr(self.write_strategy, name, None)
-        return None if method is None else method(*args)
+    def _abort(self) -> None:
+        if isinstance(self.write_strategy, Aborts):
+            self.write_strategy.abort()
 
 
 def _absolute(dirpath: Path | str) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from tilewright.assemble import AnyArray, crop
 from tilewright.conversion import converted
 from tilewright.datasets.tiled_image import TiledImage
-from tilewright.errors import ModelOutputError, ResumeError
+from tilewright.errors import ModelOutputError, ResumeError, UnitGivenUpError
 from tilewright.outputs.arrays import template_array
 from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
 from tilewright.outputs.options import OutputOptions
@@ -17,6 +17,7 @@ from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.describe import describe_region
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
+from tilewright.runs.report import Report
 from tilewright.runs.run import Run
 
 _MISSING_SHOWN = 3
@@ -171,3 +172,52 @@ class ImageRun:
             f"image {name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
             f"{self.output_run.output}: {shown}{more}"
         )
+
+
+class ImageRuns(dict[tuple[int, int], ImageRun]):
+    """Images that are not complete, by data loader and number.
+
+    Parameters
+    ----------
+    reports : list of Report
+        Where the reports of complete images go.
+
+    Attributes
+    ----------
+    given_up : list of str
+        Images of which units were given up, in words.
+    """
+
+    def __init__(self, reports: list[Report]) -> None:
+        super().__init__()
+        self._reports = reports
+        self.given_up: list[str] = []
+
+    def begun(self) -> list[ImageRun]:
+        """Return the images of which the output is begun."""
+        return [image_run for image_run in self.values() if image_run.plan is not None]
+
+    def wait_for_room(self, current: ImageRun, nbytes: int) -> None:
+        """Wait for images that came before this one, so that all together hold no more than one may."""
+        budget = current.run.coordinator.budget_nbytes
+        for earlier in self.begun():
+            while (
+                earlier is not current
+                and not earlier.run.coordinator.is_idle
+                and sum(image_run.live_nbytes for image_run in self.values()) + nbytes > budget
+            ):
+                earlier.run.advance(wait=True)
+
+    def close_complete(self) -> None:
+        """Report and close the images that are complete."""
+        for key, image_run in list(self.items()):
+            if image_run.plan is None:
+                continue
+            image_run.run.advance()
+            if image_run.run.coordinator.is_finished:
+                try:
+                    self._reports.append(image_run.output_run.report())
+                except UnitGivenUpError as error:
+                    self.given_up.append(str(error))
+                image_run.output_run.close()
+                del self[key]

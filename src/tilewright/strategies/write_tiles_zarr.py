@@ -7,8 +7,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tilewright.assemble import AnyArray
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
@@ -25,9 +23,10 @@ from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
 from tilewright.sources.naming import zarr_output_names
 from tilewright.stopping import GRACE_SECONDS
-from tilewright.strategies.image_run import AskedImage, ImageRun
+from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns
+from tilewright.strategies.needed_tiles import tiled_images, yield_needed_tiles
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of, loaders_of
+from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of
 from tilewright.transport.clients import check_client, cluster_client
 
 if TYPE_CHECKING:
@@ -56,10 +55,8 @@ class WriteTilesZarr:
     zarr_format : {3, 2}
         The version of the format.
     if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
-        What to do where an output exists, as in `predict_to_zarr`.
-        ``"resume"`` completes what an earlier run with the same sources, model,
-        tiles and chunks has begun: images that are complete stay as they are, and of the others the dataset yields only
-        the tiles that are needed.
+        What to do where an output exists, as in `predict_to_zarr`. With ``"resume"``, complete images stay as they
+        are, and of the others the dataset yields only the tiles that are needed.
     max_inflight_nbytes : int or "auto"
         Bytes of tiles that may be in flight, beyond those that must wait for their neighbours.
 
@@ -139,8 +136,7 @@ class WriteTilesZarr:
         self._opened = None
         self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[TiledImage]] = []
-        self._runs: dict[tuple[int, int], ImageRun] = {}
-        self._given_up: list[str] = []
+        self._runs = ImageRuns(self.reports)
         self._memory = OwnMemory()
 
     def write_batch(
@@ -185,7 +181,7 @@ class WriteTilesZarr:
                 groups.setdefault(image_of_sample(images, information.sample_id), []).append((information, tile))
             for index, group in groups.items():
                 self._hand_over((dataloader_idx, index), group, left_alone)
-            self._close_complete()
+            self._runs.close_complete()
         except BaseException:
             self.abort()
             raise
@@ -212,7 +208,7 @@ class WriteTilesZarr:
             return
         datasets = datasets_of(trainer, IterableTiledPredDataset)
         self._run = (datasets, Path(dirpath))
-        self._images = [_tiled_images(dataset) for dataset in datasets]
+        self._images = [tiled_images(dataset) for dataset in datasets]
         keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
         sources = [self._images[loader][index].source for loader, index in keys]
         names = zarr_output_names([source.path for source in sources])
@@ -223,6 +219,7 @@ class WriteTilesZarr:
             # There may be more files than one process can have open.
             source.close()
         self.reports = []
+        self._runs = ImageRuns(self.reports)
         self._model = model_identity(getattr(trainer, "lightning_module", None))
         self._predicted_by = f"a trainer of precision {getattr(trainer, 'precision', 'unknown')}"
         self._opened = ExitStack()
@@ -234,7 +231,8 @@ class WriteTilesZarr:
                 self._runs[key] = ImageRun(self._images[key[0]][key[1]], output_run)
             # All are compared before the first one is changed.
             found = {key: self._compared(self._runs[key]) for key in keys}
-            self._skip_tiles(trainer, [self._take_up(self._runs[key], found[key]) for key in keys])
+            needed = [self._take_up(self._runs[key], found[key]) for key in keys]
+            yield_needed_tiles(trainer, self._images, needed)
         except BaseException:
             self.abort()
             raise
@@ -257,11 +255,11 @@ class WriteTilesZarr:
         if self._opened is None:
             return self.reports
         try:
-            for image_run in self._begun_runs():
+            for image_run in self._runs.begun():
                 image_run.run.finish()
-            self._close_complete()
+            self._runs.close_complete()
             incomplete = [image_run.describe_incomplete() for image_run in self._runs.values()]
-            given_up = self._given_up
+            given_up = self._runs.given_up
         finally:
             self.abort()
         if incomplete:
@@ -273,7 +271,7 @@ class WriteTilesZarr:
 
     def abort(self) -> None:
         """Let what is in flight be written, and close the cluster if it was opened here. What is written stays."""
-        datasets, begun, opened = self._run[0], self._begun_runs(), self._opened
+        datasets, begun, opened = self._run[0], self._runs.begun(), self._opened
         until = monotonic() + GRACE_SECONDS
         self._forget()
         try:
@@ -310,27 +308,13 @@ class WriteTilesZarr:
         image_run.is_resumed = True
         is_open = image_run.open_tiles()
         # An image that is complete is closed before the next one is opened.
-        self._close_complete()
+        self._runs.close_complete()
         return is_open
 
-    def _skip_tiles(self, trainer: Any, needed: list[AnyArray | None]) -> None:
-        """Let the datasets yield only the tiles of which a unit is not written."""
-        waiting = iter(needed)
-        for loader, images, dataset in zip(loaders_of(trainer), self._images, self._run[0], strict=True):
-            of_images = [next(waiting) for _ in images]
-            if all(is_open is None for is_open in of_images) or not hasattr(dataset, "open_tiles"):
-                continue
-            is_open = [
-                np.ones(image.tile_count, bool) if of_image is None else of_image
-                for image, of_image in zip(images, of_images, strict=True)
-            ]
-            dataset.open_tiles.keep(np.concatenate(is_open), getattr(loader, "batch_size", None))
-
     def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]], left_alone: AnyArray | None) -> None:
-        """Hand over tiles of one image; they are held as they are where the model leaves its prediction alone."""
+        """Hand over tiles of one image, as they are where the model leaves its prediction alone."""
         image_run = self._runs.get(key)
-        if image_run is None:
-            # Tiles that came twice: the image has them.
+        if image_run is None:  # Tiles that came twice: the image has them.
             return
         image = image_run.image
         # All of this before the output is created, which may replace another one.
@@ -348,7 +332,7 @@ class WriteTilesZarr:
             arrays = [array.copy() for array in arrays]
         else:
             self._memory.hold(left_alone, arrays)
-        self._wait_for_room(image_run, sum(array.nbytes for array in arrays))
+        self._runs.wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
 
     def _asked(self, image: TiledImage, channels: int, dtype: str) -> AskedImage:
@@ -364,40 +348,3 @@ class WriteTilesZarr:
             model=self._model,
             predicted_by=f"{self._predicted_by}, borders {image.borders}",
         )
-
-    def _wait_for_room(self, current: ImageRun, nbytes: int) -> None:
-        """Wait for images that came before this one, so that all together hold no more than one may."""
-        budget = current.run.coordinator.budget_nbytes
-        for earlier in self._begun_runs():
-            while (
-                earlier is not current
-                and not earlier.run.coordinator.is_idle
-                and sum(image_run.live_nbytes for image_run in self._runs.values()) + nbytes > budget
-            ):
-                earlier.run.advance(wait=True)
-
-    def _begun_runs(self) -> list[ImageRun]:
-        return [image_run for image_run in self._runs.values() if image_run.plan is not None]
-
-    def _close_complete(self) -> None:
-        for key, image_run in list(self._runs.items()):
-            if image_run.plan is None:
-                continue
-            image_run.run.advance()
-            if image_run.run.coordinator.is_finished:
-                try:
-                    self.reports.append(image_run.output_run.report())
-                except UnitGivenUpError as error:
-                    self._given_up.append(str(error))
-                image_run.output_run.close()
-                del self._runs[key]
-
-
-def _tiled_images(dataset: Any) -> Sequence[TiledImage]:
-    images: Sequence[TiledImage] = getattr(dataset, "images", ())
-    if not images or not all(isinstance(image, TiledImage) for image in images):
-        raise TypeError(
-            f"the tiles of a {type(dataset).__name__} are not known beforehand, so that no Zarr array can be planned "
-            "for them; use an IterableTiledPredDataset of tilewright, or CacheTiles"
-        )
-    return images
