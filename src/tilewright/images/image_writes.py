@@ -19,6 +19,7 @@ from dask.delayed import Delayed
 from distributed import Client, Future, KilledWorker
 
 from tilewright.assemble import AnyArray
+from tilewright.coordinator import RetryPolicy, Suspects
 from tilewright.errors import ClusterGoneError, ImageWriteError, TilesGoneError
 from tilewright.images.graph import WriteFunc, image_graph
 from tilewright.images.lazy_image import is_lazy
@@ -32,14 +33,10 @@ from tilewright.transport.watch import LOOK_SECONDS, Watch
 
 _log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""How often workers may die while an image is written and no other one is: then it may be what kills them."""
-FAILURES_BEFORE_SUCCESS = 3
-"""With so many images failed and none written, something is wrong with all of them."""
 GROUP_NBYTES = 16 * 2**20
-"""About as many bytes of tiles are sent at once: each call costs some milliseconds, in which nothing is predicted."""
+"""Bytes of tiles that are sent at once, about: each call costs some milliseconds, in which nothing is predicted."""
 COPIES_SHARE = 2
-"""The copies of tiles may take one part in so many of the budget, or of what is free; the rest lie in a file."""
+"""Share of the budget, or of free memory, for copies of tiles: one part in so many. The rest lie in a file."""
 
 
 @dataclass(eq=False)
@@ -129,11 +126,10 @@ class LocalImageWrites:
 
 @dataclass(eq=False)
 class _Running:
-    """An image that is to be written, whether workers died while it was, and how often while no other one was."""
+    """An image that is to be written, and how often workers died while it alone was."""
 
     image: CompleteImage
-    is_suspect: bool = False
-    failures_alone: int = 0
+    deaths_alone: int = 0
 
 
 class ClusterImageWrites:
@@ -148,10 +144,19 @@ class ClusterImageWrites:
     max_inflight_nbytes : int or "auto"
         Bytes of tiles that may be held before a call of `send` waits for images that are being written. One image is
         held whole, whatever it takes.
+    policy : RetryPolicy, optional
+        Deaths of workers that one image may cost, and failed images after which the run ends.
     """
 
-    def __init__(self, client: Client, folder: Path, max_inflight_nbytes: int | str = "auto") -> None:
+    def __init__(
+        self,
+        client: Client,
+        folder: Path,
+        max_inflight_nbytes: int | str = "auto",
+        policy: RetryPolicy | None = None,
+    ) -> None:
         self._client = client
+        self._policy = policy or RetryPolicy()
         self._watch = Watch(client)
         free_nbytes = int(psutil.virtual_memory().available)
         if isinstance(max_inflight_nbytes, str):
@@ -164,7 +169,8 @@ class ClusterImageWrites:
         self._live_nbytes = 0
         self._to_send: list[SentTile] = []
         self._waiting: deque[_Running] = deque()
-        self._suspects: deque[_Running] = deque()
+        self._suspects = Suspects[_Running]()
+        self._alone: Future[Any] | None = None
         self._running: dict[Future[Any], _Running] = {}
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._written_count = 0
@@ -194,7 +200,9 @@ class ClusterImageWrites:
 
     def check(self) -> None:
         """Raise the errors of several images where none could be written."""
-        if self._written_count == 0 and len(self._failures) >= FAILURES_BEFORE_SUCCESS:
+        failed_count = len(self._failures)
+        # How many images will come is not known.
+        if self._written_count == 0 and self._policy.is_hopeless(in_a_row=failed_count, written=0, others=1):
             failures, self._failures = self._failures, []
             raise joined(failures)
 
@@ -219,8 +227,9 @@ class ClusterImageWrites:
         except ClusterGoneError as error:
             _log.error("%s", error)
         finally:
-            for images in (self._waiting, self._suspects, self._running):
-                images.clear()
+            self._waiting.clear()
+            self._running.clear()
+            self._suspects = Suspects()
             if self._copies is not None:
                 self._copies.close()
 
@@ -232,21 +241,28 @@ class ClusterImageWrites:
 
     def _submit_what_may_run(self) -> None:
         """Submit images, but a suspect only while no other one runs, so that no other one dies with it."""
-        if not any(running.is_suspect for running in self._running.values()):
-            while self._waiting:
-                self._submit_first_of(self._waiting)
-        if self._suspects and not self._running:
-            self._submit_first_of(self._suspects)
+        while self._waiting and not self._suspects.one_runs:
+            self._submit(self._waiting[0])
+            # Only now: where the cluster is gone, it must be named among those that are not written.
+            self._waiting.popleft()
+        suspect = self._suspects.take(others_run=bool(self._running))
+        if suspect is not None:
+            try:
+                self._alone = self._submit(suspect)
+            except ClusterGoneError:
+                self._suspects.add(suspect)
+                raise
 
-    def _submit_first_of(self, images: deque[_Running]) -> None:
-        running = images[0]
+    def _submit(self, running: _Running) -> Future[Any]:
         self._watch.wait_until_connected()
         with self._watch.talking():
             self._send_lost_again(running.image)
-            future = self._client.compute(running.image.graph(fetch_on_worker), optimize_graph=False, priority=10)
-        # Only now: where the cluster is gone, it must be named among those that are not written.
-        self._running[future] = images.popleft()
+            future: Future[Any] = self._client.compute(
+                running.image.graph(fetch_on_worker), optimize_graph=False, priority=10
+            )
+        self._running[future] = running
         future.add_done_callback(self._ended.put)
+        return future
 
     def _send_lost_again(self, image: CompleteImage) -> None:
         for sent in image.tiles:
@@ -264,22 +280,25 @@ class ClusterImageWrites:
                     return
                 continue
             running = self._running.pop(future)
+            is_alone = future is self._alone
+            if is_alone:
+                self._alone = None
+                self._suspects.ended()
             if future.status == "finished":
                 self._written_count += 1
                 self._let_go(running.image)
             else:
-                self._go_on_after(future, running)
+                self._go_on_after(future, running, is_alone)
             self._submit_what_may_run()
             wait = False
 
-    def _go_on_after(self, future: Future[Any], running: _Running) -> None:
+    def _go_on_after(self, future: Future[Any], running: _Running, is_alone: bool) -> None:
         error = future.exception() if future.status == "error" else None
         if error is None or isinstance(error, KilledWorker | TilesGoneError):
-            running.failures_alone += running.is_suspect
-            running.is_suspect = True
-            if running.failures_alone < ATTEMPTS:
+            running.deaths_alone += is_alone
+            if not self._policy.is_spent(running.deaths_alone):
                 _log.warning("image %s is written again: %s", running.image.stitching.name, _reason(future, error))
-                self._suspects.append(running)
+                self._suspects.add(running)
                 return
         failure = running.image.error(_reason(future, error))
         failure.__cause__ = error
