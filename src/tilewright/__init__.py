@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tilewright.datasets.iterable import IterablePredDataset, IterableTiledPredDataset, collate_tiles
     from tilewright.datasets.tiled_image import extract_tiles
     from tilewright.geometry import TileInformation
+    from tilewright.images.lazy_image import takes_lazy_image
     from tilewright.images.stitching import stitch_prediction, stitch_prediction_single
     from tilewright.images.tiff import write_tiff
     from tilewright.images.zarr import write_zarr
@@ -48,6 +49,7 @@ __all__ = [
     "repair",
     "stitch_prediction",
     "stitch_prediction_single",
+    "takes_lazy_image",
     "verify",
     "write_tiff",
     "write_zarr",
@@ -75,6 +77,7 @@ _HOMES = {
     "repair": "tilewright.prediction",
     "stitch_prediction": "tilewright.images.stitching",
     "stitch_prediction_single": "tilewright.images.stitching",
+    "takes_lazy_image": "tilewright.images.lazy_image",
     "verify": "tilewright.verification",
     "write_tiff": "tilewright.images.tiff",
     "write_zarr": "tilewright.images.zarr",

@@ -60,9 +60,9 @@ class CacheTiles(CollectedImages):
     ----------
     write_func : callable
         Writes an image: called with ``file_path`` and ``img``, C(Z)YX for an image of one sample and SC(Z)YX for one
-        of several, and with the further keywords. Indices along T count as samples, too. Where it has an attribute
-        ``takes_lazy_image`` that is true, ``img`` is a dask array of which each chunk is stitched when it is computed,
-        so that no worker holds the whole image. It may be called again where a worker dies, so it should write under
+        of several, and with the further keywords. Indices along T count as samples, too. Of a function
+        that is decorated with `takes_lazy_image`, ``img`` is a dask array of which each chunk is stitched when it is
+        computed, so that no worker holds the whole image. It may be called again where a worker dies, so it should write under
         another name first, as `write_tiff` does.
     write_extension : str
         The ending of the outputs, with its dot.
@@ -124,9 +124,9 @@ class CacheTiles(CollectedImages):
 
     A function of your own writes any other format. This one takes a dask array, and never holds the whole image:
 
-    >>> def write_mean(file_path, img):
+    >>> @tw.takes_lazy_image
+    ... def write_mean(file_path, img):
     ...     np.savetxt(file_path, img.mean(axis=(0, 1)).compute())
-    >>> write_mean.takes_lazy_image = True
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tifffile.imwrite(f"{folder}/raw.tif", samples, photometric="minisblack")
     ...     predict(tw.CacheTiles(write_mean, ".txt"), folder)

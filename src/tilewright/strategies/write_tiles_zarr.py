@@ -23,6 +23,7 @@ from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
 from tilewright.sources.naming import zarr_output_names
 from tilewright.stopping import GRACE_SECONDS
+from tilewright.stores.local_paths import local_path
 from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns
 from tilewright.strategies.needed_tiles import tiled_images, yield_needed_tiles
 from tilewright.strategies.predictions import tiles_and_information
@@ -30,6 +31,8 @@ from tilewright.strategies.write_strategy import check_extents, check_inflight, 
 from tilewright.transport.clients import check_client, cluster_client
 
 if TYPE_CHECKING:
+    import os
+
     from distributed import Client
 
 _log = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class WriteTilesZarr:
         are, and of the others the dataset yields only the tiles that are needed.
     max_inflight_nbytes : int or "auto"
         Bytes of tiles that may be in flight, beyond those that must wait for their neighbours.
+    ledger : path, optional
+        A local folder for the ledgers, one folder in it for each image; beside the outputs where not given.
 
     Attributes
     ----------
@@ -115,6 +120,7 @@ class WriteTilesZarr:
         zarr_format: int = 3,
         if_exists: str = "fail",
         max_inflight_nbytes: int | str = "auto",
+        ledger: "str | os.PathLike[str] | None" = None,
     ) -> None:
         check_inflight(max_inflight_nbytes)
         check_client(client)
@@ -128,6 +134,7 @@ class WriteTilesZarr:
         check_extents("shards", shards)
         self.options.check_dtype(self.dtype or "float64")
         self.max_inflight_nbytes = max_inflight_nbytes
+        self.ledger = None if ledger is None else local_path(ledger, "ledger")
         self.reports: list[Report] = []
         self._opened: ExitStack | None = None
         self._forget()
@@ -212,7 +219,9 @@ class WriteTilesZarr:
         keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
         sources = [self._images[loader][index].source for loader, index in keys]
         names = zarr_output_names([source.path for source in sources])
-        outputs = [Output.at(Path(dirpath) / folder, group) for folder, group in names]
+        ledgers = [None if self.ledger is None else self.ledger / folder / group for folder, group in names]
+        places = zip(names, ledgers, strict=True)
+        outputs = [Output.at(Path(dirpath) / folder, group, ledger) for (folder, group), ledger in places]
         check_apart([target for output in outputs for target in output.targets(self.options)], sources)
         for output, source in zip(outputs, sources, strict=True):
             output.check(self.options)
