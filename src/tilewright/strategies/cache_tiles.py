@@ -62,8 +62,8 @@ class CacheTiles(CollectedImages):
         Writes an image: called with ``file_path`` and ``img``, C(Z)YX for an image of one sample and SC(Z)YX for one
         of several, and with the further keywords. Indices along T count as samples, too. Of a function
         that is decorated with `takes_lazy_image`, ``img`` is a dask array of which each chunk is stitched when it is
-        computed, so that no worker holds the whole image. It may be called again where a worker dies, so it should write under
-        another name first, as `write_tiff` does.
+        computed, so that no worker holds the whole image. It may be called again where a worker dies, so it should
+        write under another name first, as `write_tiff` does.
     write_extension : str
         The ending of the outputs, with its dot.
     write_func_kwargs : dict

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,41 @@ from tilewright.assemble import AnyArray, crop
 from tilewright.conversion import converted
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import ModelOutputError, ResumeError, UnitGivenUpError
+from tilewright.outputs.apart import check_apart
 from tilewright.outputs.arrays import template_array
 from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
 from tilewright.outputs.options import OutputOptions
+from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.describe import describe_region
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
 from tilewright.runs.run import Run
+from tilewright.sources.naming import zarr_output_names
 
 _MISSING_SHOWN = 3
+
+
+def outputs_of(images: Sequence[TiledImage], folder: Path, options: OutputOptions, ledger: Path | None) -> list[Output]:
+    """Return the output of each image, after a check that all of them may be written.
+
+    Raises
+    ------
+    OSError
+        If an output exists, two images would share one, or one lies in the place of a source.
+    """
+    sources = [image.source for image in images]
+    outputs = [
+        Output.at(folder / name, group, None if ledger is None else ledger / name / group)
+        for name, group in zarr_output_names([source.path for source in sources])
+    ]
+    check_apart([target for output in outputs for target in output.targets(options)], sources)
+    for output, source in zip(outputs, sources, strict=True):
+        output.check(options)
+        # There may be more files than one process can have open.
+        source.close()
+    return outputs
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,13 @@ from tilewright.errors import IncompleteImageError, UnitGivenUpError
 from tilewright.executors.placement import Placement
 from tilewright.identity.models import model_identity
 from tilewright.model.own_memory import OwnMemory
-from tilewright.outputs.apart import check_apart
 from tilewright.outputs.options import OutputOptions, output_dtype
-from tilewright.outputs.output import Output
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
-from tilewright.sources.naming import zarr_output_names
 from tilewright.stopping import GRACE_SECONDS
 from tilewright.stores.local_paths import local_path
-from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns
+from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns, outputs_of
 from tilewright.strategies.needed_tiles import tiled_images, yield_needed_tiles
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of
@@ -217,16 +214,8 @@ class WriteTilesZarr:
         self._run = (datasets, Path(dirpath))
         self._images = [tiled_images(dataset) for dataset in datasets]
         keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
-        sources = [self._images[loader][index].source for loader, index in keys]
-        names = zarr_output_names([source.path for source in sources])
-        ledgers = [None if self.ledger is None else self.ledger / folder / group for folder, group in names]
-        places = zip(names, ledgers, strict=True)
-        outputs = [Output.at(Path(dirpath) / folder, group, ledger) for (folder, group), ledger in places]
-        check_apart([target for output in outputs for target in output.targets(self.options)], sources)
-        for output, source in zip(outputs, sources, strict=True):
-            output.check(self.options)
-            # There may be more files than one process can have open.
-            source.close()
+        images = [self._images[loader][index] for loader, index in keys]
+        outputs = outputs_of(images, Path(dirpath), self.options, self.ledger)
         self.reports = []
         self._runs = ImageRuns(self.reports)
         self._model = model_identity(getattr(trainer, "lightning_module", None))
@@ -235,9 +224,9 @@ class WriteTilesZarr:
         try:
             client = self._opened.enter_context(cluster_client(self.client))
             self._placement = self._opened.enter_context(Placement(client))
-            for key, output in zip(keys, outputs, strict=True):
+            for key, image, output in zip(keys, images, outputs, strict=True):
                 output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
-                self._runs[key] = ImageRun(self._images[key[0]][key[1]], output_run)
+                self._runs[key] = ImageRun(image, output_run)
             # All are compared before the first one is changed.
             found = {key: self._compared(self._runs[key]) for key in keys}
             needed = [self._take_up(self._runs[key], found[key]) for key in keys]
