@@ -1,4 +1,4 @@
-"""A model and a source go in, a finished Zarr array comes out: checked, planned, predicted, written, counted."""
+"""Prediction of a source by a model into a Zarr array: checked, planned, predicted, written, counted."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -228,7 +228,7 @@ def repair(
     Raises
     ------
     ResumeError
-        If nobody knows what the output was begun from, or source or model are not what it was begun from.
+        If the output has no ledger, or source or model are not those that it was begun from.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def repair(
     opened = open_source(
         fingerprint[SOURCE_PATH] if source is None else source, fingerprint["source axes"], series=fingerprint[SERIES]
     )
-    # Whoever says where it is now says that it is the same.
+    # The user says where it is now: the path may differ, the content may not.
     opened.recorded_path = fingerprint[SOURCE_PATH]
     options = OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume")
     run = PredictionRun(

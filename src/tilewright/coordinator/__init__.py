@@ -1,4 +1,4 @@
-"""Who writes which unit from which tiles, and when: events in, instructions out, and nothing else.
+"""Assignment of tiles to units: events in, instructions out, and nothing else.
 
 The coordinator is one function from events to instructions. It has no clock, no thread and no I/O. These are all its
 transitions, as `tilewright.coordinator.transitions` has them:

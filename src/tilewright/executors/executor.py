@@ -1,7 +1,6 @@
-"""What carries out instructions, seen from the loop that gets them from the coordinator.
+"""Protocol of an executor: it takes instructions, and gives back events.
 
-Every executor is that loop's other half: it takes instructions, and gives back events. It decides where and when work
-is done, never what is done.
+An executor decides where and when work is done, never what is done.
 """
 
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ class Executor(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether whoever predicts elsewhere should wait: something is under way that makes room."""
+        """Whether a trainer should wait: work is under way that makes room."""
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Take in the valid regions of tiles predicted elsewhere; that they are there comes back as events.

@@ -1,4 +1,4 @@
-"""A tile that waits stays where the model left it, while there is room; else it is copied, without its halo.
+"""Tiles that wait: each stays where the model left it while there is room, else it is copied without its halo.
 
 So what waits takes no more memory than the plan says, halos and all, and no element is copied that need not be.
 """

@@ -1,4 +1,4 @@
-"""On a cluster inside this process, a few long tasks take work from one queue: handing it over costs next to nothing.
+"""Executor of a cluster inside this process: a few long tasks take work from one queue.
 
 A Dask task costs some milliseconds of Python, during which the threads that encode and store wait for the interpreter.
 So each thread of the cluster runs a *lane*, a task that carries out one instruction after the other while there are

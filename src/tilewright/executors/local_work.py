@@ -1,4 +1,4 @@
-"""Work that is carried out in this process: an element is copied once between the model and the encoder.
+"""Work in this process: an element is copied once between the model and the encoder.
 
 `SerialExecutor` is the reference: one thing after the other, in the calling thread. Every other executor stores the
 same bytes.

@@ -106,5 +106,5 @@ class Placement:
 
     @property
     def memory_nbytes(self) -> int:
-        """What the tiles may take where nobody says."""
+        """Default bytes that the tiles may take."""
         return memory_for_tiles(self._client) or 2**63

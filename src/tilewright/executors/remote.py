@@ -1,4 +1,4 @@
-"""On a cluster of other processes, one task writes one unit, and tiles travel as futures from worker to worker.
+"""Executor of a cluster of other processes: one task writes one unit, and tiles travel as futures.
 
 The work itself travels once to each worker, also to one that joins later, and stays there until the run ends. Tiles
 that were handed over are kept here until their units are written, since what was scattered dies with its worker.
@@ -201,7 +201,7 @@ class RemoteExecutor:
         with suppress(Exception):
             self._sender.close()
         if self._client.status == "running":
-            # An error of sending, say: what ended the run matters more, and the workers must forget it all the same.
+            # The error that ended the run matters more than one of sending.
             with suppress(Exception):
                 self._at_once.extend(self.events(wait=False))
         futures, self._running = list(self._running), {}
@@ -302,7 +302,7 @@ class RemoteExecutor:
     def _failure(self, future: Future[Any], instruction: Instruction) -> list[Event]:
         match instruction:
             case DeliverTiles(tiles) if len(batches := self._work.batches(tiles)) > 1:
-                # One of them failed, and no other should with it.
+                # One batch failed; the others must not fail with it.
                 for part in map(DeliverTiles, batches):
                     (self._suspects.add if _is_killed(future) else self._waiting[1].append)(part)
                 return []

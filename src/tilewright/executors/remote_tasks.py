@@ -21,7 +21,7 @@ _reached: dict[str, None] = {}
 def _work(names: _Names) -> Work:
     work: Work = shared_value(names[0])
     if work.reach is not None and names[0] not in _reached:
-        # A worker that has come later: it may not see what the others do.
+        # A worker that has come later may not see what the others do.
         work.reach.look()
         _reached[names[0]] = None
     return work if names[1] is None else replace(work, prediction=shared_value(names[1]))

@@ -1,7 +1,7 @@
-"""What an executor carries out, the same wherever it runs: predict tiles, write a unit, or both in one place.
+"""Work of an executor, the same on each of them: predict tiles, write a unit, or both in one place.
 
-What comes out depends on the plan, the source and the model only. In particular tiles are always put together to the
-same batches, since a model may give other last digits for a tile in other company.
+The result depends on the plan, the source and the model only. A tile is always in the same batch, since a model may
+give other last digits in another one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ class Work:
     writer : UnitWriter
         What writes its units.
     prediction : TilePrediction or None
-        How tiles are predicted; None where somebody else predicts and hands them over.
+        How tiles are predicted; None where a trainer predicts and hands them over.
     reach : Reach or None
         How a worker proves that it has the store of its client; None where both are one process.
     """
@@ -97,5 +97,5 @@ class Work:
     @property
     def _prediction(self) -> TilePrediction:
         if self.prediction is None:
-            raise RuntimeError("nobody told this run how to predict tiles: they are handed over")
+            raise RuntimeError("this run has no model: its tiles are handed over")
         return self.prediction

@@ -76,7 +76,7 @@ class ImageWrites(Protocol):
     """What holds tiles until their image is written, and writes it."""
 
     def send(self, tiles: Sequence[AnyArray]) -> list[SentTile]:
-        """Take tiles in, which nobody changes; waits while as much is held as may be."""
+        """Take in tiles, which must not change; wait while as much is held as may be."""
 
     def write(self, image: CompleteImage) -> None:
         """Write an image, now or later."""

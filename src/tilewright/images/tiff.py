@@ -143,7 +143,7 @@ def _options(path: Path, image: AnyArray | dask.array.Array, kwargs: Mapping[str
     if options.get("photometric") is None and options.get("colormap") is None:
         options["photometric"] = "minisblack"
     if options.get("ome") is None:
-        # The name may say so, of which tifffile is given another one. But it would guess axes that nobody names.
+        # Only the final name, which tifffile does not see, may say OME. Without axes tifffile would guess them.
         is_named_so = ".ome" in Path(path.name.lower()).suffixes[-2:-1]
         options["ome"] = is_named_so and "axes" in (options.get("metadata") or {})
     if options.get("bigtiff") is None:

@@ -104,7 +104,7 @@ class PredictionWriterCallback(_Writer):
         if stage == "predict" and self.writing_predictions:
             check_one_process(trainer)
         super().setup(trainer, pl_module, stage)
-        # Lightning cannot know which samples an iterable dataset yields, and nobody here asks it.
+        # Lightning cannot know which samples an iterable dataset yields; the tile information says it.
         warnings.filterwarnings("ignore", message="Couldn't infer the batch indices fetched from your dataloader")
         if stage == "predict" and self.writing_predictions:
             self.dirpath.mkdir(parents=True, exist_ok=True)

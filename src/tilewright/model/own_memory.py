@@ -10,9 +10,9 @@ from tilewright.assemble import AnyArray
 from tilewright.errors import ReusedMemoryError
 
 SHORT_SECONDS = 0.001
-"""A batch that is read, predicted and placed in less is short,"""
+"""Time of a short batch, from reading to placing, at most."""
 TURN_SECONDS = 0.005
-"""and a thread keeps the model for so long while they are."""
+"""Time for which a thread keeps the model while its batches are short."""
 LOOKED_AT = 2
 """So many predictions are copied before it is believed that each comes in memory of its own."""
 
@@ -64,7 +64,7 @@ class OwnMemory:
     copied, and kept until a further one has come: memory that is given again while it is kept was used again, and then
     all are to be copied.
 
-    Whoever has a model called by several threads holds `lock` from the call until the prediction is copied, or is known
+    A thread holds `lock` from the call of the model until the prediction is copied, or is known
     to be left alone: the batch of another thread may be written to the same memory.
 
     Examples

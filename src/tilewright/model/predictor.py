@@ -1,4 +1,4 @@
-"""The model is loaded once in each process, when the first tile needs it, and sees one batch at a time.
+"""Model of a user: loaded once in each process, at its first tile, and given one batch at a time.
 
 One at a time, because one forward uses all the threads, or the whole GPU, that there are; other threads of the process
 read, encode and store meanwhile.
@@ -182,7 +182,7 @@ def _can_be_called_without_arguments(signature: inspect.Signature) -> bool:
 
 
 def _is_torch_module(model: Any) -> bool:
-    # Whoever has a torch module has imported torch; whoever has none need not wait for it.
+    # A process with a torch module has imported torch; without one the import is not worth its time.
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
 

@@ -146,7 +146,7 @@ class TilePrediction:
         """Return the batches that the model must see for these tiles.
 
         A tile is always in the same batch, with the other tiles of its unit, or of the unit that it begins in, also
-        where nobody needs these any more.
+        where these are not needed any more.
         """
         chosen: dict[tuple[int, int], tuple[int, ...]] = {}
         for tile in tiles:

@@ -1,4 +1,4 @@
-"""Layout and units are chosen so that as few tiles as possible are shared, at little extra inference.
+"""Choice of layout and units: few tiles are shared between units, at little extra inference.
 
 Units group stored objects up to a size that keeps tasks few and encoding parallel.
 """
@@ -25,13 +25,13 @@ from tilewright.plan.write_plan import WritePlan
 LARGEST_UNIT_NBYTES = 128 * 2**20
 """No tiles are saved by making units larger than this."""
 WINDOW_NBYTES = 256 * 2**20
-"""Bytes in flight beyond those that wait, where nobody says otherwise: enough to keep some threads busy."""
+"""Default bytes in flight beyond those that wait: enough to keep some threads busy."""
 ALIGNED_LIMIT = 1.1
-"""``"auto"`` takes the aligned layout up to this ratio of tiles to the compact layout,"""
+"""Largest ratio of tiles, aligned to compact, at which ``"auto"`` takes the aligned layout."""
 COMPACT_LIMIT_NBYTES = 2**30
-"""and, where the compact layout holds more than this,"""
+"""Bytes held by the compact layout above which the larger ratio holds: memory would grow with the image."""
 ALIGNED_LIMIT_FOR_MEMORY = 1.5
-"""even up to this one: inference takes longer, but memory does not grow with the image."""
+"""Largest ratio of tiles where the compact layout holds too much: inference takes longer, memory does not."""
 
 
 def plan_write(
@@ -92,7 +92,7 @@ def plan_for_tilings(
     shards: Sequence[int] | str | None = None,
     window_nbytes: int | None = None,
 ) -> WritePlan:
-    """Plan the writing of tiles that somebody else cuts, and that arrive in C order of tiles.
+    """Plan the writing of tiles that a dataset cuts, and that arrive in C order of tiles.
 
     Parameters
     ----------

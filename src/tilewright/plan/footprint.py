@@ -1,4 +1,4 @@
-"""How many bytes of predicted tiles wait at most for the units that they share, without looking at any tile.
+"""Upper bounds of the predicted tiles that wait for units that they share, without a look at any tile.
 
 Units are worked on in C order. A tile that lies in one unit never waits for another; one that straddles a border does,
 until the unit behind the border is written. So what waits is a surface: along the first axis on which tiles straddle,

@@ -9,23 +9,23 @@ from tilewright.geometry import AxisTiling, AxisUnits, cells_end_on_borders
 from tilewright.plan.request import Request
 
 UNIT_NBYTES = 32 * 2**20
-"""Units grow to about this size: some milliseconds of overhead against some tens of writing,"""
+"""Bytes of a unit, about: its overhead is some milliseconds, its writing some tens of them."""
 
 
 SMALL_UNIT_NBYTES = 2**20
-"""but in a small image only to this one, so that there are"""
+"""Smallest bytes of a unit that a small image is cut into."""
 
 
 UNITS_OF_SMALL_IMAGE = 16
-"""about this many, enough to keep all workers busy and to see progress."""
+"""Units of a small image, about: enough to keep all workers busy."""
 
 
 UNITS_OF_LARGE_IMAGE = 8192
-"""In a large image they grow, so that there are about this many,"""
+"""Units of a large image, about: their number grows slowly, their size first."""
 
 
 LARGE_UNIT_NBYTES = 128 * 2**20
-"""up to this size: a terabyte is some 8,000 units, and as many tasks, or twice as many where tiles are shared."""
+"""Largest bytes of a unit: a terabyte has some 8,000 units, and as many tasks, or twice as many."""
 
 
 def _wanted_unit_nbytes(request: Request) -> int:

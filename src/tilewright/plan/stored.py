@@ -1,4 +1,4 @@
-"""Chunks that are free are taken from the step of the tiles, so that the tiles end where the chunks end.
+"""Choice of chunks and shards: free chunks divide the step of the tiles, so that tiles end where chunks end.
 
 What was given is kept, and a shard is always a whole number of chunks.
 """
@@ -104,7 +104,7 @@ def _divided(request: Request, extents: tuple[int, ...]) -> tuple[int, ...]:
         }
         if not smaller:
             break
-        # Channels first: who looks at one of them should not have to fetch all.
+        # Channels first: a viewer that shows one of them does not fetch all.
         longest = max(smaller, key=lambda axis: (request.axes[axis] == "C", divided[axis]))
         divided[longest] = smaller[longest]
     return tuple(divided)

@@ -1,4 +1,4 @@
-"""A plan answers, by arithmetic alone, which tiles a unit needs, which units a tile feeds, and what the run costs.
+"""Plan of one output: the tiles of each unit, the units of each tile, and all costs, by arithmetic alone.
 
 It is frozen, is made of a few numbers per axis, and is the same for every executor: what is written follows from it and
 from the predictions, from nothing else.

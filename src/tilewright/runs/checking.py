@@ -1,4 +1,4 @@
-"""Many units are checked at a time, where the cluster is; a unit that was never recorded costs no look at the disk."""
+"""Check of stored units against the ledger, many at a time, on the cluster where there is one."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from tilewright.transport.clients import shares_memory
 from tilewright.transport.watch import Watch, gone
 
 GROUP_NBYTES = 128 * 2**20
-"""Stored bytes that one task reads, about,"""
+"""Stored bytes that one task reads, about."""
 GROUP_UNITS = 256
-"""or units, whichever are fewer."""
+"""Units that one task checks, at most."""
 GROUPS_PER_THREAD = 2
 
 Group = list[Record]

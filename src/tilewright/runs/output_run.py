@@ -1,7 +1,7 @@
-"""One output, from its lock to its report: begun, or taken up where another run left it, and recorded as it grows.
+"""One output, from its lock to its report: created or resumed, and recorded unit by unit.
 
-A unit goes to the ledger when its objects are stored, so that whoever takes the output up again finds more than the
-ledger says, never less.
+A unit goes to the ledger after its objects are stored. So a run that resumes finds more than the ledger says, never
+less.
 """
 
 import logging
@@ -59,7 +59,7 @@ class OutputRun:
     placement : Placement
         Where the work is carried out.
     callbacks : Callbacks, optional
-        Who wants to know how far it is.
+        Progress of the run.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class OutputRun:
         try:
             self._placement.check_reach(self._lock.reach())
         except NotSharedError:
-            # A lock that is gone is seen by none.
+            # No worker sees a lock that is gone.
             self._lock.check()
             raise
 

@@ -1,6 +1,6 @@
-"""The loop between a coordinator and an executor: events one way, instructions the other, nothing else.
+"""Loop between a coordinator and an executor: events one way, instructions the other, nothing else.
 
-Whoever predicts, and wherever the work is done, it is this loop, until every unit is written or given up.
+The loop is the same for each producer and each executor. It ends when every unit is written or given up.
 """
 
 import logging
@@ -56,11 +56,11 @@ class Run:
     Parameters
     ----------
     coordinator : Coordinator
-        Who decides.
+        Decisions.
     executor : Executor
-        Who does it.
+        Work.
     recorder : Recorder
-        Who keeps what was done.
+        Record of what is done.
     """
 
     def __init__(self, coordinator: Coordinator, executor: Executor, recorder: Recorder) -> None:
@@ -76,7 +76,7 @@ class Run:
         Parameters
         ----------
         stop : StopRequest, optional
-            Who may ask the run to stop.
+            Request to stop the run.
         most_nbytes : callable, optional
             Returns what the tiles may take, where that may be more than the plan says: as much as keeps all threads
             busy, also those of a cluster that grows.
@@ -124,7 +124,7 @@ class Run:
         events = self.executor.events(wait=wait)
         errors: list[BaseException] = []
         for event in events:
-            # What one of them means must not keep the others, units that are stored, from the ledger.
+            # An error must not keep the other events, units that are stored, from the ledger.
             try:
                 self._handle(event)
             except Exception as error:
@@ -194,7 +194,7 @@ class Run:
         """Raise where no later attempt can be better: another run has the output, say, or the disk is full."""
         error = self.executor.error_behind(failed.failure)
         if isinstance(error, NotSharedError):
-            # A lock that is gone is seen by no worker.
+            # No worker sees a lock that is gone.
             self._recorder.check()
         if isinstance(error, FinalError):
             raise error

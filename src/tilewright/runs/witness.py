@@ -1,4 +1,4 @@
-"""The client looks itself at what workers say that they have stored: at presence and length, never at the data."""
+"""Look of the client at what workers report as stored: presence and length of objects, never the data."""
 
 import os
 from time import monotonic, sleep
@@ -19,9 +19,9 @@ from tilewright.stores.patience import Check, Patience, answer_of
 from tilewright.stores.places import public_name
 
 LOOKED_AT = 8
-"""Units, spread over the image, of which the objects are looked for at the end of a run,"""
+"""Units, spread over the image, that the client looks at when a run ends."""
 OBJECTS_OF_UNIT = 4
-"""and how many objects of each."""
+"""Objects that the client looks at, per unit."""
 _PAUSE_SECONDS = 0.05
 
 

@@ -157,7 +157,7 @@ class WriteTilesZarr:
         """Hand the tiles of one batch over to the cluster; waits while as much is in flight as may be.
 
         The prediction is held until it is written, as it is: a model may use the memory of its last prediction again,
-        but nobody else may change it.
+        but no other code may change it.
 
         Parameters
         ----------
@@ -274,7 +274,7 @@ class WriteTilesZarr:
         self._forget()
         try:
             for image_run in begun:
-                # Whoever calls this has an error of their own.
+                # The caller has an error of its own.
                 with suppress(Exception):
                     image_run.run.drain(until - monotonic())
         finally:

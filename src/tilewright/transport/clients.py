@@ -10,8 +10,8 @@ import dask
 import psutil
 from distributed import Client, LocalCluster, default_client
 
-# Threads that encode wait for the interpreter while Dask's own threads look after themselves, so these do so less
-# often. Nothing is kept on workers in this process, so there is no memory of theirs to watch either.
+# Housekeeping of Dask holds the interpreter while threads encode, so it is rare. Workers in this process keep no data,
+# so there is no memory of theirs to watch.
 _QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.target": False,
@@ -120,7 +120,7 @@ def shares_memory(client: Client) -> bool:
 
 
 def memory_for_tiles(client: Client) -> int | None:
-    """Return what tiles may take: half the memory that is free here, or that the workers have; None if nobody knows."""
+    """Return the bytes that tiles may take: half of the free memory, or of what the workers may use, if that is limited."""
     if shares_memory(client):
         return int(psutil.virtual_memory().available) // 2
     limits = [worker["memory_limit"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]

@@ -23,14 +23,13 @@ PAUSE_SECONDS = 0.5
 
 
 def running_workers(client: Client, watch: Watch) -> list[str]:
-    """Return the addresses of the workers that take anything now, in an order that stays; none if nobody says."""
+    """Return the addresses of the running workers, sorted; none where the scheduler does not answer."""
     watch.wait_until_connected()
     scheduler: Any = client.scheduler
     try:
         return sorted(client.sync(scheduler.ncores_running, workers=None))
     except OSError as error:
-        # A scheduler that is away may come back: whoever sends something then has the patience. As below, the error is
-        # kept for a while.
+        # The scheduler may come back. The client keeps the error for a while, and must not keep its frames.
         error.__traceback__ = None
         return []
 

@@ -43,7 +43,7 @@ class TileCopies:
         self._free_places: dict[int, list[int]] = defaultdict(list)
 
     def add(self, array: AnyArray) -> Copy:
-        """Keep an array that nobody changes."""
+        """Keep an array, which must not change."""
         if array.nbytes <= self._free_nbytes:
             self._free_nbytes -= array.nbytes
             return Copy(array.nbytes, array.shape, array.dtype, array, 0)

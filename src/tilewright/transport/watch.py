@@ -1,4 +1,4 @@
-"""Nobody waits for a cluster that is gone."""
+"""Watch over a cluster: a wait ends with an error where the cluster is gone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ from tilewright.errors import ClusterGoneError
 LOOK_SECONDS = 1.0
 """How often a waiting loop looks whether the cluster is still there."""
 RECONNECT_SECONDS = 0.1
-"""How often one looks who can do nothing before it is."""
+"""Pause between two looks for a scheduler that may come back."""
 NOTICE_SECONDS = 2.0
-"""How long it may take a client to notice that a connection is broken, when whoever talked has noticed it."""
+"""Time that a client takes to notice a broken connection, at most."""
 GRACE_SECONDS = 5.0
 """How long a client may be without its scheduler before the run ends."""
 
@@ -53,7 +53,7 @@ class Watch:
             raise gone()
 
     def wait_until_connected(self) -> None:
-        """Wait for a scheduler that may come back: whoever asked it for something now would wait for longer."""
+        """Wait for a scheduler that may come back; a request to it now would wait for longer."""
         while not self.is_connected:
             self.look()
             sleep(RECONNECT_SECONDS)
