@@ -4,13 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import (
-    Event,
-    Failure,
-    Instruction,
-    ReleaseTile,
-    TakeTile,
-)
+from tilewright.coordinator import Event, Failure, Instruction, ReleaseTile, TakeTile
 from tilewright.executors.local_work import LocalWork, is_prediction
 from tilewright.executors.work import Work
 

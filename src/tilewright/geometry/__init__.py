@@ -3,14 +3,7 @@
 Nothing here lists tiles; every answer costs the same for a megabyte and for a petabyte.
 """
 
-from tilewright.geometry.intervals import (
-    Interval,
-    Region,
-    element_count,
-    extents_of,
-    intersection,
-    relative_to,
-)
+from tilewright.geometry.intervals import Interval, Region, element_count, extents_of, intersection, relative_to
 from tilewright.geometry.product import position_of, ranks_in
 from tilewright.geometry.relation import GridRelation
 from tilewright.geometry.tile_information import TileInformation

@@ -12,11 +12,7 @@ from tilewright.errors import MemoryPlanError
 from tilewright.geometry import AxisTiling, AxisUnits
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
-from tilewright.plan.footprint import (
-    touched_elements,
-    waiting_elements,
-    waiting_elements_in_tile_order,
-)
+from tilewright.plan.footprint import touched_elements, waiting_elements, waiting_elements_in_tile_order
 from tilewright.plan.group import UNIT_NBYTES, _choose_units, _wanted_unit_nbytes
 from tilewright.plan.request import PlanRequest, Request
 from tilewright.plan.stored import stored_extents

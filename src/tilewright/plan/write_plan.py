@@ -11,14 +11,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from tilewright.geometry import (
-    AxisTiling,
-    AxisUnits,
-    GridRelation,
-    Interval,
-    Region,
-    position_of,
-)
+from tilewright.geometry import AxisTiling, AxisUnits, GridRelation, Interval, Region, position_of
 from tilewright.plan.describe import describe
 from tilewright.plan.dtypes import itemsize
 from tilewright.plan.footprint import straddling_extent

@@ -14,13 +14,7 @@ from typing import Any, Self
 import zarr
 
 from tilewright.coordinator import Coordinator
-from tilewright.errors import (
-    NotSharedError,
-    OutputInUseError,
-    ResumeError,
-    RunStoppedError,
-    UnitGivenUpError,
-)
+from tilewright.errors import NotSharedError, OutputInUseError, ResumeError, RunStoppedError, UnitGivenUpError
 from tilewright.executors.placement import Placement
 from tilewright.ledger.header import EVERYTHING, NOTHING, OUTPUT, Header
 from tilewright.ledger.ledger import Ledger

@@ -19,10 +19,7 @@ from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
 from tilewright.sources.readers.dask import DaskReader
-from tilewright.sources.readers.reader import (
-    Reader,
-    ReadFunction,
-)
+from tilewright.sources.readers.reader import Reader, ReadFunction
 from tilewright.sources.readers.zarr import ZarrReader, can_travel
 from tilewright.stores.places import IN_MEMORY, place_of_store, without_secrets
 

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import DestinationError
-from tilewright.stores.places import (
-    public_name,
-)
+from tilewright.stores.places import public_name
 
 
 def local_path(path: Any, what: str) -> Path:

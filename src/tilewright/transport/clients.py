@@ -120,7 +120,7 @@ def shares_memory(client: Client) -> bool:
 
 
 def memory_for_tiles(client: Client) -> int | None:
-    """Return the bytes that tiles may take: half of the free memory, or of what the workers may use, if that is limited."""
+    """Return the bytes that tiles may take: half of the free memory, or of the limits of the workers if any."""
     if shares_memory(client):
         return int(psutil.virtual_memory().available) // 2
     limits = [worker["memory_limit"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
