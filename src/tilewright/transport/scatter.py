@@ -65,7 +65,8 @@ def scatter(client: Client, watch: Watch, arrays: Sequence[AnyArray], worker: st
             futures: list[Future[Any]] = client.scatter(
                 list(arrays), workers=worker, direct=True, hash=False, timeout=timeout
             )
-        except OSError as error:
+        except (OSError, KeyError) as error:
+            # A scheduler raises KeyError where the worker that got the arrays is gone meanwhile.
             # The client keeps the error for a while, and so would keep what the frames hold: all tiles of this call.
             error.__traceback__ = None
             worker = None
