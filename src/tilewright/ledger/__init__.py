@@ -1,1 +1,1 @@
-"""The durable list of what is stored: one receipt for each unit, appended after its objects are in place."""
+"""The durable list of stored units: one record for each unit, appended after its objects are stored."""

@@ -1,4 +1,4 @@
-"""The header of a ledger says what is written, from what; one that says anything else is none."""
+"""The header of a ledger file says which output the file is about; a header that cannot be checked is no header."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,28 +8,29 @@ from zlib import crc32
 from tilewright.plan import WritePlan
 
 FAMILY = b"tilewright-ledger"
-"""How the files of all ledgers begin, of whatever version."""
+"""First bytes of a ledger file of any version."""
 MAGIC = FAMILY + b"-2"
+"""First bytes of a ledger file of this version."""
 NOTHING, OUTPUT, EVERYTHING = "", "output", "zarr"
-"""What a run may replace."""
+"""What a run may replace: nothing, an output of tilewright, any Zarr node."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is written, from what.
+    """What a run writes, and from what.
 
     Parameters
     ----------
     fingerprint : dict
-        All that the stored bytes follow from, as far as it can be named; values as JSON has them.
+        The named inputs that the stored bytes depend on; JSON values.
     plan : WritePlan
-        The plan, by which units are counted.
+        The plan that numbers the units.
     output : str
-        Where the output was when the run began.
+        Place of the output when the run began.
     array : dict
-        The metadata of the array, as they are stored.
+        Metadata of the array, as stored.
     replaces : {"", "output", "zarr"}
-        What this run replaces: nothing, the output that earlier files of the folder are about, or any Zarr node.
+        What this run replaces: nothing, the output of the earlier files of the folder, or any Zarr node.
     """
 
     fingerprint: dict[str, Any]
@@ -39,13 +40,13 @@ class Header:
     replaces: str = ""
 
     def to_bytes(self) -> bytes:
-        """Return the beginning of a file: the same line of text twice, so that a damaged byte spoils one of them."""
+        """Return the beginning of a file: the same line of text twice, so that one damaged byte leaves one intact."""
         text = json.dumps({**vars(self), "plan": self.plan.to_dict()}, sort_keys=True).encode()
         return 2 * (b"%s %08x %s\n" % (MAGIC, crc32(text), text))
 
     @classmethod
     def from_line(cls, line: bytes) -> "Header | None":
-        """Return the header that this line is, or None where it is none."""
+        """Return the header in a line, or None if the line is not a valid header."""
         magic, _, rest = line.partition(b" ")
         checksum, _, text = rest.removesuffix(b"\n").partition(b" ")
         if magic != MAGIC or checksum != b"%08x" % crc32(text):
@@ -55,12 +56,12 @@ class Header:
             header = cls(**fields | {"plan": WritePlan.from_dict(fields["plan"])})
             header._check()
         except Exception:
-            # Made by hand: whatever it says, it is about no output.
+            # The checksum is right: the line was edited by hand.
             return None
         return header
 
     def _check(self) -> None:
-        """Raise where a field is of another type, or the plan is about no image."""
+        """Raise if a field has a wrong type, or the plan has no tiles."""
         if not (isinstance(self.fingerprint, dict) and isinstance(self.array, dict) and isinstance(self.output, str)):
             raise TypeError("a field of the header has another type")
         if self.replaces not in (NOTHING, OUTPUT, EVERYTHING):
@@ -70,7 +71,7 @@ class Header:
         if min(numbers) < 1 or len(plan.tilings) != len(plan.axes):
             raise ValueError("the plan is about no image")
         for axis, (tiling, units) in enumerate(zip(plan.tilings, plan.units, strict=True)):
-            # Of each axis the last tile and the last unit; tables of all of them would take far longer.
+            # The last tile and the last unit of each axis: checking all of them would take far longer.
             tiling.read(tiling.count - 1)
             units.span(units.count - 1)
             _ = plan.stored_extents[axis] // plan.chunks[axis]

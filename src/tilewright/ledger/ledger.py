@@ -1,9 +1,8 @@
-"""The ledger says that a unit is stored only after it is, and what a crash tears off it is a record that never was.
+"""A unit in the ledger is stored: its record is appended after its objects, and a torn record is ignored.
 
-It is a folder beside the store. Each run appends to one file of its own, which has the fencing number of the run: the
-header twice, each a line of text, which says what is written from what; then records of one length. The last record of
-a unit counts. Where a header says that it replaces, what earlier files say is about an output that is no more, or that
-was moved aside.
+The ledger is a folder beside the store, with one file per run, named after the fencing number of the run. A file holds
+the header twice, each time as one line of text, and then records of a fixed length. The last record of a unit counts. A
+header with `replaces` ends the earlier files: they are about the output that was replaced.
 """
 
 import errno
@@ -31,30 +30,24 @@ _LARGEST_HEADER_NBYTES = 2**24
 
 @dataclass(frozen=True)
 class LedgerFile:
-    """One file of a ledger, as it is found.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    """
+    """One existing file of a ledger."""
 
     path: Path
 
     @property
     def number(self) -> int:
-        """The fencing number of the run that wrote it."""
+        """The fencing number of its run."""
         return int(self.path.stem)
 
     @cached_property
     def _head(self) -> tuple[Header | None, int, bool]:
-        """The header, where the records begin, and whether the file is one of tilewright, even if it is damaged."""
+        """The header, the offset of the records, and whether tilewright wrote the file, even if it is damaged."""
         with self._opened() as opened:
             first = opened.readline(_LARGEST_HEADER_NBYTES)
             header = Header.from_line(first)
             if header is not None:
                 return header, 2 * len(first), True
-            # One of the two lines is damaged, perhaps at its end: then both are read as one.
+            # A damaged line end joins the two header lines.
             head = first + opened.read(_LARGEST_HEADER_NBYTES)
         for found in re.finditer(re.escape(MAGIC), head):
             end = head.find(b"\n", found.start()) + 1
@@ -65,19 +58,18 @@ class LedgerFile:
 
     @property
     def header(self) -> Header | None:
-        """What it is about; None where that cannot be read."""
+        """Its header; None if both copies are damaged."""
         return self._head[0]
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a file of a ledger, even if its header is damaged."""
+        """Whether tilewright wrote the file, even if its header is damaged."""
         return self._head[2]
 
     def records(self) -> Iterator[bytes]:
-        """Iterate over the records that are whole, as they lie in it."""
+        """Iterate over the intact records, as stored; a file without a header has none."""
         header, start, _ = self._head
         if header is None:
-            # What these records are about is not known.
             return
         with self._opened() as opened:
             opened.seek(start)
@@ -86,28 +78,22 @@ class LedgerFile:
                     yield raw
 
     def _opened(self) -> BinaryIO:
-        """Open the file, and never wait for it as one would for a pipe."""
+        """Open the file without blocking, even if it is a pipe."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise ResumeError(
-                f"the file {self.path} of the ledger cannot be read: {error.strerror}; mend that, or move it away"
+                f"the ledger file {self.path} cannot be read: {error.strerror}; make it readable, or move it away"
             ) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise ResumeError(f"{self.path} has the name of a file of a ledger, and is no file; move it away")
+            raise ResumeError(f"{self.path} has the name of a ledger file, but is no regular file; move it away")
         return os.fdopen(descriptor, "rb", buffering=2**16 * RECORD_NBYTES)
 
 
 @dataclass(frozen=True)
 class LedgerFolder:
-    """The ledger of one output.
-
-    Parameters
-    ----------
-    path : Path
-        The folder. It need not exist.
-    """
+    """The ledger of one output: a folder, which need not exist."""
 
     path: Path
 
@@ -124,22 +110,31 @@ class LedgerFolder:
             reason = "the ledger is no folder, or lies in none; choose another one"
             raise DestinationError(errno.ENOTDIR, reason, str(self)) from None
         except OSError as error:
-            raise ResumeError(f"the ledger {self} cannot be read: {error.strerror}; mend that") from error
+            raise ResumeError(f"the ledger {self} cannot be read: {error.strerror}; make it readable") from error
         return [LedgerFile(self.path / name) for name in names]
 
     def current(self) -> list[LedgerFile]:
-        """Return the files that are about the output as it is now: since the last run that replaced another one."""
+        """Return the files about the present output: those from the last replacing run on."""
+        return self._split()[1]
+
+    def replaced(self) -> list[LedgerFile]:
+        """Return the files about an earlier output, which was or is being replaced."""
+        return self._split()[0]
+
+    def _split(self) -> tuple[list[LedgerFile], list[LedgerFile]]:
+        """Return the files before the last replacing run, and the files from it on."""
         files = self.files()
-        starts = [index for index, file in enumerate(files) if file.header is not None and file.header.replaces]
-        return files[starts[-1] :] if starts else files
+        replacing = (index for index, file in enumerate(files) if file.header is not None and file.header.replaces)
+        start = max(replacing, default=0)
+        return files[:start], files[start:]
 
     def header(self) -> Header | None:
-        """Return what the ledger is about, or None where there is none.
+        """Return the header of the present output, or None if the ledger has no files.
 
         Raises
         ------
         ResumeError
-            If there are files, and none can be read, or they are about different outputs.
+            If no file has a readable header, or the files are about different outputs.
         """
         files = self.current()
         header = self._header_of(files)
@@ -151,51 +146,44 @@ class LedgerFolder:
         return header
 
     def _header_of(self, files: list[LedgerFile]) -> Header | None:
-        """Return what files are about, which must be the same output; None where no header can be read."""
+        """Return the common header of files; None if none is readable."""
         readable = [(file, file.header) for file in files if file.header is not None]
-        if not readable:
-            return None
-        first, header = readable[0]
         for file, other in readable[1:]:
-            if _what_it_is_about(other) != _what_it_is_about(header):
+            first, header = readable[0]
+            if _identity_of(other) != _identity_of(header):
                 raise ResumeError(
-                    f"the files {first.path} and {file.path} of one ledger are about different outputs; move the one "
-                    "away that does not belong there"
+                    f"the files {first.path} and {file.path} of one ledger are about different outputs; move the file "
+                    "of the other output away"
                 )
-        return header
+        return readable[0][1] if readable else None
 
     def records(self) -> Records:
-        """Return the last record of each unit; records of units that are not in the plan are none."""
+        """Return the last record of each unit of the plan."""
         files = self.current()
         header = self._header_of(files)
         records = Records(b"".join(record for file in files for record in file.records()))
         return records if header is None else records.below(header.plan.unit_count)
 
-    def replaced(self) -> list[LedgerFile]:
-        """Return the files that are about an output that was, or is being, replaced."""
-        current = {file.path for file in self.current()}
-        return [file for file in self.files() if file.path not in current]
-
     def next_number(self) -> int:
-        """Return a fencing number that is larger than that of every run that has written here."""
+        """Return a fencing number above those of all earlier runs."""
         return max((file.number for file in self.files()), default=0) + 1
 
     def begin(self, header: Header, number: int, check: Callable[[], None]) -> "Ledger":
-        """Return a ledger to which this run appends, in a new file.
+        """Create the file of this run, and return it open for appending.
 
         Parameters
         ----------
         header : Header
-            What is written.
+            What the run writes.
         number : int
             The fencing number of the run.
         check : callable
-            Raises OutputInUseError where this run does not hold the lock any more.
+            Raises OutputInUseError if this run no longer holds the lock.
 
         Raises
         ------
         OutputInUseError
-            If a run with that number has begun.
+            If another run has begun with this number.
         """
         file = self.path / f"{number:06d}{_SUFFIX}"
         with naming(self.path):
@@ -208,34 +196,32 @@ class LedgerFolder:
         return Ledger(file, len(beginning))
 
     def remove(self, files: list[LedgerFile], check: Callable[[], None]) -> None:
-        """Remove files of an output that is no more; what is no file of a ledger stays."""
+        """Remove ledger files; files that tilewright did not write stay."""
         for file in files:
             if file.is_ours:
                 check()
                 remove_file(file.path)
 
     def inner(self) -> list[str]:
-        """Return the names of the ledgers that lie in this folder: of the groups of a common store."""
+        """Return the names of the ledgers inside this folder: those of the groups of one store."""
         folders = {file.parent for file in self.path.rglob(f"*{_SUFFIX}") if file.is_file()} - {self.path}
         return sorted(str(folder.relative_to(self.path)) for folder in folders)
 
 
-def _what_it_is_about(header: Header) -> Header:
-    """Return what all headers of one output share: not where it was, nor how much memory a run had."""
+def _identity_of(header: Header) -> Header:
+    """Return the fields that all headers of one output share: without its place and the memory of a run."""
     return replace(header, output="", replaces="", plan=replace(header.plan, window_nbytes=0))
 
 
 class Ledger:
-    """The file to which one run appends.
-
-    Records are collected, and written together by `flush`.
+    """The ledger file of one run, open for appending; `flush` writes the collected records together.
 
     Parameters
     ----------
     file : Path
-        The file, with its header.
+        The file, which has its header.
     header_nbytes : int
-        Where its records begin.
+        Offset of its records.
     """
 
     def __init__(self, file: Path, header_nbytes: int) -> None:
@@ -248,44 +234,45 @@ class Ledger:
         self._closed = False
 
     def add_written(self, receipt: UnitReceipt) -> None:
-        """Remember that all objects of a unit are stored."""
+        """Collect the record of a unit whose objects are all stored."""
         self._waiting += Record(
             receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest
         ).to_bytes()
 
     def add_given_up(self, unit: int) -> None:
-        """Remember that a unit holds the fill value, since it could not be predicted or written."""
+        """Collect the record of a failed unit, which holds the fill value."""
         self._waiting += Record(unit, Status.GIVEN_UP).to_bytes()
 
     @property
     def has_waiting(self) -> bool:
-        """Whether something was collected that is not written yet."""
+        """Whether records are collected that are not written yet."""
         return bool(self._waiting)
 
     def flush(self) -> None:
-        """Write what was collected.
+        """Write the collected records.
 
         Raises
         ------
         DestinationError
-            If that fails; what is in the file stays readable.
+            If that fails; earlier records stay readable.
         """
-        if not self._waiting:
-            return
         try:
             while self._waiting:
                 written = os.write(self._descriptor, self._waiting)
                 self._nbytes += written
                 del self._waiting[:written]
         except OSError as error:
-            # Else the next record would begin in the middle of this one.
-            self._drop_torn_record()
+            # A torn record is cut off: otherwise the next record would begin in the middle of it.
+            whole = self._nbytes - (self._nbytes - self._header_nbytes) % RECORD_NBYTES
+            self._waiting.clear()
+            os.ftruncate(self._descriptor, whole)
+            self._nbytes = whole
             raise DestinationError(
                 error.errno, f"could not write the ledger: {error.strerror}", str(self.file)
             ) from error
 
     def close(self) -> None:
-        """Write what was collected, and bring all of it to the disk; a second call does nothing."""
+        """Write the collected records and sync the file to the disk; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -294,9 +281,3 @@ class Ledger:
             os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
-
-    def _drop_torn_record(self) -> None:
-        whole = self._header_nbytes + (self._nbytes - self._header_nbytes) // RECORD_NBYTES * RECORD_NBYTES
-        self._waiting.clear()
-        os.ftruncate(self._descriptor, whole)
-        self._nbytes = whole

@@ -1,4 +1,4 @@
-"""What a finished write reports: small, and enough to add up what a run did and where its time went."""
+"""A receipt reports one stored unit: its objects, its times, and the memory of its process."""
 
 import os
 import socket
@@ -16,12 +16,9 @@ _HOST = socket.gethostname()
 
 @dataclass(slots=True)
 class StageSeconds:
-    """Seconds that one thread spent in each stage; sums over threads exceed the wall clock.
+    """Seconds of one thread: read the source, run the model, assemble tiles, encode, put objects into the store.
 
-    Parameters
-    ----------
-    read, model, assemble, encode, put : float
-        Reading the source; the model; placing pieces; the codecs; storing.
+    Sums over several threads exceed the wall clock.
     """
 
     read: float = 0.0
@@ -31,8 +28,8 @@ class StageSeconds:
     put: float = 0.0
 
     def add(self, other: "StageSeconds") -> None:
-        """Add those of another thread or unit."""
-        # Thousands of times a second: no loop over the fields.
+        """Add the seconds of another thread or unit."""
+        # Called thousands of times a second: a loop over the fields is slower.
         self.read += other.read
         self.model += other.model
         self.assemble += other.assemble
@@ -42,28 +39,22 @@ class StageSeconds:
 
 @dataclass(frozen=True, slots=True)
 class UnitReceipt:
-    """One unit is stored.
+    """Report on one stored unit.
 
     Parameters
     ----------
-    unit : int
-        Which one.
-    object_count : int
-        Its stored objects.
-    stored_nbytes : int
-        Their bytes, as encoded.
-    digest : int
-        Their `UnitDigest`.
+    unit, object_count, stored_nbytes, digest : int
+        As in `Record`.
     seconds : StageSeconds
-        Where the time went.
+        Seconds per stage.
     peak_memory_nbytes : int
-        The largest resident memory so far of the process that wrote it.
+        Largest resident memory of the writing process so far, in bytes.
     lost_count : int
-        Predicted elements, since the last receipt of that process, that the data type of the output could not hold.
+        Predicted elements that the output data type cannot hold, since the last receipt of the process.
     missing : frozenset of int
-        Stored objects of the source, since the last receipt of that process, that are not there: digests of their keys.
+        Key digests of missing stored objects of the source, since the last receipt of the process.
     process : str
-        The process that wrote it, as `process_name` has it.
+        `process_name` of the writing process.
     """
 
     unit: int
@@ -78,17 +69,17 @@ class UnitReceipt:
 
 
 def peak_memory_nbytes() -> int:
-    """Return the largest resident memory that this process ever had."""
+    """Return the largest resident memory of this process so far, in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # On Linux, what getrusage says starts from the memory of the process that started this one.
+    # On Linux, getrusage also counts the memory of the parent process.
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def process_name() -> str:
-    """Return what tells this process from others, also from those of other hosts."""
+    """Return a name of this process that is unique across hosts."""
     return f"{os.getpid()} on {_HOST}"

@@ -1,4 +1,4 @@
-"""A record says what became of a unit, in a fixed number of bytes with a checksum of their own."""
+"""A record holds the state of one unit, in a fixed number of bytes with a checksum."""
 
 import struct
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ _FIELDS = struct.Struct("<QQQII")
 _CHECKSUM = struct.Struct("<I")
 RECORD_NBYTES = _FIELDS.size + _CHECKSUM.size
 """Bytes of the ledger per unit."""
+_ROW = np.dtype([("unit", "<u8"), ("rest", f"V{RECORD_NBYTES - 8}")])
 
 
 class Status(IntEnum):
-    """What became of a unit."""
+    """State of a unit in the ledger."""
 
     WRITTEN = 1
     GIVEN_UP = 2
@@ -26,20 +27,20 @@ _STATUSES = frozenset(Status)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the ledger says of one unit.
+    """The ledger entry of one unit.
 
     Parameters
     ----------
     unit : int
-        Which one.
+        Number of the unit in the plan.
     status : Status
-        What became of it.
+        Whether the unit is stored or given up.
     object_count : int
-        Its stored objects.
+        Number of stored objects.
     stored_nbytes : int
-        Their bytes, as encoded.
+        Encoded bytes of these objects.
     digest : int
-        Their `UnitDigest`.
+        `UnitDigest` of these objects.
     """
 
     unit: int
@@ -49,7 +50,7 @@ class Record:
     digest: int = 0
 
     def to_bytes(self) -> bytes:
-        """Return the record as it lies in the file.
+        """Return the record as stored in the file.
 
         Examples
         --------
@@ -62,7 +63,7 @@ class Record:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "Record | None":
-        """Return the record that these bytes are, or None where they are none."""
+        """Return the record in these bytes, or None if they are cut short or damaged."""
         if len(raw) < RECORD_NBYTES:
             return None
         unit, stored_nbytes, digest, object_count, status = _FIELDS.unpack_from(raw)
@@ -73,12 +74,12 @@ class Record:
 
 
 class Records:
-    """The last record of each unit, in the order of units; there may be millions, so that they stay as they are stored.
+    """The last record of each unit, in the order of units, kept as stored bytes: there may be millions.
 
     Parameters
     ----------
     raw : bytes
-        Whole records one after the other, in the order in which they were made.
+        Whole records one after the other, the oldest first.
 
     Examples
     --------
@@ -89,16 +90,15 @@ class Records:
     """
 
     def __init__(self, raw: bytes) -> None:
-        rows = np.frombuffer(raw, np.dtype(("V", RECORD_NBYTES)))
-        units = np.frombuffer(raw, np.uint8).reshape(-1, RECORD_NBYTES)[:, :8].copy().view("<u8").reshape(-1)
-        self._units, last = np.unique(units[::-1], return_index=True)
-        self._rows = rows[::-1][last]
+        rows = np.frombuffer(raw, _ROW)[::-1]
+        self._units, last = np.unique(rows["unit"], return_index=True)
+        self._rows = rows[last]
 
     def __len__(self) -> int:
         return len(self._units)
 
     def below(self, unit_count: int) -> "Records":
-        """Return the records of the units of a plan; others were made by hand, or by damage that has a checksum."""
+        """Return the records of the units of a plan, without records of units that the plan does not have."""
         kept = Records(b"")
         is_kept = self._units < unit_count
         kept._units, kept._rows = self._units[is_kept], self._rows[is_kept]
@@ -106,14 +106,14 @@ class Records:
 
     @property
     def written_count(self) -> int:
-        """The number of units that are written."""
+        """The number of stored units."""
         return sum(record.status is Status.WRITTEN for record in self)
 
     def __iter__(self) -> Iterator[Record]:
         return (record for row in self._rows if (record := Record.from_bytes(row.tobytes())) is not None)
 
     def absent(self, unit_count: int) -> list[int]:
-        """Return the units that have no record."""
+        """Return the units without a record."""
         is_absent = np.ones(unit_count, bool)
         is_absent[self._units[self._units < unit_count]] = False
-        return [int(unit) for unit in np.flatnonzero(is_absent)]
+        return np.flatnonzero(is_absent).tolist()
