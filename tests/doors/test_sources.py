@@ -222,7 +222,7 @@ def test_what_was_left_out_is_said_and_another_image_can_be_chosen(predict: Pred
 def test_arrays_beside_the_image_are_named(predict: Predict) -> None:
     zarr_group().create_array("labels", shape=3, dtype="uint8")
     report = predict(source="raw.zarr")
-    assert "it holds 1 more, of which each has a path of its own: labels" in report.notes[0]
+    assert "1 more in it can be read by paths of their own: labels" in report.notes[0]
     assert "labels" in str(report)
 
 

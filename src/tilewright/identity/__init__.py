@@ -1,1 +1,1 @@
-"""Identity of values, task graphs and models: equal in each process, different where results may differ."""
+"""Identities of values, task graphs and models: equal in every process, different if results may differ."""

@@ -1,7 +1,7 @@
-"""A dask array is told from others by what it is computed from, and by which steps, not by the names of its tasks.
+"""The identity of a dask array covers its inputs and its steps, but not its task names, which may hold random tokens.
 
-Names of tasks hold tokens, which may be random. So each layer of a graph has a digest, and stands by it where it is
-named in another layer: the same program gives the same digest in another process, and the order of arguments counts.
+Each layer of a graph has a digest, which replaces its name in other layers. So the same program gives the same digest
+in another process. The order of arguments counts.
 """
 
 import re
@@ -19,25 +19,23 @@ from zarr.abc.store import Store
 from zarr.storage import StorePath
 
 from tilewright.identity.values import array_digest, digest_of, name_of
-from tilewright.identity.walk import UnknownPartsError, parts_of
+from tilewright.identity.walk import MOST_OBJECTS, NUMBERS, UnknownPartsError, parts_of
 from tilewright.stores.places import public_name
 
-MOST_OBJECTS = 5_000_000
-"""A graph of more objects is not compared."""
 DIGESTED_NBYTES = 2**28
-"""About as many bytes of arrays in a graph are read; of arrays that come after them, pieces."""
+"""Bytes of the arrays in a graph that are digested in full; of further arrays, only pieces are."""
 _PIECES_NBYTES = 2**16
 _KEY = re.compile(r"(.+)-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-"""What looks like the name of a task that is in no layer: its token is left out."""
+"""Pattern of a task name, with a token at its end, which is left out."""
 
 
 def graph_identity(array: dask.array.Array, of_zarr: Callable[[zarr.Array[Any]], str]) -> str:
-    """Return a digest of a dask array, and what of it could not be compared.
+    """Return a digest of a dask array, and the names of the types in it that cannot be compared.
 
     Parameters
     ----------
     array : dask.array.Array
-        It is not computed.
+        The array; it is not computed.
     of_zarr : callable
         Returns the identity of a Zarr array.
 
@@ -57,7 +55,7 @@ def graph_identity(array: dask.array.Array, of_zarr: Callable[[zarr.Array[Any]],
 
 
 class _TooLargeError(Exception):
-    """A graph of too many objects."""
+    """A graph with too many objects."""
 
 
 class _Digests:
@@ -66,7 +64,7 @@ class _Digests:
     def __init__(self, of_zarr: Callable[[zarr.Array[Any]], str]) -> None:
         self.not_compared: set[str] = set()
         self._of_zarr = of_zarr
-        # Of each name of tasks, those tasks; a name that has its digest is no more in it.
+        # By the name of a layer, its tasks.
         self._tasks: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
         self._known: dict[int, tuple[Any, str]] = {}
@@ -76,8 +74,8 @@ class _Digests:
         """Return the digest of an object."""
         if isinstance(thing, str):
             return self._of_name(thing)
-        # Millions of these are in a large graph.
-        if type(thing) in (int, float, bool, type(None), slice):
+        # First the many small values of a large graph.
+        if type(thing) in NUMBERS:
             return f"{type(thing).__name__} {thing!r}"
         if type(thing) is tuple:
             return digest_of("\n".join(["tuple", *map(self.of, thing)]))
@@ -85,7 +83,7 @@ class _Digests:
             return self._known[id(thing)][1]
         if len(self._known) >= MOST_OBJECTS:
             raise _TooLargeError(f"more than {MOST_OBJECTS} objects")
-        # An object that holds itself stands for itself; the object is kept, so that its number stays its own.
+        # "itself" ends the recursion of an object that holds itself. The object is kept, so that its `id` stays unique.
         self._known[id(thing)] = thing, "itself"
         digest = self._of_stored(thing) or self._of_parts(thing)
         self._known[id(thing)] = thing, digest
@@ -132,16 +130,14 @@ class _Digests:
         return digest_of("\n".join([found.label, *(digests if found.is_ordered else sorted(digests))]))
 
     def _of_collection(self, collection: Any) -> str:
-        graph = collection.__dask_graph__()
-        order = self._take_in(graph)
-        for name in order:
+        for name in self._take_in(collection.__dask_graph__()):
             self._of_name(name)
         if isinstance(collection, dask.array.Array):
             return digest_of(f"{self._of_name(collection.name)} {collection.chunks} {collection.dtype}")
         return digest_of(f"{name_of(type(collection))} {self.of(collection.__dask_keys__())}")
 
     def _take_in(self, graph: Any) -> list[str]:
-        """Note which tasks have which name, and return the names of the layers, those that others need first."""
+        """Collect the tasks by name, and return the names of the layers in the order of their dependencies."""
         if not isinstance(graph, HighLevelGraph):
             self._take_in_tasks(graph)
             return []
@@ -151,7 +147,7 @@ class _Digests:
             else:
                 self._tasks.setdefault(name, layer)
                 if isinstance(layer, Blockwise):
-                    # Inputs that are made from the place of a block have names too.
+                    # Inputs made from the position of a block have random names too.
                     for number, key in enumerate(layer.io_deps):
                         self._digests.setdefault(str(key), f"input {number}")
         return list(toposort(graph.dependencies))
@@ -165,13 +161,13 @@ class _Digests:
             self._tasks.setdefault(name, of_name)
 
     def _of_name(self, text: str) -> str:
-        """Return the digest of the tasks that have a name, or that of a text."""
+        """Return the digest of the tasks of this name; without such tasks, that of the text."""
         if text not in self._digests:
             tasks = self._tasks.get(text)
             if tasks is None:
                 key = _KEY.fullmatch(text)
                 return digest_of(f"text {text if key is None else key.group(1)}")
-            # Tasks that need others of their own name need themselves.
+            # "itself" ends the recursion of tasks that need other tasks of their name.
             self._digests[text] = "itself"
             self._digests[text] = self.of(tasks)
         return self._digests[text]

@@ -1,4 +1,4 @@
-"""Two models are the same if their weights are; of what has no weights, the code is compared."""
+"""Two models are the same if their weights are equal; models without weights are compared by their code."""
 
 from contextlib import suppress
 from io import BytesIO
@@ -10,18 +10,18 @@ from tilewright.identity.values import digest_of, value_identity
 
 
 def model_identity(model: Any) -> str:
-    """Return what tells a model from others.
+    """Return the identity of a model.
 
     Parameters
     ----------
     model : torch module or callable
-        The model, as it is called with tiles.
+        The model, which is called with tiles.
 
     Returns
     -------
     str
-        For a torch module the name of its class and a digest of its weights and buffers; for a function its name and a
-        digest of its code and of what it has enclosed; for a partial function also a digest of its arguments.
+        For a torch module its class name and a digest of its weights and buffers. For a function its name and a digest
+        of its code and its closure; for a partial function also a digest of its arguments.
 
     Examples
     --------
@@ -32,13 +32,13 @@ def model_identity(model: Any) -> str:
 
 
 def _of_weights(model: Any) -> str | None:
-    """Return the identity of what has weights; None for others."""
+    """Return the identity of a model with weights; None for other values."""
     state_dict = getattr(model, "state_dict", None)
     if not callable(state_dict) or isinstance(model, type):
         return None
-    # The module of a class may have several names, the same weights have one digest.
+    # Without the module of the class, which may have several names.
     identity = f"{type(model).__qualname__} {_digest_of_weights(state_dict())}"
-    # What was traced or exported has its steps as text, and no class of its own.
+    # A traced or exported model has its code as text, and no class of its own.
     code = getattr(model, "code", None)
     return f"{identity}, code {digest_of(code)}" if isinstance(code, str) else identity
 
@@ -47,7 +47,7 @@ def _digest_of_weights(weights: dict[str, Any]) -> str:
     digest = xxh3_64()
     for name, value in weights.items():
         digest.update(name.encode())
-        # Weights of a lazy module have no shape yet.
+        # Weights of a lazy module have no shape so far.
         with suppress(RuntimeError):
             digest.update(f" {getattr(value, 'dtype', '')} {tuple(getattr(value, 'shape', ()))}".encode())
             digest.update(_bytes_of(value))
@@ -58,7 +58,7 @@ def _bytes_of(value: Any) -> Any:
     import torch  # noqa: PLC0415
 
     if isinstance(value, torch.Tensor):
-        # Quantised and sparse weights have no plain bytes.
+        # Quantised and sparse weights cannot be viewed as bytes.
         with suppress(RuntimeError, TypeError, NotImplementedError):
             return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     buffer = BytesIO()

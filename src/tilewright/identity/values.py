@@ -1,8 +1,7 @@
-"""A value is told from others by a digest of what it is made of, so that its identity is short and holds no secret.
+"""The identity of a value is a digest of its content: short, and without secrets.
 
-A function is known by its code, what it has enclosed, and the functions and constants of its own module that it names.
-The code is that of the interpreter, which a worker has too where it does not have the text: it differs between versions
-of Python.
+The identity of a function covers its bytecode, its closure, and the functions and constants of its module that it uses.
+A worker has the bytecode, but perhaps not the source text. Bytecode differs between versions of Python.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +16,14 @@ from xxhash import xxh3_64
 from tilewright.assemble import AnyArray
 
 Known = Callable[[Any], str | None]
-"""Returns the identity of a value that only its caller can look into, such as a model with weights; None for others."""
+"""Identity of a value that this module does not know, such as a model with weights; None for other values."""
 
 _DIGESTED_NBYTES = 2**26
+"""Largest array that is digested as a whole."""
 _PIECE_NBYTES = 2**20
 _MOST_PARTS = 16
 _DEEPEST = 8
+"""Deepest nesting; of deeper values only the type counts."""
 
 
 def digest_of(text: str | bytes) -> str:
@@ -37,7 +38,7 @@ def digest_of(text: str | bytes) -> str:
 
 
 def name_of(value: Any) -> str:
-    """Return the name of a function or class, or of the class of another value.
+    """Return the full name of a function or class; for other values, that of their class.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def name_of(value: Any) -> str:
 
 
 def code_digest(code: CodeType) -> str:
-    """Return a digest of what a function does, but for what is bound to it; comments and lines do not count.
+    """Return a digest of the bytecode of a function, without its closure, comments and line numbers.
 
     Examples
     --------
@@ -60,14 +61,14 @@ def code_digest(code: CodeType) -> str:
 
 
 def value_identity(value: Any, known: Known = lambda value: None) -> str:
-    """Return what tells a value from others.
+    """Return the identity of a value.
 
     Parameters
     ----------
     value : object
-        A number, text, array, function, or a collection of these. Of others only the type is known.
+        A number, text, array, function, or a collection of these. For other values only the type counts.
     known : callable
-        Returns the identity of values that only the caller can look into.
+        Returns the identity of values that the caller knows better; None for other values.
 
     Examples
     --------
@@ -80,7 +81,7 @@ def value_identity(value: Any, known: Known = lambda value: None) -> str:
 
 
 class _Identity:
-    """The identity of one value, and of what it is made of."""
+    """Computes the identity of one value and of the values in it."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -104,9 +105,8 @@ class _Identity:
             case None | bool() | int() | float() | complex():
                 identity = repr(value)
             case str() | bytes() | bytearray():
-                identity = (
-                    f"{type(value).__name__} {digest_of(bytes(value) if isinstance(value, bytearray) else value)}"
-                )
+                data = bytes(value) if isinstance(value, bytearray) else value
+                identity = f"{type(value).__name__} {digest_of(data)}"
             case np.ndarray():
                 identity = f"array {array_digest(value)}"
             case np.generic() | np.dtype() | slice() | range():
@@ -132,11 +132,11 @@ class _Identity:
         return identity
 
     def _of_object(self, value: Any) -> str:
-        """Return the name of the class of an object; of one that is called, also the code of that."""
+        """Return the class name of an object, and the code of its `__call__`."""
         name = name_of(value)
         own = getattr(value, "__name__", None)
         if isinstance(own, str):
-            # A ufunc of NumPy, say, which older versions name by its class alone.
+            # A ufunc, say; in older NumPy it has no `__qualname__`.
             return name if name.endswith(f".{own}") else f"{name} {own}"
         call = vars(type(value)).get("__call__")
         if isinstance(call, FunctionType):
@@ -151,17 +151,17 @@ class _Identity:
             try:
                 yield self.of(cell.cell_contents)
             except ValueError:
-                # Not filled yet.
+                # A variable without a value so far.
                 yield "empty"
-        for name in sorted(set(_names_in(function.__code__)) & function.__globals__.keys()):
+        for name in sorted(names_in(function.__code__) & function.__globals__.keys()):
             value = function.__globals__[name]
             is_own = isinstance(value, FunctionType) and value.__module__ == function.__module__
             if is_own or isinstance(value, bool | int | float | complex | str | bytes | tuple):
                 yield f"{name} {self.of(value)}"
 
     def parts_of_code(self, code: CodeType) -> Iterator[str]:
-        """Yield what each step of a function does."""
-        # Not the bytes of the code: a document shifts the numbers of constants.
+        """Yield the instructions of a function."""
+        # Not the raw bytes: a docstring shifts the numbers of the constants in them.
         for step in get_instructions(code):
             if isinstance(step.argval, CodeType):
                 yield from self.parts_of_code(step.argval)
@@ -169,15 +169,21 @@ class _Identity:
                 yield f"{step.opname} {self.of(step.argval) if step.opname == 'LOAD_CONST' else step.argrepr}"
 
 
-def _names_in(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def codes_of(code: CodeType) -> Iterator[CodeType]:
+    """Iterate over the code of a function and of the functions defined in it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names_in(constant)
+            yield from codes_of(constant)
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Return the global names and the attributes that a function uses."""
+    return {name for inner in codes_of(code) for name in inner.co_names}
 
 
 def array_digest(array: AnyArray, most_nbytes: int = _DIGESTED_NBYTES) -> str:
-    """Return a digest of an array: of all elements of a small one, of pieces spread evenly over a large one.
+    """Return a digest of an array: of all elements, or of pieces spread evenly over a large array.
 
     Examples
     --------
@@ -195,7 +201,7 @@ def array_digest(array: AnyArray, most_nbytes: int = _DIGESTED_NBYTES) -> str:
 
 
 def _pieces(array: AnyArray, most_nbytes: int) -> Iterator[AnyArray]:
-    """Iterate over parts of an array, of so many bytes together, at most, that are spread evenly over it."""
+    """Iterate over parts spread evenly over an array, of at most `most_nbytes` bytes together."""
     if array.nbytes <= max(most_nbytes, array.itemsize) and array.nbytes <= _PIECE_NBYTES:
         yield array
     elif array.ndim == 1:

@@ -1,7 +1,7 @@
-"""Any object is what it is made of: a label, which is the same in every process, and parts, which are objects again.
+"""Any object is a label, which is the same in every process, and parts, which are objects again.
 
-What is stored is found by walking through parts; what is compared is a digest of labels. Neither copies an array, runs
-code of a user but for what `pickle` would run, nor reads what is stored.
+A walk through the parts finds the places that a source is read from; a digest of the labels compares two graphs.
+Neither copies arrays, reads stored data, or runs code of the user beyond what `pickle` runs.
 """
 
 import functools
@@ -9,36 +9,30 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph, Layer
 
-from tilewright.identity.values import code_digest, name_of
+from tilewright.identity.values import code_digest, name_of, names_in
 
 PLAIN = (int, float, complex, bool, slice, range, type(None), type(...), type(NotImplemented), np.generic, np.dtype)
-"""Types of which the text says all."""
+"""Types that their `repr` describes in full."""
+NUMBERS = frozenset((int, float, bool, type(None), slice))
+"""Types of the many small values in a large graph, for a quick check."""
+MOST_OBJECTS = 5_000_000
+"""Objects of one graph that are looked at, at most."""
 _OF_ONE_PROCESS = (type(threading.Lock()), type(threading.RLock()), weakref.ref, threading.local)
-"""Types of what no result follows from, and that each process has for itself."""
+"""Types that belong to one process and do not influence results."""
 _NOT_OF_LAYERS = {"annotations", "collection_annotations", "token"}
-"""What a layer of a graph has, and no result follows from."""
+"""Attributes of a graph layer that do not influence results."""
 
 
 class Parts(NamedTuple):
-    """What an object is made of.
-
-    Parameters
-    ----------
-    label : str
-        What it is, but for its parts.
-    parts : list
-        The objects in it.
-    is_ordered : bool
-        Whether the order of the parts means something.
-    """
+    """An object without its parts, as a label; the objects in it; and whether their order matters."""
 
     label: str
     parts: list[Any]
@@ -46,16 +40,16 @@ class Parts(NamedTuple):
 
 
 class UnknownPartsError(TypeError):
-    """An object of which it cannot be known what it is made of."""
+    """An object whose parts cannot be found."""
 
 
 def parts_of(thing: Any) -> Parts:
-    """Return what an object is made of.
+    """Return the label and the parts of an object.
 
     Raises
     ------
     UnknownPartsError
-        If that cannot be known.
+        If they cannot be found.
 
     Examples
     --------
@@ -64,6 +58,44 @@ def parts_of(thing: Any) -> Parts:
     """
     found = _parts_of_values(thing) or _parts_of_code(thing) or _parts_of_graph(thing)
     return found or _parts_of_object(thing)
+
+
+def walk(
+    things: Iterable[Any],
+    look: Callable[[Any], Iterable[Any]],
+    text: Callable[[str], object] | None = None,
+    seen: dict[int, Any] | None = None,
+) -> bool:
+    """Look at all objects that are reached from some objects, each once; return False if there are too many.
+
+    Parameters
+    ----------
+    things : iterable
+        Objects to begin with.
+    look : callable
+        Called with an object that is no tuple, number or text; returns the objects in it.
+    text : callable, optional
+        Called with each text.
+    seen : dict of int to object
+        The objects of earlier walks, by `id`, which are passed over.
+    """
+    seen = {} if seen is None else seen
+    waiting = list(things)
+    while waiting:
+        thing = waiting.pop()
+        kind = type(thing)
+        if kind is tuple:
+            waiting.extend(thing)
+        elif isinstance(thing, str):
+            if text is not None:
+                text(str(thing))
+        elif kind not in NUMBERS and id(thing) not in seen and not isinstance(thing, PLAIN):
+            # The object is kept: otherwise another one could get its `id`.
+            seen[id(thing)] = thing
+            if len(seen) > MOST_OBJECTS:
+                return False
+            waiting.extend(look(thing))
+    return True
 
 
 def _parts_of_values(thing: Any) -> Parts | None:
@@ -93,16 +125,8 @@ def _parts_of_graph(thing: Any) -> Parts | None:
     return None
 
 
-def codes_of(code: CodeType) -> Iterator[CodeType]:
-    """Iterate over the code of a function and of the functions that are defined in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from codes_of(constant)
-
-
 def is_library(module: object) -> bool:
-    """Tell whether a module is of Python itself, of tilewright, or of an installed package.
+    """Tell whether a module belongs to Python, to tilewright or to an installed package.
 
     Examples
     --------
@@ -137,32 +161,32 @@ def _parts_of_code(thing: Any) -> Parts | None:
 def _parts_of_function(thing: FunctionType) -> Parts:
     held = [thing.__defaults__, thing.__kwdefaults__, _closure_of(thing)]
     if is_library(thing.__module__):
-        # Functions of a package are known by their names; what is bound to them is not.
+        # The name stands for the code of a package; defaults and closures still count.
         return Parts(f"function {name_of(thing)}", held)
-    # The module says nothing: it has another name where it is the main one.
+    # Without the module name: it is `__main__` in one process, and another name in others.
     label = f"function {thing.__qualname__} {code_digest(thing.__code__)}"
     return Parts(label, [*held, _globals_of(thing)])
 
 
 def _globals_of(function: FunctionType) -> dict[str, Any]:
-    """Return what a function uses of its module, by name, but for modules."""
-    names = sorted({name for code in codes_of(function.__code__) for name in code.co_names})
+    """Return the globals that a function uses, by name, without modules."""
+    names = sorted(names_in(function.__code__))
     used = {name: function.__globals__[name] for name in names if name in function.__globals__}
     return {name: value for name, value in used.items() if not isinstance(value, ModuleType)}
 
 
 def _closure_of(function: FunctionType) -> dict[str, Any]:
-    """Return what a function uses of the functions around it, by name."""
+    """Return the closure of a function, by name."""
     closed: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        # A name that has no value yet.
+        # A variable without a value so far.
         with suppress(ValueError):
             closed[name] = cell.cell_contents
     return closed
 
 
 def _methods_of(kind: type) -> dict[str, Any]:
-    """Return the code and the constants of a class, by name."""
+    """Return the methods and the constants of a class, by name."""
     found: dict[str, Any] = {}
     for name, value in vars(kind).items():
         inner = getattr(value, "__func__", getattr(value, "func", None))
@@ -170,21 +194,16 @@ def _methods_of(kind: type) -> dict[str, Any]:
             found[name] = [value.fget, value.fset]
         elif isinstance(inner, FunctionType):
             found[name] = inner
-        elif isinstance(value, FunctionType):
-            # A data class makes functions that have no text of their own.
-            found[name] = value
-        elif not name.startswith("_") and not inspect.isdatadescriptor(value):
+        elif isinstance(value, FunctionType) or (not name.startswith("_") and not inspect.isdatadescriptor(value)):
             found[name] = value
     return found
 
 
 def _parts_of_task(thing: Any) -> Parts:
-    """Return the parts of a task of Dask; its key is no part of it."""
+    """Return the parts of a Dask task, without its key."""
     kind = type(thing).__name__
-    if kind == "TaskRef":
-        return Parts("reference", [thing.key])
-    if kind == "Alias":
-        return Parts("reference", [thing.target])
+    if kind in ("TaskRef", "Alias"):
+        return Parts("reference", [thing.key if kind == "TaskRef" else thing.target])
     if kind == "DataNode":
         return Parts("data", [thing.value])
     if hasattr(thing, "func") and hasattr(thing, "args"):
@@ -195,7 +214,7 @@ def _parts_of_task(thing: Any) -> Parts:
 def _parts_of_object(thing: Any) -> Parts:
     kind = type(thing)
     try:
-        # What would travel with it says all of it, mostly, and nothing that only this process knows.
+        # What pickle sends describes most objects in full, without anything that only this process knows.
         reduced = thing.__reduce_ex__(4)
     except Exception as error:
         state = _state_of(thing)

@@ -1,1 +1,1 @@
-"""Windows of an image that is never held as a whole, whatever it is stored in."""
+"""Sources of images, which are read window by window."""

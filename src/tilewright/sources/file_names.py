@@ -1,4 +1,4 @@
-"""The files that an object reads are those that it names itself, or that the system knows its memory to be a map of."""
+"""The files that an object reads: the file names that it holds, and the files that are mapped into its memory."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def files_of_tiff_store(store: Any) -> set[str]:
-    """Return the files that a zarr store of tifffile reads."""
+    """Return the files of a zarr store of tifffile."""
     files: set[str] = {str(file) for file in getattr(store, "_lookup", {}).values()}
     for series in getattr(store, "_data", ()):
         pages = series.pages if getattr(series, "is_multifile", False) else [series.keyframe]
@@ -16,7 +16,7 @@ def files_of_tiff_store(store: Any) -> set[str]:
 
 
 def file_mapped_at(address: int) -> Path | None:
-    """Return the file of which the memory at an address is a map, as far as the system says."""
+    """Return the file that is mapped into memory at an address; None if the system does not say."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -30,10 +30,10 @@ def file_mapped_at(address: int) -> Path | None:
 
 
 def files_named_by(thing: Any) -> Iterator[str]:
-    """Yield the files that an object names as its own, as those of h5py and tifffile do."""
+    """Yield the file names that an object of h5py, tifffile or similar libraries holds."""
     path = attribute(attribute(thing, "filehandle"), "path")
     if isinstance(path, str):
-        # What is called its name has no folder.
+        # A file handle of tifffile; its `name` lacks the folder.
         yield path
         return
     for holder in (thing, attribute(thing, "file"), attribute(thing, "parent")):
@@ -43,12 +43,12 @@ def files_named_by(thing: Any) -> Iterator[str]:
             if isinstance(value, str | bytes | PurePath):
                 yield os.fsdecode(value)
     if attribute(thing, "is_virtual") is True:
-        # A dataset of HDF5 of which the parts lie in other files.
+        # A virtual dataset of HDF5: its parts lie in other files.
         yield from (str(Path(thing.file.filename).parent / part.file_name) for part in thing.virtual_sources())
 
 
 def attribute(thing: Any, name: str) -> Any:
-    """Return an attribute of an object, without asking its `__getattr__`; None where there is none, or it is closed."""
+    """Return an attribute without a call of `__getattr__`; None if there is none, or it raises."""
     if name not in getattr(thing, "__dict__", {}) and not hasattr(type(thing), name):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Each source has one output name, and no two sources of a run have the same."""
+"""Each source of a run has an output name of its own."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ ARRAY_SOURCE_NAME = "prediction"
 
 
 def source_stem(path: Path) -> str:
-    """Return the name of a source without its ending; dots inside it stay.
+    """Return the name of a source without its extension; inner dots stay.
 
     Examples
     --------
@@ -26,16 +26,16 @@ def source_stem(path: Path) -> str:
 
 
 def create_write_file_path(dirpath: Path | str, file_path: Path | str, write_extension: str) -> Path:
-    """Return where the prediction of a file goes.
+    """Return the path of the prediction of a file.
 
     Parameters
     ----------
     dirpath : Path or str
-        The folder of the output.
+        Folder of the output.
     file_path : Path or str
-        The file that is predicted.
+        The predicted file.
     write_extension : str
-        The ending of the output, with its dot.
+        Extension of the output, with its dot.
 
     Raises
     ------
@@ -52,27 +52,26 @@ def create_write_file_path(dirpath: Path | str, file_path: Path | str, write_ext
 
 
 def check_extension(write_extension: str) -> None:
-    """Raise ValueError for what is no ending of a file."""
+    """Raise ValueError if this is no file extension."""
     is_ending = isinstance(write_extension, str) and write_extension.startswith(".") and len(write_extension) > 1
     if not is_ending or Path(write_extension).name != write_extension:
         raise ValueError(f"write_extension must be the ending of a file with its dot, got {write_extension!r}")
 
 
 def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
-    """Return where the predictions of the images of a run go, relative to the output folder.
+    """Return the paths of the predictions of a run, relative to the output folder.
 
     Parameters
     ----------
     paths : sequence of Path or None
-        Where each source lies; None for an array. Where they lie in different folders, the tree under their common
-        parent is kept.
+        Path of each source; None for an array. The output keeps the folders below the common parent of the sources.
     extension : str
-        The ending of the outputs. Arrays share one Zarr store, and have a file of each other kind each.
+        Extension of the outputs. Arrays share one Zarr store; other outputs have one file per array.
 
     Raises
     ------
     DestinationError
-        If two sources would share an output. It names both.
+        If two sources would share an output; the message names both.
 
     Examples
     --------
@@ -82,7 +81,7 @@ def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
     >>> [name.as_posix() for name in output_names(paths, ".tiff")]
     ['a/raw.tiff', 'b/raw.tiff', 'prediction_2.tiff']
     """
-    # One file by two names is one file, and "a/../b" lies beside "a".
+    # Two names of one file are made equal: "a/../b" is "b".
     paths = [None if path is None else Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     folders = {path: _folder_of(path) for path in paths if path is not None}
     common = Path(os.path.commonpath(folders.values())) if folders else Path()
@@ -114,7 +113,7 @@ def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
 
 
 def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[Path, str]]:
-    """Return the Zarr stores of the predictions of the images of a run, and the group in each.
+    """Return the Zarr store, and the group in it, of each prediction of a run.
 
     Examples
     --------
@@ -130,6 +129,6 @@ def _described(index: int, paths: Sequence[Path | None]) -> str:
 
 
 def _folder_of(path: Path) -> Path:
-    """Return the folder of a file, or of the outermost Zarr store of an array."""
+    """Return the folder of a file, or of the outermost Zarr store around an array."""
     inside = [parent for parent in path.parents if parent.name.endswith(".zarr")]
     return (inside[-1] if inside else path).parent

@@ -1,7 +1,9 @@
-"""An image is opened, and its axes and type are checked, before any of it is read."""
+"""A source is opened, and its axes and data type are checked, before any element is read."""
 
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,15 @@ from tilewright.conversion import is_array, is_number
 from tilewright.errors import GeometryError, SourceError
 from tilewright.plan import ImageAxes
 from tilewright.sources.readers.dask import DaskReader
-from tilewright.sources.readers.image_in_group import ImageArray, image_of
-from tilewright.sources.readers.reader import ArrayReader, FunctionReader, MemmapReader, Reader, ReadFunction, unmasked
+from tilewright.sources.readers.image_in_group import ImageArray, image_of, series_notes
+from tilewright.sources.readers.reader import (
+    ArrayReader,
+    FunctionReader,
+    MemmapReader,
+    Reader,
+    ReadFunction,
+    unmasked,
+)
 from tilewright.sources.readers.said_axes import known_axes_of_tiff, note_on_said_axes
 from tilewright.sources.readers.tiff import SUFFIXES, TiffReader
 from tilewright.sources.readers.zarr import ZarrReader
@@ -29,21 +38,7 @@ from tilewright.stores.zarr_api import ensure_open
 
 @dataclass(frozen=True)
 class _Found:
-    """An image that was found where a user said.
-
-    Parameters
-    ----------
-    name : str
-        How to name it in messages.
-    path : Path or None
-        Where it lies, if it is a file or folder.
-    reader : Reader
-        What reads it.
-    said_axes : str
-        The axes that its metadata say; "?" for each that they do not.
-    notes : tuple of str
-        What was left out.
-    """
+    """An image before its axes are checked, with the axes in its metadata; other fields as in `Source`."""
 
     name: str
     path: Path | None
@@ -61,21 +56,21 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
         A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group whose metadata name an array, or with
         an array ``0``.
     axes : str
-        Its axes, letters of ``STCZYX`` in its own order.
+        Axes of the source in its own order, letters of ``STCZYX``.
     read_source_func : callable, optional
-        What reads a path: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
+        Function that reads a path: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
     series : int, default=0
-        Which image of a file that holds several.
+        Index of the image in a file or group of several.
 
     Returns
     -------
     Source
-        What gives its windows.
+        The source, to be read in windows.
 
     Raises
     ------
     SourceError
-        If it cannot be opened, or is not all there. It names the source.
+        If it cannot be opened, or is incomplete; the message names the source.
     GeometryError
         If the axes do not fit it.
     """
@@ -85,13 +80,9 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     found = _found(source, axes, read_source_func, series)
     if series and not isinstance(found.reader, TiffReader | ZarrReader):
         raise SourceError(f"the source {found.name} holds one image: series must be 0, got {series}")
-    try:
+    with _opening(found.name, by_function=read_source_func is not None):
         opened = found.reader.open()
         shape, dtype = tuple(int(extent) for extent in opened.shape), np.dtype(opened.dtype)
-    except SourceError:
-        raise
-    except Exception as error:
-        raise _not_opened(found.name, error, read_source_func is not None) from error
     try:
         image_axes = ImageAxes(axes, shape)
         note = note_on_said_axes(axes, found.said_axes)
@@ -105,29 +96,41 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     return Source(image_axes, dtype, found.name, found.path, found.reader, series=series, notes=(*found.notes, *notes))
 
 
-def _not_opened(name: str, error: Exception, by_function: bool) -> SourceError:
-    if by_function:
-        return SourceError(f"read_source_func could not read the source {name}: {without_secrets(repr(error))}")
-    return SourceError(
-        f"could not open the source {name}: {without_secrets(error) or type(error).__name__}; a file is TIFF (.tif, "
-        ".tiff) or Zarr: load anything else yourself, and pass the array"
-    )
+@contextmanager
+def _opening(name: str, *, by_function: bool = False) -> Iterator[None]:
+    """Raise any error as a SourceError that names the source."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        if by_function:
+            raise SourceError(
+                f"read_source_func could not read the source {name}: {without_secrets(repr(error))}"
+            ) from error
+        raise SourceError(
+            f"could not open the source {name}: {without_secrets(error) or type(error).__name__}; a file is TIFF "
+            "(.tif, .tiff) or Zarr: load anything else yourself, and pass the array"
+        ) from error
 
 
 def _found(source: Any, axes: str, read_source_func: ReadFunction | None, series: int) -> _Found:
     if isinstance(source, str | os.PathLike):
         return _found_at(source, axes, read_source_func, series)
-    # What was changed in a copy-on-write map is in the memory of this process only.
+    # Changes in a copy-on-write map are not in the file.
     is_file = isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.mode != "c"
     if is_file and source.filename is not None:
         order = "C" if source.flags.c_contiguous else "F"
-        reader = MemmapReader(
-            str(source.filename), dtype=source.dtype.str, shape=source.shape, offset=source.offset, order=order
-        )
-        return _Found(str(source.filename), Path(source.filename), reader)
-    store, _ = opened_store(source)
-    if store is not None or isinstance(source, zarr.Array):
-        return _found_in_zarr(source, series)
+        path = str(source.filename)
+        return _Found(path, Path(path), MemmapReader(path, source.dtype.str, source.shape, source.offset, order))
+    store, path = opened_store(source)
+    if isinstance(source, zarr.Array):
+        root = _path_of(source)
+        return _of_image(ImageArray.of(source), str(root or f"{type(source).__name__} of shape {source.shape}"), root)
+    if store is not None:
+        image = _opened_image(store, public_name(store, path), series, path)
+        root = _path_of(image.array)
+        return _of_image(image, str(root or public_name(image.array.store, image.array.path)), root)
     if hasattr(source, "detach"):
         raise SourceError("a source is a path, or an array of Zarr, NumPy or Dask, got a tensor; pass tensor.numpy()")
     if not is_array(source):
@@ -146,74 +149,40 @@ def _found_at(source: str | os.PathLike[str], axes: str, read: ReadFunction | No
         )
     if not path.exists():
         raise SourceError(f"the source {path} does not exist")
-    absolute = path.absolute()
+    name, absolute = str(path), path.absolute()
     if read is not None:
-        function_reader = FunctionReader(str(absolute), axes=axes, function=read, reader_of=reader_of)
-        return _Found(str(path), absolute, function_reader)
+        return _Found(name, absolute, FunctionReader(str(absolute), axes, read, reader_of))
     if path.suffix.lower() in SUFFIXES:
-        return _found_in_tiff(path, series)
-    # A store that is opened for it: no part of a name is taken for a protocol.
+        reader = TiffReader(str(absolute), series=series)
+        with _opening(name):
+            said, count = reader.description()
+        return _Found(name, absolute, reader, known_axes_of_tiff(said), series_notes(series, count, path))
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
+    with _opening(name):
+        if path.is_file() and not is_zip:
+            raise NotADirectoryError("it is a file of another format")
+    # An opened store: zarr could take the beginning of a path for a protocol.
     store: Store = ZipStore(absolute, mode="r") if is_zip else LocalStore(absolute, read_only=True)
-    if path.is_file() and not is_zip:
-        raise _not_opened(str(path), NotADirectoryError("it is a file, and its name ends in none of these"), False)
-    return _of_image(_opened_image(store, str(path), series), str(path), absolute)
+    return _of_image(_opened_image(store, name, series), name, absolute)
 
 
-def _found_in_tiff(path: Path, series: int) -> _Found:
-    reader = TiffReader(str(path.absolute()), series=series)
-    try:
-        described = reader.description()
-    except SourceError:
-        raise
-    except Exception as error:
-        raise _not_opened(str(path), error, by_function=False) from error
-    notes: tuple[str, ...] = ()
-    if described.series_count > 1:
-        notes = (f"series {series} of the {described.series_count} of {path} was taken; series= takes another one",)
-    return _Found(str(path), path.absolute(), reader, known_axes_of_tiff(described.axes), notes)
-
-
-def _found_in_zarr(source: Any, series: int) -> _Found:
-    """Return an image in a store, a group, or an array, that was opened."""
-    if isinstance(source, zarr.Array):
-        root = _path_of(source)
-        name = str(root) if root else f"{type(source).__name__} of shape {source.shape}"
-        return _of_image(ImageArray.of(source), name, root)
-    store, path = opened_store(source)
-    return _of_image(_opened_image(store, public_name(store, path), series, path), "", None)
-
-
-def _opened_image(store: Any, name: str, series: int, path: str = "") -> ImageArray:
-    try:
+def _opened_image(store: Store, name: str, series: int, path: str = "") -> ImageArray:
+    with _opening(name):
         ensure_open(store)
-        node = zarr.open(StorePath(store, path), mode="r" if store.read_only else "r+")
-        return image_of(node, name, series)
-    except SourceError:
-        raise
-    except Exception as error:
-        raise _not_opened(name, error, by_function=False) from error
+        return image_of(zarr.open(StorePath(store, path), mode="r" if store.read_only else "r+"), name, series)
 
 
 def _of_image(image: ImageArray, name: str, path: Path | None) -> _Found:
-    reader = ZarrReader.of(image.array)
-    root = path or _path_of(image.array)
-    return _Found(
-        name or str(root or public_name(image.array.store, image.array.path)),
-        root,
-        reader,
-        image.said_axes,
-        image.notes,
-    )
+    return _Found(name, path or _path_of(image.array), ZarrReader.of(image.array), image.said_axes, image.notes)
 
 
 def reader_of(array: Any) -> Reader:
-    """Return the reader of an array that is open.
+    """Return the reader of an open array.
 
     Raises
     ------
     SourceError
-        If elements of it are masked, or its extents are not known.
+        If elements are masked, or extents are unknown.
     """
     if isinstance(array, zarr.Array):
         return ZarrReader.of(array)

@@ -1,10 +1,10 @@
-"""A source is never held as a whole: it gives windows, by the names of their axes, and reads no more than they need.
+"""A source is read in windows, by the names of its axes, never as a whole.
 
-It travels to other processes as a description, and is opened there when it is first read.
+A source travels to other processes as a description, and is opened there by the first read.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,32 +18,31 @@ from tilewright.errors import FinalError, SourceError
 from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
-from tilewright.sources.readers.dask import DaskReader
 from tilewright.sources.readers.reader import Reader, ReadFunction
-from tilewright.sources.readers.zarr import ZarrReader, can_travel
+from tilewright.sources.readers.zarr import can_travel
 from tilewright.stores.places import IN_MEMORY, place_of_store, without_secrets
 
 
 @dataclass
 class Source:
-    """The windows of one image.
+    """One image to predict.
 
     Parameters
     ----------
     axes : ImageAxes
-        The axes in the order of the source, and their extents.
+        Axes in the order of the source, and their extents.
     dtype : numpy.dtype
-        The data type of its elements.
+        Data type of its elements.
     name : str
-        How to name it in messages.
+        Name in messages.
     path : Path or None
-        Where it lies, if it is a file or folder.
+        Path of the file or folder; None for an array.
     recorded_path : str or None
-        Where it was when an output was begun from it.
+        Path when an output was begun from it.
     series : int
-        Which image of a file, or of a group, that holds several.
+        Index of the image in a file or group of several.
     notes : tuple of str
-        What the user should know of it, such as what was left out.
+        Notes for the user, such as on images of the file that are not read.
     """
 
     axes: ImageAxes
@@ -61,16 +60,16 @@ class Source:
 
     @property
     def view(self) -> str:
-        """What is read of a file where that is not all of it: a part of a memory map, or what a function says."""
-        return getattr(self._reader, "view", "")
+        """The part of a file that is read, such as a part of a memory map; empty for all of it."""
+        return self._reader.view
 
     @property
     def read_function(self) -> ReadFunction | None:
-        """What reads the file, where that is a function of the user."""
+        """The function of the user that reads the file."""
         return getattr(self._reader, "function", None)
 
     def opened_once(self) -> Any:
-        """Return what the windows are taken from; a file that was not open is closed again."""
+        """Return the open image; a file that was closed is closed again."""
         was_open = self._reader.is_open
         try:
             return self.opened()
@@ -80,7 +79,7 @@ class Source:
 
     @property
     def is_only_here(self) -> str:
-        """Why other processes cannot read it; empty where they may."""
+        """The reason that other processes cannot read it; empty if they can."""
         opened = self.opened()
         if not isinstance(opened, zarr.Array):
             return ""
@@ -91,25 +90,20 @@ class Source:
             return "is a zip file that is open to be written, which the workers cannot reach; open it to be read"
         return ""
 
-    @contextmanager
-    def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
-        """Let the workers of a cluster find what it holds of the source; as `DaskReader.held_by`."""
-        if not isinstance(self._reader, DaskReader):
-            yield
-            return
-        with self._reader.held_by(client, look):
-            yield
+    def held_by(self, client: Client, look: Callable[[], None]) -> AbstractContextManager[None]:
+        """Let the workers of a cluster find the persisted parts of the source; as `DaskReader.held_by`."""
+        return self._reader.held_by(client, look)
 
     def opened(self) -> Any:
-        """Return what the windows are taken from: something with a shape and a dtype that can be sliced."""
+        """Return the open image: an object with a shape and a dtype that can be sliced."""
         return self._reader.open()
 
     def take_missing(self) -> frozenset[int]:
-        """Return the stored objects of a Zarr array that were read as its fill value since the last call."""
-        return self._reader.take_missing() if isinstance(self._reader, ZarrReader) else frozenset()
+        """Return the objects of a Zarr array that were read as the fill value since the last call."""
+        return self._reader.take_missing()
 
     def close(self) -> None:
-        """Let go of the file, and of what was read of it; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         self._reader.close()
 
     def read_window(self, window: Mapping[str, Interval]) -> AnyArray:
@@ -118,50 +112,50 @@ class Source:
         Parameters
         ----------
         window : mapping of str to (start, stop)
-            What to read of each axis that is not to be read in full. S and T must have one element.
+            Interval of each axis that is not read in full. S and T must have one element.
 
         Returns
         -------
         array
-            C(Z)YX; C is there even where the source has no channels.
+            C(Z)YX, also if the source has no channels.
 
         Raises
         ------
         SourceError
-            If it cannot be read. It names the source and the window.
+            If it cannot be read; the message names the source and the window.
         """
+        names = self.axes.names
         slices = tuple(
-            slice(*window.get(name, (0, extent))) for name, extent in zip(self.axes.names, self.axes.shape, strict=True)
+            slice(*window.get(name, (0, extent))) for name, extent in zip(names, self.axes.shape, strict=True)
         )
         try:
             read = self._reader.read(slices)
         except FinalError:
             raise
         except Exception as error:
-            bounds = ", ".join(f"{n} {s.start}:{s.stop}" for n, s in zip(self.axes.names, slices, strict=True))
+            bounds = ", ".join(f"{n} {s.start}:{s.stop}" for n, s in zip(names, slices, strict=True))
             raise SourceError(f"could not read {bounds} of {self.name}: {without_secrets(error)}") from error
-        names = self.axes.names
         kept = read[tuple(0 if name in "ST" else slice(None) for name in names)]
         left = [name for name in names if name not in "ST"]
         ordered = kept.transpose([left.index(name) for name in "CZYX" if name in left])
         return ordered if "C" in left else ordered[np.newaxis]
 
     def read_tile(self, axes: str, tilings: Sequence[AxisTiling], position: Sequence[int]) -> AnyArray:
-        """Return what a model sees of one tile.
+        """Return the input of the model for one tile.
 
         Parameters
         ----------
         axes : str
-            The axes that are tiled. All channels of the source are read, whatever is said of C.
+            Tiled axes. A tiling of C is ignored: all channels are read.
         tilings : sequence of AxisTiling
-            The tiles, one tiling per axis.
+            One tiling per axis.
         position : sequence of int
-            The index of the tile on each axis.
+            Index of the tile on each axis.
 
         Returns
         -------
         array
-            C(Z)YX, padded by reflection to the whole tile where an axis is shorter.
+            C(Z)YX, padded by reflection to a whole tile if an axis is shorter.
         """
         tiled = list(zip(axes, tilings, position, strict=True))
         read = self.read_window({name: tiling.read(index) for name, tiling, index in tiled if name != "C"})
@@ -169,7 +163,7 @@ class Source:
 
 
 def padded(read: AnyArray, padding: Sequence[tuple[int, int]]) -> AnyArray:
-    """Return a tile that is padded by reflection where an axis is shorter."""
+    """Return a tile padded by reflection: elements (before, behind) on each axis."""
     if not any(before or behind for before, behind in padding):
         return read
     return np.pad(read, padding, mode="reflect")

@@ -1,6 +1,7 @@
-"""A source is told from others by its place and by samples of what is stored there: all of it may be many terabytes."""
+"""The identity of a source covers its place and a sample of its data: it may have many terabytes."""
 
 import json
+import posixpath
 from typing import Any
 
 import dask.array
@@ -9,6 +10,7 @@ import zarr
 from xxhash import xxh3_64
 from zarr.abc.store import RangeByteRequest, Store
 
+from tilewright.geometry import position_of
 from tilewright.identity.graphs import graph_identity
 from tilewright.identity.values import array_digest, digest_of, name_of
 from tilewright.sources.source import Source
@@ -17,21 +19,16 @@ from tilewright.stores.places import place_of_store
 from tilewright.stores.zarr_api import default_buffer_prototype, sync
 
 SAMPLED_OBJECTS = 8
-"""Stored objects of which a sample is taken, at most,"""
+"""Sampled stored objects, at most."""
 SAMPLED_NBYTES = 2**16
-"""and bytes of each, at its beginning and at its end."""
+"""Bytes at the beginning of a sampled object, and at its end."""
 
 
 def source_identity(source: Source) -> str:
-    """Return what tells a source from others at its path.
+    """Return the identity of a source.
 
-    Of a file that is its size and time; of a Zarr array its metadata and a sample of its stored objects; of an array in
-    memory a digest of its elements, or of 64 MiB of them; of a dask array what it is computed from, and how.
-
-    Parameters
-    ----------
-    source : Source
-        The source.
+    For a file its size and time; for a Zarr array its metadata and a sample of its stored objects; for an array in
+    memory a digest of at most 64 MiB of its elements; for a dask array a digest of its graph.
     """
     if source.path is not None and source.path.is_file():
         status = source.path.stat()
@@ -39,7 +36,7 @@ def source_identity(source: Source) -> str:
     opened = source.opened()
     if isinstance(opened, zarr.Array):
         place = place_of_store(opened.store, opened.path)
-        # The memory of another process has another name.
+        # The name of a memory differs between processes.
         is_named = source.path is None and place is not None and not place.is_memory
         return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.view}"
     if isinstance(opened, np.ndarray):
@@ -55,20 +52,16 @@ def _of_zarr(array: zarr.Array[Any]) -> str:
 
 
 def _sample_of(array: zarr.Array[Any]) -> str:
-    """Return a digest of the ends of some stored objects, spread evenly over the array."""
+    """Return a digest of the ends of stored objects that are spread evenly over the array."""
     extents = array.shards or array.chunks
-    grid = [-(-extent // step) for extent, step in zip(array.shape, extents, strict=True)]
+    grid = tuple(-(-extent // step) for extent, step in zip(array.shape, extents, strict=True))
     count = int(np.prod(grid, dtype=object))
     chosen = sorted({round(place) for place in np.linspace(0, max(0, count - 1), min(SAMPLED_OBJECTS, count))})
     digest = xxh3_64()
     try:
         for number in chosen:
-            position, rest = [], number
-            for extent in reversed(grid):
-                rest, index = divmod(rest, extent)
-                position.append(index)
-            key = array.metadata.encode_chunk_key(tuple(reversed(position)))
-            for part in sync(_ends_of(array.store, f"{array.path}/{key}" if array.path else key)):
+            key = array.metadata.encode_chunk_key(position_of(number, grid))
+            for part in sync(_ends_of(array.store, posixpath.join(array.path, key))):
                 digest.update(part)
     except Exception as error:
         return f"not compared ({type(error).__name__})"

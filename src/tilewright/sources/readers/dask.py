@@ -1,4 +1,4 @@
-"""A dask array is computed window by window, from stores that are looked for first, and from what a cluster holds."""
+"""A dask array is computed window by window, after the Zarr arrays in its graph are checked."""
 
 import os
 import uuid
@@ -15,35 +15,26 @@ from distributed import Client, Future, get_client
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import SourceError
-from tilewright.identity.walk import UnknownPartsError, parts_of
-from tilewright.sources.readers.reader import Slices, owned
+from tilewright.identity.walk import UnknownPartsError, parts_of, walk
+from tilewright.sources.readers.reader import Reader, Slices, owned
 from tilewright.sources.readers.zarr import make_absolute, reopened
 from tilewright.stores.metadata import array_metadata
 
-MOST_OBJECTS = 5_000_000
-"""In a graph of more objects, Zarr arrays are looked for in the first ones."""
 _NOT_IN_LOADERS = (
     "a dask array that is persisted on a cluster is read on its workers only, not in data-loader workers; use "
     "num_workers=0, or pass the array as it was before persist()"
 )
-_NUMBERS = frozenset((int, float, bool, type(None), slice))
 
 
 @dataclass
-class DaskReader:
-    """The windows of a dask array.
-
-    Parameters
-    ----------
-    array : dask.array.Array
-        The array; parts of it may be held by the cluster on which it is read.
-    """
+class DaskReader(Reader):
+    """Reader of a dask array, which may be persisted on the cluster of the run."""
 
     array: dask.array.Array | None
-    _stands_on: list[zarr.Array[Any]] = field(init=False)
+    _zarr_arrays: list[zarr.Array[Any]] = field(init=False)
     _is_checked: bool = field(default=False, init=False)
     _process: int = field(default_factory=os.getpid, init=False)
-    # The name under which workers get the array, where a cluster holds parts of it.
+    # Name of the published data set from which workers get a persisted array; the array itself stays behind.
     _published_as: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -58,18 +49,18 @@ class DaskReader:
             raise SourceError(
                 "the dask array is masked, and its mask would be dropped; fill it first: dask.array.ma.filled(array, 0)"
             )
-        self._stands_on = _zarr_arrays_in(self.array.__dask_graph__())
-        for array in self._stands_on:
+        self._zarr_arrays = _zarr_arrays_in(self.array.__dask_graph__())
+        for array in self._zarr_arrays:
             make_absolute(array.store)
 
     def open(self) -> dask.array.Array:
-        """Return what is sliced, opened where it is not open."""
+        """Return the array, after a check of the Zarr arrays in its graph."""
         if self.array is None:
             self.array = _published(self._published_as)
             self._process = os.getpid()
         if not self._is_checked:
-            for array in self._stands_on:
-                # What is not there would read as its fill value.
+            for array in self._zarr_arrays:
+                # A missing array would read as its fill value.
                 reopened(array.store, array.path, array_metadata(array))
             self._is_checked = True
         return self.array
@@ -82,36 +73,28 @@ class DaskReader:
         held = {key: value for key, value in graph.items() if isinstance(value, Future)}
         if held:
             if os.getpid() != self._process:
-                # In a process that was forked a client is there, and never answers.
+                # A client in a forked process never answers.
                 raise SourceError(_NOT_IN_LOADERS)
             graph |= zip(held, next(iter(held.values())).client.gather(list(held.values())), strict=True)
             window = dask.array.Array(graph, window.name, window.chunks, window.dtype, meta=window._meta)
-        # In this thread: the tasks around it are the parallelism, and this one already runs on a worker.
+        # In this thread: it is that of a worker, and other tasks keep the other cores busy.
         return owned(window.compute(scheduler="synchronous"))
-
-    def close(self) -> None:
-        """Leave it: it belongs to the caller."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is opened."""
-        return True
 
     @contextmanager
     def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
-        """Wait until the cluster holds all parts that are computed there, and let its workers find them.
+        """Wait until the cluster has computed all persisted parts, and let its workers find them.
 
         Parameters
         ----------
         client : distributed.Client
             The client of the run.
         look : callable
-            Raises where the run is to end; called once a second.
+            Raises if the run must end; called once a second.
 
         Raises
         ------
         SourceError
-            If another cluster holds them, or a part could not be computed.
+            If another cluster holds the parts, or a part has failed.
         """
         futures = self._futures()
         if not futures:
@@ -138,7 +121,7 @@ class DaskReader:
         return {**self.__dict__, "array": array, "_is_checked": False}
 
     def _futures(self) -> list[Future[Any]]:
-        """Return what a cluster holds of the array."""
+        """Return the persisted parts of the array."""
         graph = {} if self.array is None else dict(self.array.__dask_graph__())
         return [value for value in graph.values() if isinstance(value, Future)]
 
@@ -165,31 +148,25 @@ def _forget(client: Client, name: str) -> None:
 
 
 def _published(name: str) -> dask.array.Array:
-    """Return, on a worker, an array that a client has published."""
+    """Return, on a worker, the array that a client has published."""
     try:
         array: dask.array.Array = get_client().get_dataset(name)
     except (KeyError, ValueError) as error:
-        raise SourceError(f"this process does not see what its cluster holds of the dask array: {error}") from error
+        raise SourceError(f"this process does not see the persisted parts of the dask array: {error}") from error
     return array
 
 
 def _zarr_arrays_in(graph: Any) -> list[zarr.Array[Any]]:
-    """Return the Zarr arrays that a graph reads."""
+    """Return the Zarr arrays in a graph; in a graph that is too large, those found first."""
     found: list[zarr.Array[Any]] = []
-    seen: dict[int, Any] = {}
-    waiting = [graph]
-    while waiting and len(seen) < MOST_OBJECTS:
-        thing = waiting.pop()
-        kind = type(thing)
-        if kind in _NUMBERS or kind is str or id(thing) in seen:
-            continue
-        # An object that is gone could leave its number to another one.
-        seen[id(thing)] = thing
+
+    def look(thing: Any) -> list[Any]:
         if isinstance(thing, zarr.Array):
             found.append(thing)
         elif not isinstance(thing, np.ndarray | Future):
-            try:
-                waiting.extend(parts_of(thing).parts)
-            except UnknownPartsError:
-                continue
+            with suppress(UnknownPartsError):
+                return parts_of(thing).parts
+        return []
+
+    walk([graph], look)
     return found

@@ -1,4 +1,4 @@
-"""Of the arrays of a group one is the image: the one that its metadata name, or the one called 0."""
+"""The image of a Zarr group is the array that its metadata name, or else the array 0."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class ImageArray:
     array : zarr.Array
         The array.
     said_axes : str
-        The axes that the metadata say; "?" for each that they do not.
+        Axes in the metadata; "?" for an unknown one.
     notes : tuple of str
-        Which images and arrays there are beside it.
+        Notes on images and arrays that are not read.
     """
 
     array: zarr.Array[Any]
@@ -34,22 +34,22 @@ class ImageArray:
 
     @classmethod
     def of(cls, array: zarr.Array[Any], said_axes: str = "", notes: tuple[str, ...] = ()) -> "ImageArray":
-        """Return an array as an image; names of its dimensions are axes."""
+        """Return an array as an image; its dimension names are its axes."""
         names = array_metadata(array).get("dimension_names") or array.attrs.get("_ARRAY_DIMENSIONS")
         return cls(array, said_axes or known_axes_of_names(names), notes)
 
 
 def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
-    """Return the image in a node: the array itself, or one of a group.
+    """Return the image in a node: the array itself, or an array of a group.
 
     Parameters
     ----------
     node : zarr.Array or zarr.Group
         The node.
     name : str
-        How to name it in messages.
+        Name of the node in messages.
     series : int
-        Which of several images of a group.
+        Index of the image in a group of several.
 
     Raises
     ------
@@ -59,9 +59,7 @@ def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
     if isinstance(node, zarr.Array):
         _check_series(series, 1, name)
         return ImageArray.of(node)
-    said: Mapping[str, Any] = _mapping(node.attrs.asdict())
-    # Since version 0.5 OME-Zarr has a key for all that it says.
-    said = {**said, **_mapping(said.get("ome"))}
+    said = _metadata_of(node)
     if said.get(_LAYOUT) is not None:
         return _image_of_series(node, name, series)
     multiscales = said.get("multiscales")
@@ -75,25 +73,28 @@ def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
             f"{sorted(node.keys())}: give the array itself"
         )
     others = sorted(set(node.array_keys()) - {"0"})
-    note = f"the array '0' of {name} was taken; it holds {len(others)} more, of which each has a path of its own: "
+    note = f"the array '0' of {name} is read; {len(others)} more in it can be read by paths of their own: "
     return ImageArray.of(array, notes=(f"{note}{', '.join(others[:5])}",) if others else ())
 
 
+def series_notes(series: int, count: int, name: object) -> tuple[str, ...]:
+    """Return a note on the images of a file or group that are not read; empty if it holds one image."""
+    return (f"series {series} of the {count} of {name} is read; series= chooses another one",) if count > 1 else ()
+
+
 def _image_of_series(root: zarr.Group, name: str, series: int) -> ImageArray:
-    """Return one of the images that a converter has put into groups of one store."""
-    said = _mapping(root.get("OME") and root["OME"].attrs.asdict())
-    said = {**said, **_mapping(said.get("ome"))}
-    paths = said.get("series")
+    """Return one image of a store in the layout of bioformats2raw: a group for each image."""
+    group = root.get("OME")
+    paths = _metadata_of(group).get("series") if group else None
     if not isinstance(paths, Sequence):
         paths = sorted((key for key in root.group_keys() if key.isdecimal()), key=int)
     _check_series(series, len(paths), name)
     image = image_of(root[str(paths[series])], f"{name}/{paths[series]}")
-    note = f"series {series} of the {len(paths)} of {name} was taken; series= takes another one"
-    return ImageArray(image.array, image.said_axes, (note, *image.notes) if len(paths) > 1 else image.notes)
+    return ImageArray(image.array, image.said_axes, (*series_notes(series, len(paths), name), *image.notes))
 
 
 def _image_of_multiscale(group: zarr.Group, multiscales: Sequence[Any], name: str, series: int) -> ImageArray:
-    """Return the first, and largest, array of an image that is there in several resolutions."""
+    """Return the first array of a multiscale image: the largest one."""
     _check_series(series, len(multiscales), name)
     said = _mapping(multiscales[series])
     datasets = said.get("datasets")
@@ -106,15 +107,18 @@ def _image_of_multiscale(group: zarr.Group, multiscales: Sequence[Any], name: st
         )
     axes = said.get("axes")
     names = [axis.get("name") if isinstance(axis, Mapping) else axis for axis in axes] if axes else None
-    notes: tuple[str, ...] = ()
-    if len(multiscales) > 1:
-        notes = (f"image {series} of the {len(multiscales)} of {name} was taken; series= takes another one",)
-    return ImageArray.of(array, known_axes_of_names(names), notes)
+    return ImageArray.of(array, known_axes_of_names(names), series_notes(series, len(multiscales), name))
 
 
 def _check_series(series: int, count: int, name: str) -> None:
     if series >= count:
         raise SourceError(f"{public_name(name)} holds {count} images, counted from 0: none is {series}")
+
+
+def _metadata_of(node: Any) -> Mapping[str, Any]:
+    """Return the attributes of a node, with those that OME-Zarr puts under "ome" since version 0.5."""
+    attributes = _mapping(node.attrs.asdict())
+    return {**attributes, **_mapping(attributes.get("ome"))}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -1,16 +1,15 @@
-"""A reader gives windows of one image as arrays of their own, and is opened anew in each process that reads.
-
-What it opens there is what the source was when it was described: a file of the same size and time, or the same array.
-"""
+"""A reader gives windows of one image as new arrays, and reads the same file or array in every process."""
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from distributed import Client
 
 from tilewright.assemble import AnyArray
 from tilewright.conversion import is_array
@@ -20,24 +19,42 @@ from tilewright.identity.values import value_identity
 Slices = tuple[slice, ...]
 
 ReadFunction = Callable[[Path, str], Any]
-"""What reads a file that is neither TIFF nor Zarr: from its path and its axes to an array, of NumPy, Zarr or Dask."""
+"""Function of a user that reads a file: takes its path and its axes, returns an array of NumPy, Zarr or Dask."""
 
 
-class Reader(Protocol):
-    """What gives the elements of a source."""
+class Reader:
+    """Base class of the readers; each process opens the image for itself."""
 
     def open(self) -> Any:
-        """Return something with a shape and a dtype that can be sliced."""
+        """Return the open image: an object with a shape and a dtype that can be sliced."""
+        raise NotImplementedError
 
     def read(self, slices: Slices) -> AnyArray:
         """Return a window."""
+        return owned(self.open()[slices])
 
     def close(self) -> None:
-        """Let go of what was opened; reading opens it again."""
+        """Close a file of this process; the next read opens it again."""
+        return
 
     @property
     def is_open(self) -> bool:
-        """Whether something is opened."""
+        """Whether the image is open."""
+        return True
+
+    @property
+    def view(self) -> str:
+        """The part of the file that is read, for the identity of the source; empty for all of it."""
+        return ""
+
+    def take_missing(self) -> frozenset[int]:
+        """Return the stored objects that were read as the fill value since the last call, as digests of their keys."""
+        return frozenset()
+
+    @contextmanager
+    def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
+        """Let the workers of a cluster find the persisted parts of the image."""
+        yield
 
 
 def owned(window: Any) -> AnyArray:
@@ -46,19 +63,19 @@ def owned(window: Any) -> AnyArray:
     Raises
     ------
     ValueError
-        If elements of it are masked.
+        If elements are masked.
     """
     array = np.asarray(unmasked(window))
     return array if array.flags.owndata and array.flags.writeable else array.copy()
 
 
 def unmasked(values: Any) -> Any:
-    """Return the values of a masked array of which nothing is masked, and anything else as it is.
+    """Return the data of a masked array without masked elements; other values unchanged.
 
     Raises
     ------
     ValueError
-        If elements are masked: their values mean nothing.
+        If elements are masked.
     """
     if not isinstance(values, np.ma.MaskedArray):
         return values
@@ -71,31 +88,19 @@ def unmasked(values: Any) -> Any:
 
 
 @dataclass
-class ArrayReader:
-    """An array in the memory of this process, or one that knows itself how to travel."""
+class ArrayReader(Reader):
+    """Reader of an array in memory, or of an array that can be pickled."""
 
     array: Any
 
     def open(self) -> Any:
-        """Return what is sliced, opened where it is not open."""
+        """Return the array."""
         return self.array
-
-    def read(self, slices: Slices) -> AnyArray:
-        """Return a window."""
-        return owned(self.array[slices])
-
-    def close(self) -> None:
-        """Leave it: it belongs to the caller."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is opened."""
-        return True
 
 
 @dataclass
-class FileReader:
-    """A file that each process opens for itself, and that must be the same one in all of them."""
+class FileReader(Reader):
+    """Reader of a file, which must be the same one in all processes."""
 
     path: str
     _opened: Any = field(default=None, kw_only=True)
@@ -105,33 +110,29 @@ class FileReader:
         self._described_as = self._status()
 
     def open(self) -> Any:
-        """Return what is sliced, opened where it is not open."""
+        """Return the open image."""
         if self._opened is None:
             self._check_same()
             self._opened = self._open()
         return self._opened
 
-    def read(self, slices: Slices) -> AnyArray:
-        """Return a window."""
-        return owned(self.open()[slices])
-
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Close the file."""
         self._opened = None
 
     @property
     def is_open(self) -> bool:
-        """Whether something is opened."""
+        """Whether this process has opened the file."""
         return self._opened is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def _open(self) -> Any:
-        raise TypeError("a file reader must know how to open its file")
+        raise NotImplementedError
 
     def _status(self) -> tuple[int, int] | None:
-        """Return size and time of a file; None of a folder, of which they say little."""
+        """Return bytes and time of a file; None for a folder, where they change without its content."""
         path = Path(self.path)
         if not path.is_file():
             return None
@@ -139,7 +140,7 @@ class FileReader:
         return status.st_size, status.st_mtime_ns
 
     def _check_same(self) -> None:
-        """Raise SourceElsewhereError where the file is not there, or is another one than was described."""
+        """Raise SourceElsewhereError if the file is missing, or is not the described one."""
         if not os.path.lexists(self.path):
             raise SourceElsewhereError(
                 f"the source {self.path} does not exist on the host {socket.gethostname()}; put it where all workers "
@@ -148,39 +149,34 @@ class FileReader:
         found = self._status()
         if found != self._described_as:
             raise SourceElsewhereError(
-                f"could not read {self.path}: it is another file on the host {socket.gethostname()} than where the run "
-                f"began, or has changed since then: (bytes, time in nanoseconds) was {self._described_as}, is {found}"
+                f"could not read {self.path}: on the host {socket.gethostname()} it is another file, or has changed "
+                f"since the run began: (bytes, time in nanoseconds) was {self._described_as}, is {found}"
             )
 
 
 @dataclass
 class FunctionReader(FileReader):
-    """A file that a function of the user reads: whole, unless what it returns is lazy."""
+    """Reader of a file through a function of the user: the whole file, unless the function returns a lazy array."""
 
-    axes: str = ""
-    function: ReadFunction | None = None
-    reader_of: "Callable[[Any], Reader] | None" = None
+    axes: str
+    function: ReadFunction
+    reader_of: Callable[[Any], Reader]
 
     def open(self) -> Any:
-        """Return what is sliced, opened where it is not open."""
-        return self._reader().open()
+        """Return the open image."""
+        return super().open().open()
 
     def read(self, slices: Slices) -> AnyArray:
         """Return a window."""
-        return self._reader().read(slices)
-
-    def _reader(self) -> Reader:
-        reader: Reader = super().open()
-        return reader
+        window: AnyArray = super().open().read(slices)
+        return window
 
     @property
     def view(self) -> str:
-        """What is read of it where that is not all."""
+        """The function that reads the file."""
         return f", read by {value_identity(self.function)}"
 
     def _open(self) -> Reader:
-        if self.function is None or self.reader_of is None:
-            raise TypeError("there is no function that reads the file")
         array = self.function(Path(self.path), self.axes)
         if not is_array(array):
             raise SourceError(
@@ -192,16 +188,16 @@ class FunctionReader(FileReader):
 
 @dataclass
 class MemmapReader(FileReader):
-    """A part of a file of bare numbers."""
+    """Reader of a memory map: a part of a file of bare numbers."""
 
-    dtype: str = ""
-    shape: tuple[int, ...] = ()
-    offset: int = 0
-    order: Any = "C"
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    order: Any
 
     @property
     def view(self) -> str:
-        """What is read of it where that is not all."""
+        """The part of the file that is read."""
         return f", from byte {self.offset} in {self.order} order"
 
     def _open(self) -> Any:

@@ -1,20 +1,21 @@
-"""Axes that metadata say are heard: where a user exchanges two of them, one of both is wrong."""
+"""The axes in the metadata of a source agree with the axes that the user passes, or the source is refused."""
 
 from tilewright.errors import GeometryError
 
 UNKNOWN = "?"
+"""Letter of an axis that the metadata do not name."""
 _NAMES = {"t": "T", "time": "T", "c": "C", "channel": "C", "z": "Z", "y": "Y", "x": "X"}
 _PLANES = frozenset("STCZ")
-"""Axes along which planes follow each other."""
+"""Axes along which planes are stacked."""
 
 
 def known_axes_of_tiff(axes: str) -> str:
-    """Return the axes that a TIFF file says, a letter each; "?" for one that it does not say.
+    """Return the axes in the metadata of a TIFF file, one letter each; "?" for an unknown one.
 
     Parameters
     ----------
     axes : str
-        Letters as tifffile has them, where S are the samples of a pixel, such as red, green and blue.
+        Letters of tifffile, where S are the samples of a pixel, such as red, green and blue.
 
     Examples
     --------
@@ -26,7 +27,7 @@ def known_axes_of_tiff(axes: str) -> str:
 
 
 def known_axes_of_names(names: object) -> str:
-    """Return the axes that names of dimensions say.
+    """Return the axes of dimension names, one letter each; "?" for an unknown one.
 
     Examples
     --------
@@ -39,14 +40,14 @@ def known_axes_of_names(names: object) -> str:
 
 
 def note_on_said_axes(given: str, said: str) -> str:
-    """Return how the axes that are given differ from those that the metadata of a source say; empty where they do not.
+    """Return a note on the difference between the given axes and those of the metadata; empty if there is none.
 
-    Planes that follow each other may have another name: programs write channels, frames and slices for one another.
+    Axes of stacked planes may differ in name: programs write channels, frames and slices for one another.
 
     Raises
     ------
     GeometryError
-        If both name the same axis, at different places.
+        If both name the same axis at different places.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A TIFF file is read where all of its planes are there: those that are missing would read as zeros."""
+"""A TIFF file with missing planes is refused: tifffile would read them as zeros."""
 
 import logging
 import threading
@@ -20,42 +20,38 @@ SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
 
 @dataclass
 class TiffReader(FileReader):
-    """One series of a TIFF file, read strip by strip or tile by tile.
-
-    Parameters
-    ----------
-    series : int
-        Which one: a file may hold several images.
-    """
+    """Reader of one series of a TIFF file, strip by strip or tile by tile."""
 
     series: int = 0
 
     @property
     def view(self) -> str:
-        """What is read of it where that is not all."""
+        """The series that is read."""
         return f", series {self.series}" if self.series else ""
 
-    def description(self) -> "TiffDescription":
-        """Check that all of the series is there, and return what the file says of it.
+    def description(self) -> tuple[str, int]:
+        """Check the file, and return the axes in its metadata and the number of its series.
+
+        The axes are letters of tifffile; empty if the metadata do not name them.
 
         Raises
         ------
         SourceError
-            If the file is damaged or cut short, or planes or files of it are missing.
+            If the file is damaged or cut short, or planes of the series are missing.
         """
         with _complaints() as complaints, tifffile.TiffFile(self.path) as file:
             if not file.series:
                 raise ValueError("it holds no image that tifffile can read")
             series = self._series_of(file)
-            # That looks for all pages of the file, and complains where their chain is broken.
+            # This reads the chain of pages; tifffile logs an error if the chain is broken.
             len(file.pages)
             if complaints:
                 raise SourceError(
-                    f"the TIFF file {self.path} is damaged or cut short: {complaints[0]:.200}; if it is as you want "
-                    "it, read it yourself, and pass the array"
+                    f"the TIFF file {self.path} is damaged or cut short: {complaints[0]:.200}; if you want it as it "
+                    "is, read it yourself, and pass the array"
                 )
             _check_whole(self.path, series)
-            return TiffDescription(_axes_said(file, series), len(file.series))
+            return _axes_said(file, series), len(file.series)
 
     def _open(self) -> Any:
         file = tifffile.TiffFile(self.path)
@@ -64,7 +60,7 @@ class TiffReader(FileReader):
             if series.dataoffset is not None and not series.is_multifile:
                 file.close()
                 return tifffile.memmap(self.path, series=self.series, mode="r")
-            # Compressed or in pieces: its strips and tiles are the chunks of a read-only Zarr array.
+            # Compressed data or data in pieces: strips or tiles are the chunks of a read-only Zarr array.
             store = series.aszarr(level=0)
             array = zarr.open_array(store, mode="r")
         except BaseException:
@@ -80,24 +76,8 @@ class TiffReader(FileReader):
         return file.series[self.series]
 
 
-@dataclass(frozen=True)
-class TiffDescription:
-    """What a TIFF file says of one of its images.
-
-    Parameters
-    ----------
-    axes : str
-        A letter for each axis, as tifffile has them; empty where the file says none.
-    series_count : int
-        How many images there are in it.
-    """
-
-    axes: str
-    series_count: int
-
-
 def _axes_said(file: Any, series: Any) -> str:
-    """Return the axes of a series where the file says them; of other files tifffile guesses them."""
+    """Return the axes in the metadata of a series; empty if tifffile guesses them."""
     if series.kind in ("generic", "uniform"):
         return ""
     if series.kind == "shaped" and not any("axes" in said for said in file.shaped_metadata or ()):
@@ -106,7 +86,7 @@ def _axes_said(file: Any, series: Any) -> str:
 
 
 def _check_whole(path: str, series: Any) -> None:
-    """Raise SourceError where a plane of a series is missing, or lies beyond the end of its file."""
+    """Raise SourceError if a plane of a series is missing, or lies beyond the end of its file."""
     pages = series.pages
     missing = [number for number, page in enumerate(pages) if page is None]
     plane = prod(series.keyframe.shape)
@@ -116,7 +96,7 @@ def _check_whole(path: str, series: Any) -> None:
         raise SourceError(
             f"the TIFF file {path} says that it has {expected} planes, of which {count} are missing (the first is "
             f"plane {missing[0] if missing else len(pages)}): they, or files that hold them, were not written or "
-            "copied; put them there, or read the file yourself and pass the array"
+            "copied; restore them, or read the file yourself and pass the array"
         )
     for number, page in enumerate(pages):
         file_nbytes = page.parent.filehandle.size
@@ -132,14 +112,14 @@ def _check_whole(path: str, series: Any) -> None:
             )
         if not all(page.databytecounts):
             raise SourceError(
-                f"the TIFF file {path} does not hold all pieces of plane {number}: they would read as zeros; if that "
-                "is as you want it, read the file yourself, and pass the array"
+                f"the TIFF file {path} does not hold all pieces of plane {number}: they would read as zeros; if you "
+                "want zeros, read the file yourself, and pass the array"
             )
 
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """Collect what tifffile finds wrong with a file, of which it reads what is left."""
+    """Collect the errors that tifffile logs in this thread; it reads the rest of a damaged file without raising."""
     logger, found, thread = logging.getLogger("tifffile"), [], threading.get_ident()
 
     class Collector(logging.Handler):

@@ -1,4 +1,4 @@
-"""A Zarr array is read where its metadata are: an array that is not there would read as its fill value."""
+"""A Zarr array is read only if its metadata are unchanged: a missing array would read as its fill value."""
 
 import os
 import socket
@@ -13,17 +13,17 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import SourceElsewhereError
-from tilewright.sources.readers.reader import Slices, owned
+from tilewright.sources.readers.reader import Reader, Slices, owned
 from tilewright.stores.metadata import METADATA_NAMES, array_metadata
 from tilewright.stores.places import public_name
 from tilewright.stores.zarr_api import Buffer, BufferPrototype, unwrapped
 
 MOST_NOTED = 100_000
-"""Objects that are missing, of which each process keeps the digests."""
+"""Missing objects that each process remembers, at most."""
 
 
 class _Noting(WrapperStore[Store]):
-    """A store that notes which objects were asked for, and are not there: they read as the fill value."""
+    """A store that collects the keys of missing objects, which read as the fill value."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -38,36 +38,26 @@ class _Noting(WrapperStore[Store]):
 
 
 @dataclass
-class ZarrReader:
-    """An array of a store, which each process opens for itself.
-
-    Parameters
-    ----------
-    store : zarr store
-        The store.
-    path : str
-        The path of the array in it.
-    metadata : dict
-        The metadata of the array, which must be the same wherever it is read.
-    """
+class ZarrReader(Reader):
+    """Reader of an array in a store; its metadata must be the same in every process."""
 
     store: Store
     path: str
     metadata: dict[str, Any]
     _opened: zarr.Array[Any] | None = field(default=None, kw_only=True)
-    # The same array, read through a store that notes what is missing.
+    # The same array, read through the store that collects missing objects.
     _noted: zarr.Array[Any] | None = field(default=None, kw_only=True)
     _noting: _Noting | None = field(default=None, kw_only=True)
     _told: set[int] = field(default_factory=set, kw_only=True)
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> "ZarrReader":
-        """Return the reader of an array that is open."""
+        """Return the reader of an open array."""
         make_absolute(array.store)
         return cls(array.store, array.path, array_metadata(array))
 
     def open(self) -> zarr.Array[Any]:
-        """Return what is sliced, opened where it is not open."""
+        """Return the open array."""
         if self._opened is None:
             self._opened = reopened(self.store, self.path, self.metadata)
         return self._opened
@@ -81,7 +71,7 @@ class ZarrReader:
         return owned(self._noted[slices])
 
     def take_missing(self) -> frozenset[int]:
-        """Return the objects that were not there, by digests of their keys, since the last call."""
+        """Return the objects found missing since the last call, as digests of their keys."""
         if self._noting is None or not self._noting.missing:
             return frozenset()
         missing, self._noting.missing = self._noting.missing, set()
@@ -90,12 +80,12 @@ class ZarrReader:
         return new
 
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Drop the open array."""
         self._opened = self._noted = None
 
     @property
     def is_open(self) -> bool:
-        """Whether something is opened."""
+        """Whether this process has opened the array."""
         return self._opened is not None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,16 +93,16 @@ class ZarrReader:
 
 
 def reopened(store: Store, path: str, metadata: dict[str, Any]) -> zarr.Array[Any]:
-    """Return an array as it is in its store now.
+    """Return an array, opened again in its store.
 
     Raises
     ------
     SourceElsewhereError
-        If it is not there, or is another one.
+        If it is missing, or has other metadata.
     """
     name, host = public_name(store, path), socket.gethostname()
     try:
-        # Not every store has a copy that is read-only.
+        # Not every store supports a read-only copy.
         array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+")
     except (FileNotFoundError, KeyError) as error:
         raise SourceElsewhereError(
@@ -121,14 +111,14 @@ def reopened(store: Store, path: str, metadata: dict[str, Any]) -> zarr.Array[An
         ) from error
     if array_metadata(array) != metadata:
         raise SourceElsewhereError(
-            f"the Zarr array {name} is another one, seen from process {os.getpid()} on the host {host}, than the one "
-            "that was opened; open it again, by an absolute path"
+            f"the metadata of the Zarr array {name}, seen from process {os.getpid()} on the host {host}, are not those "
+            "of the array that was passed; open it again, by an absolute path"
         )
     return array
 
 
 def make_absolute(store: Any) -> None:
-    """Let a store of a relative path mean the same place in each process, whatever its working folder."""
+    """Make the path of a store absolute: processes may have different working folders."""
     store = unwrapped(store)
     if isinstance(store, LocalStore):
         store.root = store.root.resolve()
@@ -141,6 +131,6 @@ def make_absolute(store: Any) -> None:
 
 
 def can_travel(store: Any) -> bool:
-    """Tell whether another process may open a store: a zip file that is being written is emptied by who opens it."""
+    """Tell whether another process may open a store; a zip file in write mode is emptied when it is opened again."""
     store = unwrapped(store)
     return not isinstance(store, ZipStore) or store.read_only
