@@ -1,4 +1,4 @@
-"""An output is proven complete by its ledger and its stored bytes alone: neither model nor source are needed."""
+"""An output is verified by its ledger and its stored bytes alone, without model and source."""
 
 import os
 from collections import Counter
@@ -34,25 +34,25 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Verification:
-    """How the stored objects of an output were found, against its ledger.
+    """The state of the stored objects of an output, compared with its ledger.
 
     Parameters
     ----------
     name : str
-        The output.
+        The array.
     plan : WritePlan
-        The plan by which it was, or is being, written.
+        Its plan.
     stored_nbytes : int
-        Bytes of the units that the ledger says are stored.
+        Bytes of the stored units in the ledger.
     conditions : dict of int to str
-        The units that are not intact, by their number in the plan: ``"missing"``, ``"short"``, ``"damaged"`` or
-        ``"given up"``.
+        Condition of each unit that is not intact, by its number in the plan: ``"missing"``, ``"short"``, ``"damaged"``
+        or ``"given up"``.
     writer : str
-        Who is writing the output at the moment; empty where nobody is.
+        Process that is writing the output now; empty if there is none.
     metadata : list of str
-        How the metadata of the array differ from those that it was created with.
+        Differences between the metadata of the array and those in the ledger.
     surplus : list of str
-        What lies in the array and is none of its objects: keys relative to the array.
+        Keys in the array, relative to it, that are not objects of the plan.
     """
 
     name: str
@@ -65,11 +65,11 @@ class Verification:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every object is there, and is what was stored, no other one, and the metadata are what they need."""
+        """Whether all units are intact, the metadata are unchanged, and there are no surplus keys."""
         return not (self.conditions or self.metadata or self.surplus)
 
     def units(self, condition: str) -> list[int]:
-        """Return the units in this condition."""
+        """Return the numbers of the units in this condition."""
         return [unit for unit, found in self.conditions.items() if found == condition]
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class BegunOutput:
-    """An output, its ledger, and what the ledger says that it was begun from."""
+    """An output, its ledger, and the header of the ledger."""
 
     output: Output
     ledger: LedgerFolder
@@ -114,23 +114,23 @@ def verify(
     client: "Client | None" = None,
     progress: bool = True,
 ) -> Verification:
-    """Compare every stored object of an output with the ledger of the runs that wrote it.
+    """Compare every stored object of an output with its ledger.
 
     Parameters
     ----------
     destination : path or zarr store
-        The output: what was passed to `predict_to_zarr`, or the group of one image of `WriteTilesZarr`.
+        The destination of `predict_to_zarr`, or the group of one image of `WriteTilesZarr`.
     ledger : path, optional
-        The folder of the ledger where it is not ``<destination>.ledger``.
+        Folder of the ledger; by default ``<destination>.ledger``.
     client : distributed.Client, optional
-        A cluster that reads; threads of this process where not given.
+        Cluster that reads the objects; by default, threads of this process read them.
     progress : bool, default=True
-        Whether to show a progress line on standard error.
+        Whether to show a progress bar on standard error.
 
     Returns
     -------
     Verification
-        What was found; print it.
+        The result; it can be printed.
 
     Raises
     ------
@@ -156,12 +156,12 @@ def verify(
     try:
         existing_group(begun.output)
     except FileNotFoundError:
-        metadata = ["those of the group around the array are gone"]
+        metadata = ["those of the group around the array are missing"]
     try:
         array = existing_array(begun.output)
     except FileNotFoundError:
-        # All of its objects are missing, wherever they are looked for.
-        metadata.append("those of the array are gone")
+        # Without metadata, readers find no object.
+        metadata.append("those of the array are missing")
         conditions = dict.fromkeys(range(plan.unit_count), Condition.MISSING)
     else:
         metadata += differences(begun.header.array, array_metadata(array))
@@ -171,7 +171,7 @@ def verify(
         surplus = list(surplus_objects(begun.output, plan, encoder))
     holder = begun.output.lock().holder()
     if holder is not None:
-        # What is being written has other names until it is whole.
+        # The writer has partial files at this moment.
         surplus = [key for key in surplus if not is_partial(key.rpartition("/")[2])]
     metadata += [f"those of an output that is being replaced lie in {aside}" for aside in begun.output.asides()]
     return Verification(
@@ -200,22 +200,24 @@ def begun_output(
         if header is not None and output.ledger is not None:
             return BegunOutput(output, output.ledger, header)
     if not isinstance(destination, str | os.PathLike):
-        missing = "has no ledger beside it; pass the ledger that the run was given"
-        if ledger is not None:
-            missing = f"has no ledger {ledger}: there is none; pass the one that the run was given"
-        raise ResumeError(f"the store {public_name(destination)} {missing}")
+        which = "beside it" if ledger is None else ledger
+        raise ResumeError(
+            f"the store {public_name(destination)} has no ledger {which}; pass the ledger that the run was given"
+        )
     path = Path(destination).expanduser().resolve()
     inner = LedgerFolder(path.with_name(f"{path.name}{LEDGER_SUFFIX}")).inner() if ledger is None else []
     if inner:
         raise ResumeError(f"{path} holds several outputs; name one of them: {', '.join(str(path / n) for n in inner)}")
     where = ledger or f"{path}{LEDGER_SUFFIX}"
-    raise ResumeError(f"the output {path} has no ledger {where}, so that nobody knows what should be stored there")
+    raise ResumeError(
+        f"the output {path} has no ledger {where}; without it the units that should be stored are unknown"
+    )
 
 
 def _candidates(
     destination: "str | os.PathLike[str] | Store", ledger: "str | os.PathLike[str] | None"
 ) -> "list[Output]":
-    """Return the outputs that may be meant: the array of an output is named as well as its group."""
+    """Return the outputs at a path, which may be that of the group or of the array, in any store around it."""
     if ledger is not None or not isinstance(destination, str | os.PathLike):
         return [Output.at(destination, ledger=ledger, may_be_read_only=True)]
     path = Path(destination).expanduser().resolve()

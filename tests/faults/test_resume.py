@@ -683,7 +683,7 @@ def test_a_ledger_elsewhere_is_found_there_only(finished: Path, embedded: Client
     assert [file.name for file in ledger.iterdir()] == ["000001.ledger"]
     assert not ledger_of(output).exists()
     flip(object_files(output)[0])
-    with pytest.raises(ResumeError, match="does not, so that nobody knows"):
+    with pytest.raises(ResumeError, match="does not, so it is unknown which units are stored"):
         predict(output, Company(), if_exists="resume", client=embedded)
     report = predict(output, Company(), if_exists="resume", client=embedded, ledger=ledger)
     assert report.unit_count == 1

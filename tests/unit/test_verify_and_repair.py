@@ -337,7 +337,7 @@ def test_without_a_ledger_nothing_can_be_said(there: str, output: Path, embedded
     if there == "an empty ledger":
         ledger_of(output).mkdir()
     before = sorted(tmp_path.rglob("*"))
-    words = f"the output {output} has no ledger {given.get('ledger', ledger_of(output))}, so that nobody knows"
+    words = f"the output {output} has no ledger {given.get('ledger', ledger_of(output))}; without it"
     with pytest.raises(ResumeError) as caught:
         verify(output, **given)
     assert words in str(caught.value)

@@ -1,1 +1,1 @@
-"""One output as it lies in its store: the group and its array, what it was begun from, what it replaces."""
+"""One output in its store: its group and array, the inputs that it was begun from, and what it replaces."""

@@ -1,4 +1,4 @@
-"""What is written and what is read are apart: no output, and no ledger, is a source, lies in one or holds one."""
+"""No output and no ledger of a run is a source of it, lies in a source or holds one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from tilewright.stores.places import Name, Place, may_be_elsewhere
 
 @dataclass(frozen=True)
 class Target:
-    """What a run writes: an output, or a ledger.
+    """An output or a ledger that a run writes.
 
     Parameters
     ----------
     name : str
-        How to name it.
+        Name in messages.
     place : Place or None
-        Where it lies, where that is known.
+        Its place; None if unknown.
     is_replaced : bool
-        Whether something that exists there is replaced.
+        Whether something exists there and is replaced.
     within : Place, optional
-        Where it lies at any rate, where the place is what a store of a foreign class says.
+        A place that holds it, if its store is of a foreign class, which may give keys another meaning.
     """
 
     name: str
@@ -33,19 +33,12 @@ class Target:
 
 
 def check_apart(targets: Sequence[Target], sources: Sequence[Source | Path]) -> None:
-    """Compare all that a run writes with all that it reads.
-
-    Parameters
-    ----------
-    targets : sequence of Target
-        The outputs and ledgers of the run.
-    sources : sequence of Source or Path
-        Its sources.
+    """Compare the outputs and ledgers of a run with its sources.
 
     Raises
     ------
     DestinationError
-        If a target is a source, holds one or lies in one; or if that cannot be known, and something would be replaced.
+        If a target is a source, holds one or lies in one; or if that is unknown, and something would be replaced.
     """
     owners: dict[Name, Place] = {}
     inside: dict[Name, Place] = {}
@@ -73,7 +66,7 @@ def check_apart(targets: Sequence[Target], sources: Sequence[Source | Path]) -> 
 
 
 def _doubts(target: Target, read: set[Place], unknown: list[tuple[str, Unknown]]) -> list[str]:
-    """Return why it cannot be known whether a source is read from a target."""
+    """Return the reasons that a source may be read from a target."""
     place = target.place
     reasons = [
         f"{name}: {one.text}"

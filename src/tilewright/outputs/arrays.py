@@ -1,4 +1,4 @@
-"""The array of an output is created as it was planned, and is opened only where it still is what was planned."""
+"""The array of an output is created as planned, and opened only if it still is as planned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ from tilewright.stores.places import without_secrets
 from tilewright.stores.zarr_api import ensure_open
 
 _OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
-"""What the group says, so that it is known for an output of ours without its ledger."""
+"""Attributes of the group of an output, which mark it as an output of tilewright."""
 
 
 def template_array(plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-    """Return an empty array in memory, which is what `create_array` creates."""
+    """Return an empty array in memory with the metadata of the array of the output."""
     group = zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options))
     return _create_in(group, plan, options)
 
@@ -38,24 +38,18 @@ def create_array(output: Output, plan: WritePlan, options: OutputOptions) -> zar
     """
     try:
         ensure_open(output.store)
-        group = zarr.open_group(
-            output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
-        )
-        if OWN_ATTRIBUTE not in group.attrs:
-            # A group that held nothing.
-            group.update_attributes(_OWN_ATTRIBUTES)
-        return _create_in(group, plan, options)
+        return _create_in(_opened_group(output, options), plan, options)
     except OSError as error:
         raise DestinationError(f"the output {output} could not be created: {without_secrets(error)}") from error
 
 
 def open_array(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-    """Return the array that an earlier run has created, or create it where that run did not come to it.
+    """Return the array of an earlier run, created now if that run had not created it.
 
     Raises
     ------
     ResumeError
-        If it is another array than that run would have created.
+        If it differs from the planned array.
     """
     existing_group(output, options)
     try:
@@ -72,12 +66,12 @@ def open_array(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.
 
 
 def existing_array(output: Output) -> zarr.Array[Any]:
-    """Return the array of an output as it is.
+    """Return the existing array of an output.
 
     Raises
     ------
     FileNotFoundError
-        If it is not there.
+        If it does not exist.
     ResumeError
         If its metadata cannot be read.
     """
@@ -86,30 +80,36 @@ def existing_array(output: Output) -> zarr.Array[Any]:
 
 
 def existing_group(output: Output, options: OutputOptions | None = None) -> None:
-    """Open the group around the array; with options it is created where it is not there.
+    """Check the group of an output; with options, create a missing one.
 
     Raises
     ------
     FileNotFoundError
-        If it is not there.
+        If it does not exist, and no options are given.
     ResumeError
         If its metadata cannot be read.
     """
     with _readable(output):
         if options is None:
             zarr.open_group(output.store, path=output.group, mode="r")
-            return
-        group = zarr.open_group(
-            output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
-        )
-        if OWN_ATTRIBUTE not in group.attrs:
-            # In format 2 they are a document of their own, which a run that was killed has not written.
-            group.update_attributes(_OWN_ATTRIBUTES)
+        else:
+            _opened_group(output, options)
+
+
+def _opened_group(output: Output, options: OutputOptions) -> zarr.Group:
+    """Open or create the group of an output, with its attributes."""
+    group = zarr.open_group(
+        output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
+    )
+    if OWN_ATTRIBUTE not in group.attrs:
+        # An empty group of another program, or a killed run: in format 2 attributes are a document of their own.
+        group.update_attributes(_OWN_ATTRIBUTES)
+    return group
 
 
 @contextmanager
 def _readable(output: Output, path: str = "") -> Iterator[None]:
-    """Raise ResumeError where the metadata of a node cannot be read, by zarr or by other readers."""
+    """Raise ResumeError if zarr or `read_node` cannot read the metadata of a node."""
     try:
         read_node(output.listing.read, path)
         yield

@@ -1,8 +1,8 @@
-"""What chunks go through where nobody says is what serves predictions best, as `benchmarks.compressors` measures it.
+"""Default compressor per data type, chosen by the benchmark `compressors`.
 
-Blosc puts the bits of equal significance of all elements together, of which the high ones of a prediction hardly
-change. What is left of floats is noise, which LZ4 skips at several times the speed of Zstandard and with the same
-result; whole numbers, of few values often, are worth Zstandard.
+Blosc with bit shuffle groups bits of equal significance; the high bits of a prediction hardly change. The other bits of
+floats are noise, which LZ4 passes several times faster than Zstandard, at the same size. Whole numbers often have few
+values, which Zstandard compresses further.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from zarr.codecs import BloscCodec
 
 
 def default_compressor(dtype: str, zarr_format: int) -> Any:
-    """Return the compressor of an array, of Zarr 3 or 2.
+    """Return the default compressor of a data type, for Zarr format 3 or 2.
 
     Examples
     --------

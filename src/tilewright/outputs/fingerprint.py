@@ -1,4 +1,4 @@
-"""What an output is made of has a name for each part, by which a run knows whether it may complete what is there."""
+"""A run completes an existing output only if all named inputs are equal: image, model, plan and array."""
 
 import json
 from typing import Any
@@ -11,13 +11,13 @@ from tilewright.sources.source_identity import source_identity
 from tilewright.stores.metadata import array_metadata
 
 Fingerprint = dict[str, Any]
-"""All that stored bytes follow from, by name; values as JSON has them."""
+"""All inputs that stored bytes depend on, by name; JSON values."""
 
 SOURCE_PATH = "source path"
 SERIES = "source series"
 PREDICTED_BY = "predicted by"
 CLUSTER = "predict_to_zarr"
-"""Who predicts where it is no trainer."""
+"""Value of `PREDICTED_BY` for a run without a trainer."""
 
 
 def fingerprint_of(
@@ -30,13 +30,13 @@ def fingerprint_of(
     source : Source
         The image.
     model : str
-        The identity of the model.
+        Identity of the model.
     predicted_by : str
-        Who cuts and predicts the tiles.
+        Name of the trainer, or `CLUSTER`.
     plan : WritePlan
-        What was asked for of tiles and chunks.
+        The plan of the output.
     array : zarr.Array
-        An array as the output is, or would be, created.
+        The array of the output, or its template.
     """
     metadata = array_metadata(array)
     fingerprint = {
@@ -61,13 +61,13 @@ def fingerprint_of(
         "fill value": metadata["fill_value"],
         "codecs": metadata.get("codecs", [metadata.get("filters"), metadata.get("compressor")]),
     }
-    # As it comes back from a file.
+    # Tuples become lists, as in a file.
     loaded: Fingerprint = json.loads(json.dumps(fingerprint))
     return loaded
 
 
 def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """Return in words how two fingerprints differ.
+    """Describe the differences of two fingerprints.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""What lies in the place of an output is told apart: its own parts, other Zarr nodes, and things that are no Zarr.
+"""Each object in the place of an output is its own part, a part of another Zarr node, or of neither.
 
-A part of a Zarr node is a metadata document that parses, or an object whose key the metadata of its array explain.
+A part of a Zarr node is a metadata document that parses, or an object whose key fits the metadata of its array.
 """
 
 import os
@@ -17,44 +17,43 @@ from zarr.abc.store import Store
 
 from tilewright.locks.object_lock import NAME as LOCK_NAME
 from tilewright.stores.metadata import METADATA_NAMES, MetadataError, Node, read_node
+from tilewright.stores.patience import Check
 from tilewright.stores.put import get_object
-from tilewright.stores.removal import is_partial
+from tilewright.stores.removal import delete_object, is_partial, remove_files
 from tilewright.stores.zarr_api import sync
 
 OWN_ATTRIBUTE = "tilewright"
-"""The attribute of a group that says that its array is an output of ours."""
+"""Attribute of a group that marks its array as an output of tilewright."""
 SHOWN = 10
+"""Names in a message, at most."""
 _LARGEST_DOCUMENT_NBYTES = 2**26
 
 
 class Listing(Protocol):
-    """The objects below one place."""
+    """The objects in one place."""
 
     def keys(self) -> Iterator[str]:
         """Iterate over the keys, relative to the place."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing lies there."""
+        """Whether the place holds nothing."""
 
     def read(self, key: str) -> bytes | None:
-        """Return an object, or None where it is not there."""
+        """Return an object, or None if it does not exist."""
+
+    def remove(self, keys: list[str], check: Check) -> None:
+        """Remove objects; `check` is called before each one."""
 
 
 @dataclass(frozen=True)
 class FolderListing:
-    """The files below a folder; links are listed, and not followed.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    """
+    """The files below a folder; links are listed, but not followed."""
 
     folder: Path
 
     def keys(self) -> Iterator[str]:
-        """Iterate over the paths of the files, relative to the folder, with ``/`` between their parts."""
+        """Iterate over the paths of the files, relative to the folder, in the notation of POSIX."""
         for parent, folders, files in os.walk(self.folder):
             links = [name for name in folders if Path(parent, name).is_symlink()]
             inside = Path(parent).relative_to(self.folder).as_posix()
@@ -63,25 +62,41 @@ class FolderListing:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the folder is not there, or holds nothing, not even a folder."""
+        """Whether the folder does not exist, or holds neither files nor folders."""
         return not self.folder.is_dir() or not any(self.folder.iterdir())
 
     def read(self, key: str) -> bytes | None:
-        """Return the content of a file."""
-        return read_plain_file(self.folder / key)
+        """Return the content of a file, or None if it does not exist.
+
+        Raises
+        ------
+        MetadataError
+            If it is no regular file, or larger than 64 MiB: no metadata document.
+        """
+        path = self.folder / key
+        try:
+            # A pipe must not block.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise MetadataError(f"{path} cannot be read: {error.strerror}") from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_DOCUMENT_NBYTES:
+                raise MetadataError(f"{path} is no regular file, or larger than 64 MiB")
+            return os.read(descriptor, status.st_size + 1)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, keys: list[str], check: Check) -> None:
+        """Remove files, and the folders that are empty then."""
+        remove_files(self.folder, keys, check)
 
 
 @dataclass(frozen=True)
 class StoreListing:
-    """The objects below a prefix of a store.
-
-    Parameters
-    ----------
-    store : zarr store
-        The store.
-    prefix : str
-        The prefix, without a slash at its end; empty for all of it.
-    """
+    """The objects below a prefix of a store: a path without a slash at its end, or empty."""
 
     store: Store
     prefix: str
@@ -92,25 +107,29 @@ class StoreListing:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing lies there."""
+        """Whether the store has no objects there."""
         return not sync(self._keys(1))
 
     def read(self, key: str) -> bytes | None:
-        """Return an object."""
+        """Return an object, or None if it does not exist."""
         try:
-            return bytes(get_object(self.store, self.full_key(key)))
+            return bytes(get_object(self.store, f"{self._start}{key}"))
         except FileNotFoundError:
             return None
 
-    def full_key(self, key: str) -> str:
-        """Return the key of an object in the store."""
-        return f"{self.prefix}/{key}" if self.prefix else key
+    def remove(self, keys: list[str], check: Check) -> None:
+        """Remove objects."""
+        for key in keys:
+            delete_object(self.store, f"{self._start}{key}", check=check)
+
+    @property
+    def _start(self) -> str:
+        return f"{self.prefix}/" if self.prefix else ""
 
     async def _keys(self, most: int | None) -> list[str]:
-        start = f"{self.prefix}/" if self.prefix else ""
-        found: list[str] = []
+        found, start = list[str](), self._start
         async for key in self.store.list_prefix(start):
-            # Some stores list what begins with the same letters too. The lock of the output is no part of it.
+            # Some stores also list longer names with this beginning. The lock is no part of the output.
             if key.startswith(start) and key != f"{start}{LOCK_NAME}":
                 found.append(key.removeprefix(start))
                 if len(found) == most:
@@ -118,41 +137,18 @@ class StoreListing:
         return found
 
 
-def read_plain_file(path: Path) -> bytes | None:
-    """Return the content of a file, or None where it is not there.
-
-    Raises
-    ------
-    MetadataError
-        If it is a folder, a pipe, which would be waited for, or has more than 64 MiB: no document.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise MetadataError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_DOCUMENT_NBYTES:
-            raise MetadataError(f"{path} is no file, or one of more than 64 MiB")
-        return os.read(descriptor, status.st_size + 1)
-    finally:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True)
 class Inventory:
-    """The parts of what lies in one place.
+    """The Zarr nodes and the other objects in the place of an output.
 
     Parameters
     ----------
     listing : Listing
-        What lies there.
+        The objects in the place.
     array : str
-        The path of the array of the output in the place.
+        Path of the array of the output in the place.
     recorded : sequence of Node
-        What the array may be, as the ledger of the output says; the last one where its metadata are lost.
+        Array metadata in the ledger of the output; the last ones stand for lost metadata.
     """
 
     listing: Listing
@@ -161,13 +157,13 @@ class Inventory:
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
-        """The groups and arrays, by their paths; the root has an empty one."""
+        """The groups and arrays by path; the path of the root is empty."""
         found = {self.array: self.recorded[-1]} if self.recorded else {}
         return found | {path: node for path, node in self._read_nodes.items() if node is not None}
 
     @cached_property
     def _read_nodes(self) -> dict[str, Node | None]:
-        """The nodes whose metadata lie there; None where these are none."""
+        """The nodes by path, as their metadata say; None for invalid metadata."""
         paths = {_parent_of(key) for key in self.listing.keys() if _name_of(key) in METADATA_NAMES}  # noqa: SIM118
         found: dict[str, Node | None] = {}
         for path in paths:
@@ -178,7 +174,7 @@ class Inventory:
 
     @property
     def is_own(self) -> bool:
-        """Whether the ledger, or the attributes of the group, say that this is an output of ours."""
+        """Whether the ledger, or the attributes of the group, mark it as an output of tilewright."""
         root, array = self.nodes.get(""), self.nodes.get(self.array)
         if (array is not None and not array.is_array) or (root is not None and root.is_array):
             return False
@@ -186,30 +182,17 @@ class Inventory:
             return True
         return root is not None and OWN_ATTRIBUTE in root.attributes
 
-    def others(self) -> Iterator[str]:
-        """Iterate over what is no part of a Zarr node."""
-        return (key for key in self.listing.keys() if self._node_of(key) is None)  # noqa: SIM118
-
-    def further_nodes(self) -> list[str]:
-        """Return the paths of the nodes that are no part of the output; the root where the output is not ours."""
-        own = ("", self.array) if self.is_own else ()
-        return sorted(path for path in self.nodes if path not in own)
-
     def in_the_way(self, *, also_zarr: bool = False) -> list[str]:
-        """Return some of what must not be removed.
-
-        Parameters
-        ----------
-        also_zarr : bool
-            Whether other Zarr nodes may go too.
-        """
-        found = list(islice(self.others(), SHOWN + 1))
+        """Return objects that must not be removed, and Zarr nodes of other programs unless `also_zarr`."""
+        others = (key for key in self.listing.keys() if self._node_of(key) is None)  # noqa: SIM118
+        found = list(islice(others, SHOWN + 1))
         if not also_zarr:
-            found += [path or "the group itself" for path in self.further_nodes()]
+            own = ("", self.array) if self.is_own else ()
+            found += [path or "the group itself" for path in sorted(self.nodes.keys() - own)]
         return found
 
     def removable(self, *, also_zarr: bool = False) -> list[str]:
-        """Return the keys that may be removed: objects first, the metadata of the root last, which prove the others."""
+        """Return the keys that may be removed: objects first; last the metadata of the root, which prove the others."""
         keys: list[tuple[int, str]] = []
         for key in self.listing.keys():  # noqa: SIM118
             path = self._node_of(key)
@@ -220,7 +203,7 @@ class Inventory:
         return [key for _, key in sorted(keys)]
 
     def _node_of(self, key: str) -> str | None:
-        """Return the path of the node of which an object is a part; None where it is no part of one."""
+        """Return the path of the node that an object belongs to; None if it belongs to none."""
         path, inside = _parent_of(key), _name_of(key)
         if inside in METADATA_NAMES:
             return None if self._read_nodes.get(path) is None else path
@@ -230,14 +213,14 @@ class Inventory:
             if node is not None:
                 return path if was_being_written or node.chunk_pattern.fullmatch(inside) else None
             if not path:
-                # Its name tells that it is ours, where the group that it was to become is not there yet.
+                # A partial file of tilewright, before the group has metadata.
                 return "" if was_being_written else None
             inside = f"{_name_of(path)}/{inside}"
             path = _parent_of(path)
 
 
 def shown(names: list[str]) -> str:
-    """Return names as a message lists them.
+    """Return a list of names for a message.
 
     Examples
     --------

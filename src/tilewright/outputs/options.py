@@ -1,4 +1,4 @@
-"""How outputs are stored, and what happens to what is in their place, is checked where it is given."""
+"""The options of an output are checked when they are passed."""
 
 import os
 import warnings
@@ -21,26 +21,26 @@ IF_EXISTS = ("fail", "overwrite", "overwrite-foreign", "resume")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How the arrays of an output are stored.
+    """Options of the array of an output.
 
     Parameters
     ----------
     compressors : object
-        As in `zarr.create_array`, but for ``"auto"``, which is that of `default_compressor`.
+        As in `zarr.create_array`, or ``"auto"`` for `default_compressor`.
     fill_value : scalar
-        What elements that were never written read as.
+        Value of elements that are not written.
     zarr_format : {3, 2}
-        The version of the format.
+        Version of the Zarr format.
     if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
-        What to do where the output exists. ``"overwrite"`` replaces an output of tilewright, ``"overwrite-foreign"``
+        What to do if the output exists. ``"overwrite"`` replaces an output of tilewright, ``"overwrite-foreign"``
         any Zarr group or array.
     names_dimensions : bool
-        Whether the axes of the plan are stored as the names of the dimensions; format 2 has none.
+        Whether to store the axes as dimension names; format 2 has none.
 
     Raises
     ------
     ValueError
-        If there is no such format, or no such thing to do.
+        If an option has no such value.
     """
 
     compressors: Any = "auto"
@@ -58,16 +58,16 @@ class OutputOptions:
 
     @property
     def overwrites(self) -> bool:
-        """Whether what exists is replaced."""
+        """Whether an existing output is replaced."""
         return self.if_exists.startswith("overwrite")
 
     @property
     def overwrites_foreign(self) -> bool:
-        """Whether Zarr nodes are replaced that are no output of tilewright."""
+        """Whether Zarr nodes of other programs are replaced too."""
         return self.if_exists == "overwrite-foreign"
 
     def check_dtype(self, dtype: str) -> None:
-        """Raise ValueError where zarr does not take the fill value or the compressors for a data type."""
+        """Raise GeometryError if zarr refuses the fill value or the compressors for a data type."""
         fill_value = self.fill_value
         is_number = isinstance(fill_value, Number | np.generic) and not isinstance(fill_value, complex)
         if not is_number or not self._is_taken(dtype, fill_value=fill_value):
@@ -82,30 +82,30 @@ class OutputOptions:
             )
 
     def _is_taken(self, dtype: str, **options: Any) -> bool:
-        """Tell whether zarr creates an array with such options."""
+        """Tell whether zarr creates an array with these options."""
         version: Any = self.zarr_format
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 zarr.create_array(MemoryStore(), shape=(1,), chunks=(1,), dtype=dtype, zarr_format=version, **options)
         except Exception:
-            # Whatever zarr and its codecs raise.
+            # Codecs may raise any error.
             return False
         return True
 
     def check_shards(self, shards: object) -> None:
-        """Raise GeometryError for shards where the format has none."""
+        """Raise GeometryError for shards in Zarr format 2."""
         if shards is not None and self.zarr_format == 2:
             raise GeometryError(f"Zarr format 2 has no shards, got shards={shards!r}; use zarr_format=3 or shards=None")
 
 
 def output_dtype(dtype: Any) -> str:
-    """Return the NumPy name of whatever names a data type.
+    """Return the NumPy name of a data type.
 
     Raises
     ------
     GeometryError
-        If it names none that can be stored.
+        If Zarr arrays of the output cannot have it.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def output_dtype(dtype: Any) -> str:
     try:
         name = np.dtype(dtype).name
     except TypeError:
-        # What is not NumPy's, such as torch.float16, may have the same name.
+        # Other libraries use the same names: torch.float16.
         name = str(dtype).rpartition(".")[2]
     if name.startswith("complex"):
         raise GeometryError(f"dtype must be that of bools, whole numbers or floats, got {name!r}")
@@ -123,12 +123,12 @@ def output_dtype(dtype: Any) -> str:
 
 
 def checked_path(file_path: Any) -> Path:
-    """Return the path of a file or folder to write to.
+    """Return the path of an output file or folder.
 
     Raises
     ------
     TypeError
-        If it is no path.
+        If it is not a path.
     DestinationError
         If it is empty, or a URL.
     """

@@ -1,6 +1,7 @@
-"""An output is checked before anything is predicted, and created once, before the first tile."""
+"""An output is checked before the first tile is predicted: what exists in its place, and whether it can be written."""
 
 import os
+import posixpath
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from zarr.storage import LocalStore, ZipStore
 
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError, TilewrightError
 from tilewright.ledger.header import Header
-from tilewright.ledger.ledger import LedgerFolder
+from tilewright.ledger.ledger import LedgerFile, LedgerFolder
 from tilewright.locks.output_lock import OutputLock, folder_beside
 from tilewright.outputs.apart import Target
 from tilewright.outputs.inventory import OWN_ATTRIBUTE, FolderListing, Inventory, Listing, StoreListing, shown
@@ -37,21 +38,21 @@ from tilewright.stores.removal import remove_partial_files, remove_partial_files
 from tilewright.stores.zarr_api import ensure_open, is_unopened_zip, unwrapped
 
 FULL_RESOLUTION = "0"
-"""The array of the full resolution in its group, as OME-Zarr lays it out."""
+"""Name of the full-resolution array in its group, as in OME-Zarr."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One group of one store, which holds the prediction of one image.
+    """The Zarr group with the prediction of one image.
 
     Parameters
     ----------
     store : zarr store
-        Where it lies.
+        The store.
     group : str
-        The path of the group in the store; empty for its root.
+        Path of the group in the store; empty for its root.
     ledger_path : Path, optional
-        The folder of its ledger; beside the store where not given.
+        Folder of its ledger; by default beside the store.
     """
 
     store: Store
@@ -72,7 +73,7 @@ class Output:
         Raises
         ------
         DestinationError
-            If the destination, or the ledger, is no place of a kind that can be written.
+            If the destination or the ledger is of a kind that cannot be written.
         """
         ledger_path = None if ledger is None else local_path(ledger, "ledger")
         store, inner = opened_store(destination)
@@ -82,7 +83,7 @@ class Output:
             raise DestinationError(f"the store {public_name(store)} is read-only; open it for writing")
         make_absolute(store)
         if type(store) is LocalStore:
-            # Workers may have another working folder, and the folder around a node becomes no group.
+            # Workers may have another working folder. The folders around a node must not become groups.
             store = LocalStore((store.root / inner).resolve(), read_only=store.read_only)
             inner = ""
         return cls(store, "/".join(filter(None, (inner, group))), ledger_path)
@@ -92,12 +93,12 @@ class Output:
 
     @property
     def array_path(self) -> str:
-        """The path of its array in the store."""
-        return f"{self.group}/{FULL_RESOLUTION}" if self.group else FULL_RESOLUTION
+        """Path of its array in the store."""
+        return posixpath.join(self.group, FULL_RESOLUTION)
 
     @property
     def is_only_here(self) -> str:
-        """Why other processes cannot write it; empty where they may."""
+        """The reason that other processes cannot write it; empty if they can."""
         if self.place is not None and self.place.is_memory:
             return IN_MEMORY
         if isinstance(unwrapped(self.store), ZipStore):
@@ -106,46 +107,46 @@ class Output:
 
     @property
     def ledger(self) -> LedgerFolder | None:
-        """Its ledger, or None where it has no place: beside a store that is no folder."""
+        """Its ledger; None if the store has no local folder and no ledger was chosen."""
         if self.ledger_path is not None:
             return LedgerFolder(self.ledger_path)
-        # What lies in a zip file is not written again, so that there is nothing to complete.
+        # A zip file cannot be completed: its entries cannot be written again.
         return None if self.folder is None or self._folder_beside is None else LedgerFolder(self._folder_beside)
 
     @cached_property
     def folder(self) -> Path | None:
-        """The folder that it is, where its store lies in one."""
+        """Folder of the group; None if its store is no local folder."""
         root = folder_of(self.store)
         return None if root is None else root / self.group
 
     @cached_property
     def _folder_beside(self) -> Path | None:
-        """The folder beside its store where its lock lies, and its ledger where no other place was chosen."""
+        """Folder beside its store with its lock, and its ledger unless another place was chosen."""
         root = path_of(self.store)
         return None if root is None else folder_beside(root, self.group)
 
     @property
     def place(self) -> Place | None:
-        """Where it lies; None where that cannot be known."""
+        """Its place; None if unknown."""
         return place_of_store(self.store, self.group)
 
     def targets(self, options: OutputOptions) -> list[Target]:
-        """Return what a run of it writes, to be compared with its sources."""
+        """Return all that a run writes, to be compared with its sources."""
         ledgers = [] if self.ledger is None else [Target(f"ledger {self.ledger}", place_of_path(self.ledger.path))]
         is_replaced = options.overwrites and self.exists
         within = place_of_store(self.store) if gives_other_names(self.store) else None
-        # The array, too: it may be a link.
-        array = place_of_store(self.store, f"{self.group}/{FULL_RESOLUTION}")
+        # The array too: it may be a link.
+        array = place_of_store(self.store, self.array_path)
         own = [Target(str(self), place, is_replaced, within) for place in dict.fromkeys((self.place, array))]
         return [*own, *ledgers]
 
     @property
     def is_fenced(self) -> bool:
-        """Whether a task that outlives its run cannot replace what the next run has written; see `put_object`."""
+        """Whether a task that outlives its run cannot overwrite objects of the next run; see `put_object`."""
         return type(self.store) is LocalStore
 
     def lock(self) -> OutputLock:
-        """Return its lock, which is not held yet."""
+        """Return its lock, not yet acquired."""
         return OutputLock(self.store, self.group, self.folder, self._folder_beside, self.ledger_path)
 
     @property
@@ -154,36 +155,38 @@ class Output:
         return StoreListing(self.store, self.group) if self.folder is None else FolderListing(self.folder)
 
     def inventory(self) -> Inventory:
-        """Return what lies in its place."""
+        """Return the Zarr nodes and other objects in its place."""
         return Inventory(self.listing, FULL_RESOLUTION, self.recorded_nodes())
 
+    def _ledger_files(self) -> list[LedgerFile]:
+        return [] if self.ledger is None else self.ledger.files()
+
     def recorded_nodes(self) -> list[Node]:
-        """Return what its array may be, as the files of its ledger say: the last run comes last."""
+        """Return the array metadata in its ledger, those of the last run at the end."""
         try:
-            files = [] if self.ledger is None else self.ledger.files()
-            headers = [file.header for file in files if file.header is not None]
+            headers = [file.header for file in self._ledger_files() if file.header is not None]
         except ResumeError:
             return []
-        # A ledger that was chosen may be that of another output.
+        # A ledger that the user chose may belong to another output.
         named = [header for header in headers if self.ledger_path is None or header.output == str(self)]
         return [node for header in named if (node := array_node(header.array)) is not None]
 
     @property
     def exists(self) -> bool:
-        """Whether something lies in its place, or was moved aside from there by a run that did not get to its end."""
+        """Whether its place is not vacant, or an unfinished run has moved an output aside."""
         try:
             return not self.is_vacant or bool(self.asides())
         except TilewrightError:
             raise
         except Exception as error:
-            # Whatever the client of an object store raises where it gets no answer.
+            # Clients of object stores raise errors of any class.
             raise DestinationError(
                 f"the output {self} cannot be looked at: {without_secrets(repr(error)):.300}"
             ) from error
 
     @property
     def is_vacant(self) -> bool:
-        """Whether nothing lies in its place but, at most, a Zarr group that holds nothing: it is used as it is."""
+        """Whether its place is empty, or holds only an empty Zarr group, which is used as it is."""
         if is_unopened_zip(self.store):
             return not self._is_zip_there()
         if self.listing.is_empty:
@@ -198,7 +201,7 @@ class Output:
         return node is not None and not node.is_array and OWN_ATTRIBUTE not in node.attributes
 
     def _is_zip_there(self) -> bool:
-        """Tell whether a zip file exists that nothing has opened; opening it to be written would empty it."""
+        """Tell whether a zip file has content; raise if it exists in write mode, where opening would empty it."""
         zip_store = unwrapped(self.store)
         if not zip_store.path.exists():
             return False
@@ -211,24 +214,24 @@ class Output:
         return not self.listing.is_empty
 
     def asides(self) -> list[Path]:
-        """Return the folders to which runs that replace this output, as its ledger says, have moved what was there."""
-        files = [] if self.ledger is None or self.folder is None else self.ledger.files()
+        """Return the folders with earlier outputs that runs have moved aside, as the ledger says."""
+        files = [] if self.folder is None else self._ledger_files()
         numbers = [file.number for file in files if file.header is not None and file.header.replaces]
         return [aside for number in numbers if (aside := self.aside(number)) is not None and aside.is_dir()]
 
     def aside(self, number: int) -> Path | None:
-        """Return where a run moves what is there: beside it. None where it is no folder."""
+        """Return the folder to which a run moves an earlier output; None if the output is no folder."""
         return None if self.folder is None else self.folder.with_name(f"{self.folder.name}.replaced-{number:06d}")
 
     def check(self, options: OutputOptions) -> None:
-        """Raise where the output cannot be created, before anything is done.
+        """Check that the output can be created, replaced or completed, as the options say.
 
         Raises
         ------
         DestinationExistsError
-            If something is there that must not be touched.
+            If something in the place must not be replaced.
         ResumeError
-            If something is there that was begun without a ledger, and that is to be completed.
+            If it must be completed, and has no ledger.
         DestinationError
             If the place cannot be written.
         """
@@ -245,44 +248,40 @@ class Output:
             return
         if options.if_exists == "resume":
             self.header()
-            return
-        if options.if_exists == "fail":
+        elif options.if_exists == "fail":
             raise DestinationExistsError(
                 f"the output {self} exists and is left as it is; choose another destination, or if_exists='overwrite' "
                 "to replace it"
             )
-        self.check_replaceable(options)
+        else:
+            self.check_replaceable(options)
 
     def check_ledger(self) -> None:
-        """Raise DestinationExistsError where the folder of the ledger holds another ledger, or files of others."""
-        ledger = self.ledger
-        for file in [] if ledger is None else ledger.files():
+        """Raise DestinationExistsError if the ledger folder holds the ledger of another output, or foreign files."""
+        for file in self._ledger_files():
             if not file.is_ours:
                 raise DestinationExistsError(
-                    f"{file.path} has the name of a file of a ledger, and is none of tilewright; move it away, or "
+                    f"{file.path} has the name of a file of a ledger, but is none of tilewright; move it away, or "
                     "choose another folder for the ledger"
                 )
-            # A user may have named it by mistake.
+            # The user may have chosen the folder by mistake.
             if self.ledger_path is not None and (file.header is None or file.header.output != str(self)):
                 other = "unknown" if file.header is None else file.header.output
                 raise DestinationExistsError(
-                    f"the ledger {ledger} is that of the output {other}; choose another folder for that of {self}"
+                    f"the ledger {self.ledger} is that of the output {other}; choose another folder for that of {self}"
                 )
 
     def check_replaceable(self, options: OutputOptions) -> None:
-        """Raise DestinationExistsError where something is in the way that is not to be replaced."""
+        """Raise DestinationExistsError if something in the place must not be replaced."""
         inventory = self.inventory()
         others = inventory.in_the_way(also_zarr=True)
         if others:
-            what = "is no Zarr group or array" if not inventory.nodes else "holds what is no part of a Zarr array"
+            what = "holds files that are no part of a Zarr array" if inventory.nodes else "is no Zarr group or array"
             raise DestinationExistsError(
                 f"{self} exists and {what}, so it is not overwritten; in the way: {shown(others)}. Choose another "
                 "destination, or move these away yourself"
             )
-        if options.overwrites_foreign:
-            return
-        foreign = inventory.in_the_way()
-        if foreign:
+        if not options.overwrites_foreign and (foreign := inventory.in_the_way()):
             raise DestinationExistsError(
                 f"{self} exists and holds Zarr groups or arrays that are no output of tilewright, so it is not "
                 f"overwritten; in the way: {shown(foreign)}. Choose another destination, or if_exists="
@@ -290,25 +289,25 @@ class Output:
             )
 
     def header(self) -> Header | None:
-        """Return what the output was begun from, or None where it was not begun.
+        """Return the header of an existing output; None if the output does not exist.
 
         Raises
         ------
         ResumeError
-            If it exists, and nobody knows what it was begun from.
+            If it exists without a ledger.
         """
         if not self.exists:
             return None
         header = None if self.ledger is None else self.ledger.header()
         if header is None:
             raise ResumeError(
-                f"the output {self} exists, but its ledger {self.ledger} does not, so that nobody knows what of it is "
-                "complete; use if_exists='overwrite' to write it anew"
+                f"the output {self} exists, but its ledger {self.ledger} does not, so it is unknown which units are "
+                "stored; use if_exists='overwrite' to write it anew"
             )
         return header
 
     def check_space(self, options: OutputOptions, nbytes: int) -> None:
-        """Raise DestinationError where the disk cannot take as much; what is compressed may fit in less."""
+        """Raise DestinationError if the disk has less free space than an uncompressed output takes."""
         if self.folder is None or options.compressors == "auto" or options.compressors:
             return
         free = shutil.disk_usage(nearest_existing(self.folder)).free
@@ -320,9 +319,9 @@ class Output:
             )
 
     def remove_partial_files_around(self) -> None:
-        """Remove what killed processes have left of the metadata of the groups around this one, up to its store.
+        """Remove partial metadata files of killed processes in the groups around this one, up to its store.
 
-        Their metadata are there, so that no process is writing them now.
+        Only in groups that have metadata: others may be written at this moment.
         """
         if self.folder is None:
             return
@@ -331,7 +330,7 @@ class Output:
                 remove_partial_files_in(folder)
 
     def remove_partial_files(self) -> None:
-        """Remove what killed processes have left half-written."""
+        """Remove partial files of killed processes."""
         if self.folder is not None:
             remove_partial_files(self.folder)
 

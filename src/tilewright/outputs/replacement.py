@@ -1,14 +1,12 @@
-"""What is replaced stays whole until the first unit of the new output is stored, and a crash in between has one way on.
+"""A replaced output stays whole until the first unit of the new output is stored.
 
-1. The intent is the header of the new run in the ledger; until it is there, nothing has changed.
-2. What lies in the place is moved aside, with one call of the system, and the new output is created in its place.
-3. When the first unit of the new output is in the ledger, what was moved aside is removed, and then the earlier files
-   of the ledger.
+1. The new run writes its intent: the header of its ledger file. Before that, nothing changes.
+2. The old output is moved aside with one system call, and the new output is created in its place.
+3. When the first unit of the new output is in the ledger, the old output and then its ledger files are removed.
 
-A run that finds a replacement without an end goes on after the last step that is done. Where no unit is recorded,
-nothing that was moved aside is removed yet: so a place from which nothing was moved still holds what is to be replaced.
-A store that is no folder has no way to move aside; there the old output goes after the intent, its metadata last, since
-they prove whose it is.
+A run that finds an unfinished replacement continues after the last finished step. Without a recorded unit, nothing that
+was moved aside has been removed: if nothing lies aside, the place still holds the old output. A store without folders
+cannot move aside: there the old output is removed after step 1, its metadata last, since they prove whose it is.
 """
 
 import logging
@@ -17,22 +15,22 @@ from contextlib import suppress
 
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
 from tilewright.ledger.header import EVERYTHING
-from tilewright.outputs.inventory import FolderListing, Inventory, StoreListing, shown
+from tilewright.outputs.inventory import FolderListing, Inventory, shown
 from tilewright.outputs.output import FULL_RESOLUTION, Output
-from tilewright.stores.removal import delete_object, move, remove_files
+from tilewright.stores.removal import move
 
 _log = logging.getLogger(__name__)
 
 
 class Replacement:
-    """Make room for an output, and keep what was there until it is not needed any more.
+    """The replacement of an earlier output by a new one.
 
     Parameters
     ----------
     output : Output
-        The output, of which the lock is held.
+        The output, locked by this run.
     check : callable
-        Raises OutputInUseError where the lock is not held any more.
+        Raises OutputInUseError if this run no longer holds the lock.
     """
 
     def __init__(self, output: Output, check: Callable[[], None]) -> None:
@@ -41,18 +39,18 @@ class Replacement:
 
     @property
     def is_pending(self) -> bool:
-        """Whether something of an earlier output is still there, aside or in the ledger."""
+        """Whether an earlier output still lies aside, or has files in the ledger."""
         ledger = self._output.ledger
         return bool(self._output.asides()) or (ledger is not None and bool(ledger.replaced()))
 
     @property
     def has_stored_unit(self) -> bool:
-        """Whether a unit of the new output is in the ledger."""
+        """Whether the ledger has a stored unit of the new output."""
         ledger = self._output.ledger
         return ledger is not None and ledger.records().written_count > 0
 
     def go_on(self) -> None:
-        """Go on with a replacement that did not get to its end, as the ledger says, so that it may be resumed."""
+        """Continue an unfinished replacement, so that its output can be resumed."""
         ledger = self._output.ledger
         if not self.is_pending or ledger is None:
             return
@@ -63,31 +61,35 @@ class Replacement:
             self.make_room(begun.number, also_zarr=begun.header.replaces == EVERYTHING)
 
     def settle(self) -> None:
-        """Bring a replacement that did not get to its end to a state that another run may replace in turn.
+        """Bring an unfinished replacement to a state that another run can replace.
 
-        What was moved aside and is still whole stays aside; what has replaced it, and holds no unit, is removed.
+        A whole output that lies aside stays there; its unfinished successor without units is removed.
         """
         if not self.is_pending:
             return
-        if self._has_unit_or_no_ledger():
+        # The ledger may be damaged; then the output that lies aside stays.
+        has_unit = False
+        with suppress(ResumeError):
+            has_unit = self._output.ledger is None or self.has_stored_unit
+        if has_unit:
             self.finish()
         elif self._output.asides():
             self._remove_place()
 
     def make_room(self, number: int, *, also_zarr: bool) -> None:
-        """Move aside what lies in the place; remove it where the store is no folder.
+        """Move the earlier output aside; in a store without folders, remove it.
 
         Parameters
         ----------
         number : int
             The fencing number of this run.
         also_zarr : bool
-            Whether Zarr nodes may go that are no output of tilewright.
+            Whether Zarr nodes of other programs are replaced too.
 
         Raises
         ------
         DestinationExistsError
-            If something is in the way that is not to be replaced.
+            If something in the place must not be replaced.
         DestinationError
             If it cannot be moved.
         """
@@ -110,30 +112,25 @@ class Replacement:
         try:
             self._check()
         except DestinationError:
-            # Between the look at the lock and the move, the next run has begun, and this was its output.
+            # The next run has begun between the check and the move: the moved output is that of the next run.
             with suppress(OSError):
                 move(aside, folder)
             raise
 
     def finish(self) -> None:
-        """Remove what was replaced: a unit of the new output is stored."""
+        """Remove the earlier output, after a unit of the new output is stored."""
         for aside in self._output.asides():
-            inventory = Inventory(FolderListing(aside), FULL_RESOLUTION, self._output.recorded_nodes())
-            remove_files(aside, inventory.removable(also_zarr=True), self._check)
+            listing = FolderListing(aside)
+            inventory = Inventory(listing, FULL_RESOLUTION, self._output.recorded_nodes())
+            listing.remove(inventory.removable(also_zarr=True), self._check)
             if aside.exists():
-                _log.warning("%s holds what is no part of a Zarr array, and stays: move it away yourself", aside)
+                _log.warning("%s holds files that are no part of a Zarr array, and stays: move it away yourself", aside)
         ledger = self._output.ledger
         if ledger is not None:
             ledger.remove(ledger.replaced(), self._check)
 
     def roll_back(self, number: int) -> None:
-        """Give the place back to what was moved aside, where a run has failed before a unit of it was stored.
-
-        Parameters
-        ----------
-        number : int
-            The fencing number of this run.
-        """
+        """Move the earlier output back, if the run with this fencing number has failed without a stored unit."""
         folder, ledger = self._output.folder, self._output.ledger
         if folder is None or ledger is None or self.has_stored_unit:
             return
@@ -146,28 +143,15 @@ class Replacement:
             move(own if own in asides else asides[-1], folder)
         ledger.remove(ledger.current(), self._check)
 
-    def _has_unit_or_no_ledger(self) -> bool:
-        try:
-            return self._output.ledger is None or self.has_stored_unit
-        except ResumeError:
-            # A damaged ledger: what was moved aside stays.
-            return False
-
     def _proven_inventory(self, *, also_zarr: bool) -> Inventory:
-        """Return what lies in the place, all of which may go; raise DestinationExistsError where something may not."""
+        """Return the inventory of the place; raise DestinationExistsError if something in it must not be removed."""
         inventory = self._output.inventory()
         if in_the_way := inventory.in_the_way(also_zarr=also_zarr):
             raise DestinationExistsError(f"{self._output} is not replaced; in the way: {shown(in_the_way)}")
         return inventory
 
     def _remove_place(self, *, also_zarr: bool = False) -> None:
-        """Remove what lies in the place, as far as it is proven to be ours."""
+        """Remove the parts of the output that lies in the place."""
         inventory = self._proven_inventory(also_zarr=also_zarr)
         self._check()
-        removable = inventory.removable(also_zarr=also_zarr)
-        listing = inventory.listing
-        if isinstance(listing, FolderListing):
-            remove_files(listing.folder, removable, self._check)
-        elif isinstance(listing, StoreListing):
-            for key in removable:
-                delete_object(listing.store, listing.full_key(key), check=self._check)
+        inventory.listing.remove(inventory.removable(also_zarr=also_zarr), self._check)
