@@ -1,4 +1,4 @@
-"""A region of the output is filled from the tiles that own it, each element from exactly one, in one copy."""
+"""Each element of the output comes from exactly one tile, and is copied once."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -15,7 +15,7 @@ AnyArray = npt.NDArray[np.generic]
 
 
 def slices_of(region: Region) -> tuple[slice, ...]:
-    """Return a region as slices.
+    """Return the slices of a region.
 
     Examples
     --------
@@ -26,18 +26,9 @@ def slices_of(region: Region) -> tuple[slice, ...]:
 
 
 def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = None) -> AnyArray:
-    """Return the valid region of a predicted tile, on the axes of the output: a view of the tile.
+    """Return the valid region of a predicted tile, C(Z)YX, as a view on the axes of the output.
 
-    Parameters
-    ----------
-    tile : array
-        The prediction of one whole tile, C(Z)YX.
-    plan : WritePlan
-        The plan of the image.
-    index : int
-        Which tile it is.
-    spatial : Region, optional
-        Where its valid region lies in it, (Z)YX, if that is known.
+    `spatial` is the valid region inside the tile, (Z)YX, if it is known.
     """
     if spatial is None:
         spatial = plan.crop_region(index)[-(tile.ndim - 1) :]
@@ -46,32 +37,29 @@ def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = N
 
 
 class UnitParts(Protocol):
-    """The parts that a unit is encoded in: chunks, or whole stored objects."""
+    """The parts of a unit that are encoded one by one: chunks, or whole stored objects."""
 
     def part(self, position: tuple[int, ...]) -> AnyArray:
-        """Return the part at this position on the grid of parts of the whole output, contiguous.
-
-        It stays as it is until the next part is asked for.
-        """
+        """Return the contiguous part at a position on the part grid of the output, valid until the next call."""
 
 
 class UnitTiles:
-    """The parts of a unit whose tiles are all there: each is put together when it is asked for, while it is in a cache.
+    """The parts of a unit whose tiles all exist; each part is assembled just before it is encoded.
 
     Parameters
     ----------
     plan : WritePlan
-        The plan of the image.
+        Plan of the image.
     unit : int
-        Which unit.
+        Number of the unit.
     part_extents : tuple of int
-        What is encoded at once: a chunk, or a whole stored object.
+        Extents of a chunk, or of a whole stored object.
     fill_value : scalar
-        What stands behind the end of the image.
+        Value of elements beyond the end of the image.
     tiles : mapping of int to array
-        The valid regions of its tiles.
+        Valid regions of its tiles.
     memory : array of uint8
-        Memory to use, of the size of a part.
+        Memory of the size of a part, in bytes.
 
     Examples
     --------
@@ -96,7 +84,7 @@ class UnitTiles:
         self._fill_value = fill_value
         self._tiles = tiles
         self._part = memory.view(plan.dtype).reshape(part_extents)
-        # On each axis, of which tiles each part is put together: a share of the rank of the tile, where to, where from.
+        # For each axis and part, the tiles in it: share of the tile number, slice of the part, slice of the tile.
         self._pieces: list[dict[int, list[tuple[int, slice, slice]]]] = []
         stride = plan.tile_count
         for tiling, (start, stop), part in zip(plan.tilings, plan.unit_region(unit), part_extents, strict=True):
@@ -110,7 +98,7 @@ class UnitTiles:
             self._pieces.append(pieces)
 
     def part(self, position: tuple[int, ...]) -> AnyArray:
-        """Return the part at this position on the grid of parts of the whole output."""
+        """Return the part at a position on the part grid of the output."""
         part: AnyArray = self._part
         if any(
             (index + 1) * extent > end
@@ -124,29 +112,21 @@ class UnitTiles:
 
 
 class UnitBuffer:
-    """The parts of a unit, filled from tiles as they come, which need not be kept.
-
-    A piece of a tile is copied once, from where the model left it to where the encoder takes it.
+    """The parts of a unit, filled from each tile as soon as it is predicted, so that no tile is kept.
 
     Parameters
     ----------
-    plan : WritePlan
-        The plan of the image.
-    unit : int
-        Which unit.
-    part_extents : tuple of int
-        What is encoded at once: a chunk, or a whole stored object.
-    fill_value : scalar
-        What stands behind the end of the image.
+    plan, unit, part_extents, fill_value
+        As in `UnitTiles`.
     memory : array of uint8, optional
-        Memory to use, of at least the size of the unit; else it is allocated.
+        Memory of at least the size of the unit, in bytes; allocated if not given.
 
     Attributes
     ----------
     memory : array of uint8
-        The memory that is used.
+        The memory of the parts.
     parts : array
-        One axis of parts per axis of the output, then the axes of a part.
+        The parts: the axes of the part grid, then the axes of a part.
 
     Examples
     --------
@@ -169,7 +149,7 @@ class UnitBuffer:
         self._plan = plan
         self._region = plan.unit_region(unit)
         self._part_extents = part_extents
-        # Whole stored objects, also where they reach beyond the image.
+        # Stored objects are encoded whole, also beyond the end of the image.
         covered = tuple(
             (start, -(-stop // stored) * stored)
             for (start, stop), stored in zip(self._region, plan.stored_extents, strict=True)
@@ -184,15 +164,7 @@ class UnitBuffer:
             self.parts[...] = fill_value
 
     def place(self, tile: int, valid: AnyArray) -> None:
-        """Copy what a tile has in this unit.
-
-        Parameters
-        ----------
-        tile : int
-            Which tile.
-        valid : array
-            Its valid region.
-        """
+        """Copy the valid region of a tile, as far as it lies in this unit."""
         owned = self._plan.valid_region(tile)
         piece = intersection(owned, self._region)
         steps = [
@@ -204,13 +176,13 @@ class UnitBuffer:
             self.parts[index][into] = valid[out_of]
 
     def part(self, position: tuple[int, ...]) -> AnyArray:
-        """Return the part at this position on the grid of parts of the whole output."""
+        """Return the part at a position on the part grid of the output."""
         part: AnyArray = self.parts[tuple(index - first for index, first in zip(position, self._first, strict=True))]
         return part
 
 
 def _shared_with_parts(interval: Interval, tile_start: int, part: int, first: int) -> list[tuple[int, slice, slice]]:
-    """Return, for each part that an interval of one axis meets: its index, where in it, and where in the tile."""
+    """Return the parts that an interval of one axis meets: index, slice of the part, and slice of the tile."""
     start, stop = interval
     shared = []
     for index in range(start // part, -(-stop // part)):

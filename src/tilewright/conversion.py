@@ -1,4 +1,4 @@
-"""A prediction becomes elements of an output exactly, or by a conversion that was asked for, and that counts losses."""
+"""A prediction is stored exactly, or by a conversion that the user asked for and that counts lost values."""
 
 from typing import Any
 
@@ -8,22 +8,21 @@ from tilewright.assemble import AnyArray
 from tilewright.errors import ModelOutputError, PredictionTypeError
 
 _MANTISSA_BITS = {"float16": 11, "float32": 24, "float64": 53}
-"""Whole numbers of so many bits are exact in these."""
-_LARGEST_ITEMSIZE = 8
+"""Largest whole numbers that a float holds exactly, in bits."""
 
 
 def is_array(values: Any) -> bool:
-    """Tell whether something has elements that can be sliced."""
+    """Tell whether an object is an array: it has a shape and a dtype, and can be sliced."""
     return all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__"))
 
 
 def as_array(values: Any) -> AnyArray:
-    """Return a tensor or an array as a NumPy array; NumPy has no bfloat16, so that becomes float32.
+    """Return a tensor or an array as a NumPy array; bfloat16 becomes float32, since NumPy lacks it.
 
     Raises
     ------
     ModelOutputError
-        If elements of it are masked: their values mean nothing.
+        If elements are masked.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -38,12 +37,12 @@ def as_array(values: Any) -> AnyArray:
 
 
 def is_number(dtype: np.dtype[Any]) -> bool:
-    """Tell whether elements of a data type can be stored: bools, whole numbers and floats of at most 64 bits."""
-    return dtype.kind in "buif" and dtype.itemsize <= _LARGEST_ITEMSIZE
+    """Tell whether a data type can be stored: bool, whole numbers and floats of at most 64 bits."""
+    return dtype.kind in "buif" and dtype.itemsize <= 8
 
 
 def holds(output: np.dtype[Any], values: np.dtype[Any]) -> bool:
-    """Tell whether an output holds every value of another data type exactly.
+    """Tell whether an output data type holds every value of another data type exactly.
 
     Examples
     --------
@@ -68,23 +67,14 @@ def holds(output: np.dtype[Any], values: np.dtype[Any]) -> bool:
 def converted(
     values: AnyArray, dtype: np.dtype[Any], *, is_asked_for: bool, what: str = "a tile"
 ) -> tuple[AnyArray, int]:
-    """Return values in the data type of an output, and how many of them it could not hold.
+    """Return values in the data type of an output, and the number of values that it cannot hold.
 
-    Parameters
-    ----------
-    values : array
-        Numbers.
-    dtype : numpy.dtype
-        The data type of the output.
-    is_asked_for : bool
-        Whether a user has chosen it; else it is that of the first prediction.
-    what : str
-        How to name the values in an error.
+    `is_asked_for` tells whether the user chose the data type; otherwise it is that of the first prediction.
 
     Raises
     ------
-    ModelOutputError
-        If the data type was not chosen, and does not hold the values exactly.
+    PredictionTypeError
+        If the user did not choose the data type, and it does not hold the values exactly.
 
     Examples
     --------
@@ -103,7 +93,7 @@ def converted(
 
 
 def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
-    """Return values in another data type; what becomes whole numbers is rounded and kept within their limits.
+    """Return values in another data type; for whole numbers, rounded and clipped to their limits.
 
     Examples
     --------
@@ -115,7 +105,7 @@ def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
     if dtype.kind in "iu" and values.dtype.kind in "iuf":
         limits: Any = np.iinfo(dtype.name)
         if values.dtype.kind == "f":
-            # The limits of wide integers are no floats: the largest float below them is.
+            # No float is equal to the upper limit of a wide integer.
             rounded = np.nan_to_num(np.rint(values.astype(np.float64)), posinf=np.inf, neginf=-np.inf)
             within = np.clip(rounded, limits.min, limits.max)
             too_large = within >= float(limits.max)
@@ -125,12 +115,12 @@ def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
         held: Any = np.iinfo(values.dtype.name)
         return np.clip(values, max(limits.min, held.min), min(limits.max, held.max)).astype(dtype)
     with np.errstate(over="ignore"):
-        # Floats that are too large become infinite.
+        # Values beyond the limits of a float become infinite.
         return values.astype(dtype)
 
 
 def _lost_count(values: AnyArray, result: AnyArray) -> int:
-    """Return how many values were clipped, became infinite, or were no numbers where the output has whole ones."""
+    """Return the number of values that were clipped, became infinite, or were NaN for whole numbers."""
     if not values.size or values.dtype.kind == "b" or result.dtype.kind == "b":
         return 0
     given: Any = values
@@ -140,13 +130,13 @@ def _lost_count(values: AnyArray, result: AnyArray) -> int:
         made: Any = result
         return int(np.count_nonzero(np.isinf(made) & ~np.isinf(given)))
     limits: Any = np.iinfo(result.dtype.name)
-    # As numbers of Python, which have no limits.
+    # Python numbers: their comparisons are exact.
     if given.min().item() >= limits.min and given.max().item() <= limits.max:
-        # That is not so where one of them is no number.
+        # Never true with a NaN.
         return 0
     if values.dtype.kind == "f":
         given = np.rint(given.astype(np.float64))
-        # The limit of a wide integer is no float, but the number after it is.
+        # No float is equal to the upper limit of a wide integer, but the number after it is one.
         is_below = given < float(int(limits.max) + 1)
         return int(np.count_nonzero(~((given >= float(limits.min)) & is_below)))
     return int(np.count_nonzero(given < limits.min)) + int(np.count_nonzero(given > limits.max))

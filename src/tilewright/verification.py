@@ -171,7 +171,7 @@ def verify(
         surplus = list(surplus_objects(begun.output, plan, encoder))
     holder = begun.output.lock().holder()
     if holder is not None:
-        # The writer has partial files at this moment.
+        # Partial files of the writer are no surplus.
         surplus = [key for key in surplus if not is_partial(key.rpartition("/")[2])]
     metadata += [f"those of an output that is being replaced lie in {aside}" for aside in begun.output.asides()]
     return Verification(
@@ -196,8 +196,7 @@ def begun_output(
         If there is no ledger.
     """
     for output in _candidates(destination, ledger):
-        header = None if output.ledger is None else output.ledger.header()
-        if header is not None and output.ledger is not None:
+        if output.ledger is not None and (header := output.ledger.header()) is not None:
             return BegunOutput(output, output.ledger, header)
     if not isinstance(destination, str | os.PathLike):
         which = "beside it" if ledger is None else ledger

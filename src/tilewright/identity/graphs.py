@@ -30,14 +30,7 @@ _KEY = re.compile(r"(.+)-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]
 
 
 def graph_identity(array: dask.array.Array, of_zarr: Callable[[zarr.Array[Any]], str]) -> str:
-    """Return a digest of a dask array, and the names of the types in it that cannot be compared.
-
-    Parameters
-    ----------
-    array : dask.array.Array
-        The array; it is not computed.
-    of_zarr : callable
-        Returns the identity of a Zarr array.
+    """Return a digest of a dask array, and the types in it that cannot be compared; `of_zarr` identifies Zarr arrays.
 
     Examples
     --------
@@ -64,7 +57,7 @@ class _Digests:
     def __init__(self, of_zarr: Callable[[zarr.Array[Any]], str]) -> None:
         self.not_compared: set[str] = set()
         self._of_zarr = of_zarr
-        # By the name of a layer, its tasks.
+        # The tasks of each layer, by its name.
         self._tasks: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
         self._known: dict[int, tuple[Any, str]] = {}

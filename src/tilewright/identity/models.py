@@ -10,18 +10,10 @@ from tilewright.identity.values import digest_of, value_identity
 
 
 def model_identity(model: Any) -> str:
-    """Return the identity of a model.
+    """Return the identity of a torch module or another callable.
 
-    Parameters
-    ----------
-    model : torch module or callable
-        The model, which is called with tiles.
-
-    Returns
-    -------
-    str
-        For a torch module its class name and a digest of its weights and buffers. For a function its name and a digest
-        of its code and its closure; for a partial function also a digest of its arguments.
+    For a torch module its class name and a digest of its weights and buffers. For a function its name and a digest of
+    its code and its closure; for a partial function also a digest of its arguments.
 
     Examples
     --------

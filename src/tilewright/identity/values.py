@@ -61,14 +61,9 @@ def code_digest(code: CodeType) -> str:
 
 
 def value_identity(value: Any, known: Known = lambda value: None) -> str:
-    """Return the identity of a value.
+    """Return the identity of a number, text, array or function, or of a collection of these.
 
-    Parameters
-    ----------
-    value : object
-        A number, text, array, function, or a collection of these. For other values only the type counts.
-    known : callable
-        Returns the identity of values that the caller knows better; None for other values.
+    For other values only the type counts, unless `known` returns their identity.
 
     Examples
     --------
@@ -136,7 +131,7 @@ class _Identity:
         name = name_of(value)
         own = getattr(value, "__name__", None)
         if isinstance(own, str):
-            # A ufunc, say; in older NumPy it has no `__qualname__`.
+            # Such as a ufunc, which has no `__qualname__` in older NumPy.
             return name if name.endswith(f".{own}") else f"{name} {own}"
         call = vars(type(value)).get("__call__")
         if isinstance(call, FunctionType):

@@ -66,18 +66,10 @@ def walk(
     text: Callable[[str], object] | None = None,
     seen: dict[int, Any] | None = None,
 ) -> bool:
-    """Look at all objects that are reached from some objects, each once; return False if there are too many.
+    """Look at all objects that are reached from `things`, each once; return False if there are too many.
 
-    Parameters
-    ----------
-    things : iterable
-        Objects to begin with.
-    look : callable
-        Called with an object that is no tuple, number or text; returns the objects in it.
-    text : callable, optional
-        Called with each text.
-    seen : dict of int to object
-        The objects of earlier walks, by `id`, which are passed over.
+    `look` returns the objects in an object that is no tuple, number or text; `text` is called with each text. Objects
+    in `seen`, by `id`, are from earlier walks and are skipped.
     """
     seen = {} if seen is None else seen
     waiting = list(things)
@@ -163,16 +155,10 @@ def _parts_of_function(thing: FunctionType) -> Parts:
     if is_library(thing.__module__):
         # The name stands for the code of a package; defaults and closures still count.
         return Parts(f"function {name_of(thing)}", held)
+    used = {name: thing.__globals__[name] for name in sorted(names_in(thing.__code__) & thing.__globals__.keys())}
     # Without the module name: it is `__main__` in one process, and another name in others.
     label = f"function {thing.__qualname__} {code_digest(thing.__code__)}"
-    return Parts(label, [*held, _globals_of(thing)])
-
-
-def _globals_of(function: FunctionType) -> dict[str, Any]:
-    """Return the globals that a function uses, by name, without modules."""
-    names = sorted(names_in(function.__code__))
-    used = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    return {name: value for name, value in used.items() if not isinstance(value, ModuleType)}
+    return Parts(label, [*held, {name: value for name, value in used.items() if not isinstance(value, ModuleType)}])
 
 
 def _closure_of(function: FunctionType) -> dict[str, Any]:

@@ -169,21 +169,12 @@ class LedgerFolder:
         return max((file.number for file in self.files()), default=0) + 1
 
     def begin(self, header: Header, number: int, check: Callable[[], None]) -> "Ledger":
-        """Create the file of this run, and return it open for appending.
-
-        Parameters
-        ----------
-        header : Header
-            What the run writes.
-        number : int
-            The fencing number of the run.
-        check : callable
-            Raises OutputInUseError if this run no longer holds the lock.
+        """Create the file of the run with this fencing number, and return it open for appending.
 
         Raises
         ------
         OutputInUseError
-            If another run has begun with this number.
+            If another run has begun with this number, or `check` finds the lock lost.
         """
         file = self.path / f"{number:06d}{_SUFFIX}"
         with naming(self.path):
@@ -214,15 +205,7 @@ def _identity_of(header: Header) -> Header:
 
 
 class Ledger:
-    """The ledger file of one run, open for appending; `flush` writes the collected records together.
-
-    Parameters
-    ----------
-    file : Path
-        The file, which has its header.
-    header_nbytes : int
-        Offset of its records.
-    """
+    """The ledger file of one run, open for appending after its header; `flush` writes the collected records."""
 
     def __init__(self, file: Path, header_nbytes: int) -> None:
         self.file = file

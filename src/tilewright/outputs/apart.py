@@ -12,18 +12,9 @@ from tilewright.stores.places import Name, Place, may_be_elsewhere
 
 @dataclass(frozen=True)
 class Target:
-    """An output or a ledger that a run writes.
+    """An output or a ledger that a run writes, and its place, if that is known.
 
-    Parameters
-    ----------
-    name : str
-        Name in messages.
-    place : Place or None
-        Its place; None if unknown.
-    is_replaced : bool
-        Whether something exists there and is replaced.
-    within : Place, optional
-        A place that holds it, if its store is of a foreign class, which may give keys another meaning.
+    `within` is a place that holds it, if its store is of a foreign class, which may give keys another meaning.
     """
 
     name: str

@@ -23,21 +23,7 @@ CLUSTER = "predict_to_zarr"
 def fingerprint_of(
     source: Source, model: str, predicted_by: str, plan: WritePlan, array: zarr.Array[Any]
 ) -> Fingerprint:
-    """Return the fingerprint of one output.
-
-    Parameters
-    ----------
-    source : Source
-        The image.
-    model : str
-        Identity of the model.
-    predicted_by : str
-        Name of the trainer, or `CLUSTER`.
-    plan : WritePlan
-        The plan of the output.
-    array : zarr.Array
-        The array of the output, or its template.
-    """
+    """Return the fingerprint of one output, with the identity of its model, and its array or a template of it."""
     metadata = array_metadata(array)
     fingerprint = {
         SOURCE_PATH: source.recorded_path,

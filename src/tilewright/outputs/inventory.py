@@ -1,4 +1,4 @@
-"""Each object in the place of an output is its own part, a part of another Zarr node, or of neither.
+"""Each object in the place of an output is a part of the output, of another Zarr node, or of neither.
 
 A part of a Zarr node is a metadata document that parses, or an object whose key fits the metadata of its array.
 """

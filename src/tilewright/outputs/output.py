@@ -1,4 +1,4 @@
-"""An output is checked before the first tile is predicted: what exists in its place, and whether it can be written."""
+"""An output is checked before the first tile is predicted: its place, its ledger, and the free space."""
 
 import os
 import posixpath
@@ -236,9 +236,15 @@ class Output:
             If the place cannot be written.
         """
         if self.folder is not None:
-            self._check_folder(self.folder)
-        if self.folder is not None and self.ledger_path is not None and self.ledger_path.is_relative_to(self.folder):
-            raise DestinationError(f"the ledger {self.ledger_path} lies in the output {self}; choose another folder")
+            existing = nearest_existing(self.folder)
+            if not existing.is_dir():
+                raise DestinationError(f"the output {self} cannot be created: {existing} is a file, not a folder")
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise DestinationError(f"the output {self} cannot be created: no permission to write in {existing}")
+            if self.ledger_path is not None and self.ledger_path.is_relative_to(self.folder):
+                raise DestinationError(
+                    f"the ledger {self.ledger_path} lies in the output {self}; choose another folder"
+                )
         if options.if_exists == "resume" and self.ledger is None:
             raise ResumeError(
                 f"the output {self} is in no local folder, so that there is no place beside it for the ledger, which "
@@ -333,10 +339,3 @@ class Output:
         """Remove partial files of killed processes."""
         if self.folder is not None:
             remove_partial_files(self.folder)
-
-    def _check_folder(self, folder: Path) -> None:
-        existing = nearest_existing(folder)
-        if not existing.is_dir():
-            raise DestinationError(f"the output {folder} cannot be created: {existing} is a file, not a folder")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise DestinationError(f"the output {folder} cannot be created: no permission to write in {existing}")

@@ -23,15 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Replacement:
-    """The replacement of an earlier output by a new one.
-
-    Parameters
-    ----------
-    output : Output
-        The output, locked by this run.
-    check : callable
-        Raises OutputInUseError if this run no longer holds the lock.
-    """
+    """The replacement of an earlier output; `check` raises OutputInUseError if this run no longer holds the lock."""
 
     def __init__(self, output: Output, check: Callable[[], None]) -> None:
         self._output = output
@@ -77,14 +69,9 @@ class Replacement:
             self._remove_place()
 
     def make_room(self, number: int, *, also_zarr: bool) -> None:
-        """Move the earlier output aside; in a store without folders, remove it.
+        """Move the earlier output aside, under the fencing number of this run; in a store without folders, remove it.
 
-        Parameters
-        ----------
-        number : int
-            The fencing number of this run.
-        also_zarr : bool
-            Whether Zarr nodes of other programs are replaced too.
+        With `also_zarr`, Zarr nodes of other programs are replaced too.
 
         Raises
         ------

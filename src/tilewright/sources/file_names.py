@@ -33,7 +33,7 @@ def files_named_by(thing: Any) -> Iterator[str]:
     """Yield the file names that an object of h5py, tifffile or similar libraries holds."""
     path = attribute(attribute(thing, "filehandle"), "path")
     if isinstance(path, str):
-        # A file handle of tifffile; its `name` lacks the folder.
+        # Of a file handle of tifffile, `name` lacks the folder.
         yield path
         return
     for holder in (thing, attribute(thing, "file"), attribute(thing, "parent")):

@@ -20,14 +20,7 @@ from tilewright.errors import GeometryError, SourceError
 from tilewright.plan import ImageAxes
 from tilewright.sources.readers.dask import DaskReader
 from tilewright.sources.readers.image_in_group import ImageArray, image_of, series_notes
-from tilewright.sources.readers.reader import (
-    ArrayReader,
-    FunctionReader,
-    MemmapReader,
-    Reader,
-    ReadFunction,
-    unmasked,
-)
+from tilewright.sources.readers.reader import ArrayReader, FunctionReader, MemmapReader, Reader, ReadFunction, unmasked
 from tilewright.sources.readers.said_axes import known_axes_of_tiff, note_on_said_axes
 from tilewright.sources.readers.tiff import SUFFIXES, TiffReader
 from tilewright.sources.readers.zarr import ZarrReader

@@ -36,7 +36,7 @@ def source_identity(source: Source) -> str:
     opened = source.opened()
     if isinstance(opened, zarr.Array):
         place = place_of_store(opened.store, opened.path)
-        # The name of a memory differs between processes.
+        # Memory has another name in each process.
         is_named = source.path is None and place is not None and not place.is_memory
         return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.view}"
     if isinstance(opened, np.ndarray):

@@ -51,15 +51,7 @@ _ARRAYS_OF = {"numpy", "dask", "torch", "cupy", "scipy", "sparse", "pandas", "xa
 
 @dataclass(frozen=True)
 class Unknown:
-    """An input of a source whose place is unknown.
-
-    Parameters
-    ----------
-    text : str
-        Description of the input.
-    within : Place, optional
-        A place that holds it.
-    """
+    """An input of a source whose place is unknown: its description, and a place that holds it, if there is one."""
 
     text: str
     within: Place | None = None
@@ -74,12 +66,7 @@ class SourcePlaces:
 
 
 def places_of(source: Any) -> SourcePlaces:
-    """Return the places that a source is read from.
-
-    Parameters
-    ----------
-    source : Source, path, store or array
-        The source; its elements are not read.
+    """Return the places that a `Source`, path, store or array is read from; its elements are not read.
 
     Examples
     --------
@@ -89,7 +76,7 @@ def places_of(source: Any) -> SourcePlaces:
     search = _Search()
     if isinstance(source, Source):
         search.path(source.path)
-        # The function of the user reads the path of the source, which is known.
+        # That the function of the user reads the source is no reason for doubt: its path is known.
         search.may_read = True
         search.walk([source.read_function])
         search.may_read = False
@@ -191,13 +178,10 @@ class _Search:
         is_pattern = "/" in path and _PATTERN.search(path) is not None and not os.path.lexists(path)
         for file in glob.glob(path) if is_pattern else [path]:  # noqa: PTH207
             if os.path.lexists(file):
-                self._note_named(Path(file))
-
-    def _note_named(self, path: Path) -> None:
-        place = place_of_path(path)
-        # A folder without Zarr metadata may be a setting of a program, not an input: an output may lie inside it.
-        is_folder = path.is_dir() and not is_zarr(path)
-        self.places.add(replace(place, path=(*place.path, "*")) if is_folder else place)
+                place = place_of_path(file)
+                # A folder without Zarr metadata may be a setting, not an input: an output may lie inside it.
+                is_folder = Path(file).is_dir() and not is_zarr(Path(file))
+                self.places.add(replace(place, path=(*place.path, "*")) if is_folder else place)
 
     def _store(self, store: Any, path: str) -> list[Any]:
         if isinstance(store, StorePath):

@@ -77,7 +77,7 @@ class DaskReader(Reader):
                 raise SourceError(_NOT_IN_LOADERS)
             graph |= zip(held, next(iter(held.values())).client.gather(list(held.values())), strict=True)
             window = dask.array.Array(graph, window.name, window.chunks, window.dtype, meta=window._meta)
-        # In this thread: it is that of a worker, and other tasks keep the other cores busy.
+        # In this thread of a worker: other tasks keep the other cores busy.
         return owned(window.compute(scheduler="synchronous"))
 
     @contextmanager

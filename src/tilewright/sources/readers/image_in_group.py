@@ -16,17 +16,7 @@ _LAYOUT = "bioformats2raw.layout"
 
 @dataclass(frozen=True)
 class ImageArray:
-    """The array of an image, at full resolution.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        The array.
-    said_axes : str
-        Axes in the metadata; "?" for an unknown one.
-    notes : tuple of str
-        Notes on images and arrays that are not read.
-    """
+    """The full-resolution array of an image, the axes in its metadata, and notes on images that are not read."""
 
     array: zarr.Array[Any]
     said_axes: str = ""
@@ -40,16 +30,7 @@ class ImageArray:
 
 
 def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
-    """Return the image in a node: the array itself, or an array of a group.
-
-    Parameters
-    ----------
-    node : zarr.Array or zarr.Group
-        The node.
-    name : str
-        Name of the node in messages.
-    series : int
-        Index of the image in a group of several.
+    """Return the image in a Zarr node: the array itself, or an array of a group.
 
     Raises
     ------

@@ -12,10 +12,7 @@ _PLANES = frozenset("STCZ")
 def known_axes_of_tiff(axes: str) -> str:
     """Return the axes in the metadata of a TIFF file, one letter each; "?" for an unknown one.
 
-    Parameters
-    ----------
-    axes : str
-        Letters of tifffile, where S are the samples of a pixel, such as red, green and blue.
+    In the letters of tifffile, S are the samples of a pixel, such as red, green and blue.
 
     Examples
     --------

@@ -60,7 +60,7 @@ class TiffReader(FileReader):
             if series.dataoffset is not None and not series.is_multifile:
                 file.close()
                 return tifffile.memmap(self.path, series=self.series, mode="r")
-            # Compressed data or data in pieces: strips or tiles are the chunks of a read-only Zarr array.
+            # Compressed or scattered data: strips or tiles become the chunks of a read-only Zarr array.
             store = series.aszarr(level=0)
             array = zarr.open_array(store, mode="r")
         except BaseException:
