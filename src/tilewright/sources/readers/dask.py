@@ -82,14 +82,9 @@ class DaskReader(Reader):
 
     @contextmanager
     def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
-        """Wait until the cluster has computed all persisted parts, and let its workers find them.
+        """Wait until the cluster of the run has computed all persisted parts, and let its workers find them.
 
-        Parameters
-        ----------
-        client : distributed.Client
-            The client of the run.
-        look : callable
-            Raises if the run must end; called once a second.
+        `look` is called once a second, and raises if the run must end.
 
         Raises
         ------
