@@ -52,11 +52,13 @@ def ome_zarr(version: str) -> str:
     return "ome.zarr"
 
 
-def converted_by_bioformats() -> str:
+def converted_by_bioformats(series: list[str] | None = None) -> str:
     root = zarr.open_group("bf.zarr", mode="w")
     root.attrs["bioformats2raw.layout"] = 3
-    for number in range(2):
-        image = root.create_group(str(number))
+    if series is not None:
+        root.create_group("OME").attrs["series"] = series
+    for number, name in enumerate(series or ["0", "1"]):
+        image = root.create_group(name)
         image.create_array("0", data=IMAGE + number, **CHUNKS)
         image.attrs["multiscales"] = [{"datasets": [{"path": "0"}]}]
     return "bf.zarr"
@@ -108,6 +110,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "OME-Zarr 0.4": lambda: ome_zarr("0.4"),
     "OME-Zarr 0.5": lambda: ome_zarr("0.5"),
     "the first of several images of a converter": converted_by_bioformats,
+    "the first image that a converter names": lambda: converted_by_bioformats(["1", "0"]),
     "TIFF": tiff,
     "TIFF, compressed": lambda: tiff(compression="zlib"),
     "TIFF, in tiles": lambda: tiff(tile=(16, 16), compression="zlib"),

@@ -66,7 +66,7 @@ def series_notes(series: int, count: int, name: object) -> tuple[str, ...]:
 def _image_of_series(root: zarr.Group, name: str, series: int) -> ImageArray:
     """Return one image of a store in the layout of bioformats2raw: a group for each image."""
     group = root.get("OME")
-    paths = _metadata_of(group).get("series") if group else None
+    paths = None if group is None else _metadata_of(group).get("series")
     if not isinstance(paths, Sequence):
         paths = sorted((key for key in root.group_keys() if key.isdecimal()), key=int)
     _check_series(series, len(paths), name)
