@@ -1,1 +1,1 @@
-"""The right to write one output: one run has it at a time, and a run that has lost it writes nothing more."""
+"""Lock of an output: at most one run writes an output at a time."""

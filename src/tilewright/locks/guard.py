@@ -1,4 +1,4 @@
-"""A proof of the lock is as fresh as the moment in which it is asked for: a task outlives its run."""
+"""Proof of a lock for a task: a task that outlives its run writes nothing more."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from tilewright.errors import OutputInUseError
 
 
 class Guard(Protocol):
-    """A proof of the lock that travels with each task."""
+    """Proof of the lock that travels with each task."""
 
     def check(self) -> None:
         """Raise OutputInUseError where the run does not hold its lock any more."""
@@ -18,24 +18,14 @@ class Guard(Protocol):
 def lost(lock: object, output: str = "the output") -> OutputInUseError:
     """Return the error of a run whose lock is gone."""
     return OutputInUseError(
-        f"the lock {lock} of {output} was removed, or taken away from this run, which had not touched it for too long; "
-        "nothing more is written. What is written is complete, the rest is missing"
+        f"the lock {lock} of {output} was removed, or taken by another run, since this run had not touched it for too "
+        "long; nothing more is written. What is written is complete, the rest is missing"
     )
 
 
 @dataclass
 class FileGuard:
-    """The proof that a lock file is still that of one holder, by its content.
-
-    A task outlives its client where that is killed, and would write over what the next run has written.
-
-    Parameters
-    ----------
-    path : Path
-        The lock.
-    content : bytes
-        What its holder wrote.
-    """
+    """Proof that a lock file still has the content that its holder wrote."""
 
     path: Path
     content: bytes
@@ -44,7 +34,7 @@ class FileGuard:
     def check(self) -> None:
         """Raise OutputInUseError where the lock is gone, or of another holder."""
         try:
-            # Once for each object: one call of the system where the file is the one that was read last.
+            # Called for each object: one system call where the file is the one that was read last.
             status = os.stat(self.path)  # noqa: PTH116
             found_as = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
             if found_as == self._proven:

@@ -1,4 +1,4 @@
-"""The holder of a lock is a process of a machine, and says so in a form that another process can check."""
+"""Holder of a lock: a process of a machine, which another process can look up."""
 
 import json
 import os
@@ -17,16 +17,16 @@ from tilewright.errors import DestinationError
 
 _TOKEN = re.compile(r"[0-9A-Za-z]{1,64}")
 _BEGINNING = b'{"host": '
-"""The first bytes of every lock, so that one that was torn is told from a file of others."""
+"""First bytes of every lock: they tell a torn lock from the file of another program."""
 
 
 @cache
 def this_machine() -> str:
-    """Return what tells this machine, since it was started, and this container, from all others."""
+    """Return the identity of this boot of this machine, and of this container."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        # Processes of another one cannot be seen from here.
+        # A process of another container is invisible here.
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
 
@@ -38,17 +38,17 @@ class Holder:
     Parameters
     ----------
     host, machine : str
-        The name of the machine, and what tells it, and a container on it, from all others.
+        Name of the machine, and its identity from `this_machine`.
     process : int
-        The process on it.
+        Process number.
     process_started, since : float
-        When the process was started, and when it took the lock, in seconds since 1970.
+        Start of the process, and of the lock, in seconds since 1970.
     token : str
-        What tells this lock from any other of the same process.
+        Identity of this lock among all locks of the process.
     number : int
-        The fencing number: each holder of an output has a larger one than the holder before it.
+        Fencing number, larger than that of the holder before.
     has_workers : bool
-        Whether tasks in other processes write for it, which may outlive it.
+        Whether tasks in other processes write for it; they may outlive it.
     """
 
     host: str
@@ -70,12 +70,12 @@ class Holder:
 
     @classmethod
     def from_bytes(cls, raw: bytes, where: object) -> "Holder":
-        """Return the holder that the content of a lock names; an unknown one where the lock was torn.
+        """Return the holder in the content of a lock; an unknown one where the lock is torn.
 
         Raises
         ------
         DestinationError
-            If the content is no lock, but something of others.
+            If the content is no lock.
         """
         try:
             holder = cls(**json.loads(raw))
@@ -87,43 +87,43 @@ class Holder:
         is_torn = raw[: len(_BEGINNING)] == _BEGINNING[: len(raw)] or not raw.strip(b"\0")
         if not is_torn:
             raise DestinationError(
-                f"{where} has the name of a lock and is none of tilewright; it is left as it is: move it away, or "
+                f"{where} has the name of a lock, but is none of tilewright; it is left as it is: move it away, or "
                 "choose another destination"
             )
-        # It is being written at this moment, on a file system without links, or its writer died.
+        # A file system without links shows a lock half-written; a writer that died leaves it so.
         return cls("an unknown machine", "", 0, 0.0, 0.0, "unknown")
 
     @classmethod
     def read(cls, path: Path) -> "Holder | None":
-        """Return the holder that a file names, or None where there is no file.
+        """Return the holder in a file, or None where there is no file.
 
         Raises
         ------
         DestinationError
-            If the file is no lock, but something of others.
+            If the file is no lock.
         """
         try:
             return cls.from_bytes(path.read_bytes(), path)
         except FileNotFoundError:
             return None
         except IsADirectoryError:
-            raise DestinationError(f"{path} is a folder, and a lock must go there; move it away") from None
+            raise DestinationError(f"{path} is a folder, but a lock must go there; move the folder away") from None
 
     def to_bytes(self) -> bytes:
-        """Return the content of its lock."""
+        """Return the content of the lock."""
         return json.dumps(asdict(self)).encode()
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
+        """Whether the process is of this machine."""
         return self.machine == this_machine()
 
     @property
     def is_running(self) -> bool:
-        """Whether it is a process that runs on this machine."""
+        """Whether the process runs on this machine."""
         try:
             process = psutil.Process(self.process)
-            # Numbers of processes are used again; times of their start differ by rounding.
+            # A process number is used again; start times differ by rounding.
             is_same = bool(abs(process.create_time() - self.process_started) < 1.0)
             return is_same and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
@@ -132,8 +132,13 @@ class Holder:
             return True
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended, as far as this machine can tell."""
+        return self.is_here and not self.is_running
+
+    @property
     def may_still_write(self) -> bool:
-        """Whether a task of it may write even though it counts as dead."""
+        """Whether its tasks may still write although it counts as dead."""
         return self.has_workers or not self.is_here or self.is_running
 
     @property

@@ -1,7 +1,7 @@
-"""At most one process holds a lock, and one that is dead keeps no other from it for long.
+"""Lock file of an output: at most one process holds it, and a dead process keeps no other from it for long.
 
-The lock is a file that names its holder. On the same machine the process itself is looked for; the holder on another
-machine shows that it lives by touching the file again and again.
+On the same machine the holder is looked up by its process number. A holder on another machine touches the file again
+and again to show that it runs.
 """
 
 import errno
@@ -9,50 +9,67 @@ import os
 import re
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Protocol
 
 from tilewright.errors import OutputInUseError
-from tilewright.locks.guard import FileGuard, lost
+from tilewright.locks.guard import FileGuard, Guard, lost
 from tilewright.locks.holder import Holder
 from tilewright.stores.patience import naming
 from tilewright.stores.put import write_file
 from tilewright.stores.removal import remove_empty_folder, remove_file, replace_file
 
 BEAT_SECONDS = 5.0
-"""How often a holder touches its file."""
+"""Time between two touches of a lock by its holder."""
 DEAD_SECONDS = 30.0
-"""How long the file of a holder on another machine must stay untouched until it counts as dead."""
+"""Time without a touch after which a holder on another machine counts as dead."""
 _LOOK_SECONDS = 1.0
 NAME = "lock"
-"""The name of a lock in its folder."""
+"""Name of a lock in its folder."""
 _ATTEMPTS = 20
 _LEFTOVER = re.compile(rf"{NAME}(\.([0-9a-f]{{32}}|unknown))+(\.partial)?|\d{{6}}\.ledger\.[0-9a-f]{{32}}\.partial")
 _dead: dict[tuple[str, int, float], int] = {}
-"""Holders on other machines that were found dead, and when they had touched their lock last."""
+"""Dead holders on other machines, with the last touch of their lock."""
 
 
-class WriterLock:
-    """A lock that is a file, held from `acquire` to `release`.
+class Lock(ABC):
+    """Lock of an output, held from `acquire` to `release`.
 
     Parameters
     ----------
-    folder : Path
-        The folder of a ledger, where the lock lies.
     output : str
         The output, for messages.
+    place : Path or str
+        The lock, for messages.
+
+    Attributes
+    ----------
+    taken_from : Holder or None
+        The dead holder before.
     """
 
-    def __init__(self, folder: Path, output: str) -> None:
-        self.path = folder / NAME
+    def __init__(self, output: str, place: Path | str) -> None:
         self._output = output
+        self._place = place
         self._holder: Holder | None = None
-        self._guard: FileGuard | None = None
-        self._made: list[Path] = []
         self.taken_from: Holder | None = None
+
+    @property
+    def number(self) -> int:
+        """The fencing number; 0 where the lock is not held."""
+        return 0 if self._holder is None else self._holder.number
+
+    def holder(self) -> Holder | None:
+        """Return the holder at once, without a wait for one on another machine; None where there is none."""
+        found = self._read_holder()
+        return None if found is None or found.has_ended else found
+
+    def check(self) -> None:
+        """Raise OutputInUseError where the lock is gone: removed, or taken by another process."""
+        self.guard().check()
 
     def acquire(self, number: int = 1, *, has_workers: bool = False) -> None:
         """Take the lock.
@@ -60,19 +77,97 @@ class WriterLock:
         Parameters
         ----------
         number : int
-            The fencing number; larger where the lock is taken from a holder that is dead.
+            The fencing number; larger where the lock is taken from a dead holder.
         has_workers : bool
             Whether tasks in other processes will write.
 
         Raises
         ------
         OutputInUseError
-            If a process that lives holds it. Of one on another machine this is known after at most `DEAD_SECONDS`.
+            If a running process holds it. For one on another machine that takes `DEAD_SECONDS` at most.
         DestinationError
-            If a file of others has its name.
+            If something that is no lock has its name.
         """
+        self.taken_from, self._holder = self._take(Holder.me(number, has_workers=has_workers))
+        beating.add(self)
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing. The lock of another holder stays."""
+        beating.discard(self)
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            with suppress(OSError):
+                self._give_back(holder)
+
+    def beat(self) -> None:
+        """Show that the holder runs; the lock of another holder stays as it is."""
+        holder = self._holder
+        if holder is not None:
+            with suppress(OSError):
+                self._touch(holder)
+
+    @abstractmethod
+    def wait_for_holder(self) -> Holder | None:
+        """Return the running holder; for one on another machine that takes `DEAD_SECONDS` at most."""
+
+    @abstractmethod
+    def guard(self) -> Guard:
+        """Return the proof of the lock for tasks, or raise OutputInUseError where the lock is not held."""
+
+    @abstractmethod
+    def _read_holder(self) -> Holder | None: ...
+
+    @abstractmethod
+    def _take(self, holder: Holder) -> tuple[Holder | None, Holder]:
+        """Take the lock; return the dead holder before, and this one with its final number."""
+
+    @abstractmethod
+    def _give_back(self, holder: Holder) -> None: ...
+
+    @abstractmethod
+    def _touch(self, holder: Holder) -> None: ...
+
+    def _in_use(self, holder: Holder) -> OutputInUseError:
+        return OutputInUseError(
+            f"the output {self._output} is being written by process {holder.process} on {holder.host}; let it end, or "
+            f"end it. Its lock is {self._place}"
+        )
+
+
+class WriterLock(Lock):
+    """Lock that is a file in a folder, which is made where it is missing."""
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self.path = folder / NAME
+        super().__init__(output, self.path)
+        self._guard: FileGuard | None = None
+        self._made: list[Path] = []
+
+    def wait_for_holder(self) -> Holder | None:
+        """Return the running holder."""
+        found = self._read_holder()
+        return None if found is None or _is_dead(self.path, found) else found
+
+    def guard(self) -> FileGuard:
+        """Return the proof of the lock for tasks."""
+        if self._holder is None:
+            raise lost(self.path, self._output)
+        if self._guard is None:
+            self._guard = FileGuard(self.path, self._holder.to_bytes())
+        return self._guard
+
+    def release(self) -> None:
+        """Give the lock back, and remove the empty folders that were made for it."""
+        super().release()
+        self._guard = None
+        for folder in self._made:
+            remove_empty_folder(folder)
+
+    def _read_holder(self) -> Holder | None:
+        return Holder.read(self.path)
+
+    def _take(self, holder: Holder) -> tuple[Holder | None, Holder]:
         self._made = [folder for folder in self.path.parents if not folder.exists()]
-        holder = Holder.me(number, has_workers=has_workers)
         try:
             with naming(self.path):
                 found = _take(self.path, holder)
@@ -80,62 +175,15 @@ class WriterLock:
             self.release()
             raise
         if isinstance(found, Holder):
-            raise OutputInUseError(
-                f"the output {self._output} is being written by process {found.process} on {found.host}; let it end, "
-                f"or end it. Its lock is {self.path}"
-            )
-        self.taken_from, self._holder = found
-        self._guard = FileGuard(self.path, self._holder.to_bytes())
-        beating.add(self)
+            raise self._in_use(found)
+        return found
 
-    def holder(self) -> Holder | None:
-        """Return the holder, as far as can be told at once; None where there is none."""
-        found = Holder.read(self.path)
-        return None if found is None or (found.is_here and not found.is_running) else found
+    def _give_back(self, holder: Holder) -> None:
+        _give_back(self.path, holder)
 
-    def wait_for_holder(self) -> Holder | None:
-        """Return the holder where it lives; of one on another machine this is known after at most `DEAD_SECONDS`."""
-        found = Holder.read(self.path)
-        return None if found is None or _is_dead(self.path, found) else found
-
-    @property
-    def number(self) -> int:
-        """The fencing number; 0 where the lock is not held."""
-        return 0 if self._holder is None else self._holder.number
-
-    def guard(self) -> FileGuard:
-        """Return what tells tasks whether the lock is still held.
-
-        Raises
-        ------
-        OutputInUseError
-            If it is not held.
-        """
-        if self._guard is None:
-            raise lost(self.path, self._output)
-        return self._guard
-
-    def check(self) -> None:
-        """Raise OutputInUseError where the lock is gone: it was removed, or another process has taken it."""
-        self.guard().check()
-
-    def release(self) -> None:
-        """Give the lock back; a second call does nothing. A lock of another holder is left alone."""
-        beating.discard(self)
-        holder, self._holder, self._guard = self._holder, None, None
-        if holder is not None:
-            with suppress(OSError):
-                _give_back(self.path, holder)
-        for folder in self._made:
-            # Empty where nothing was begun.
-            remove_empty_folder(folder)
-
-    def beat(self) -> None:
-        """Show that the holder lives; a lock of another holder is left alone."""
-        holder = self._holder
-        with suppress(OSError):
-            if holder is not None and Holder.read(self.path) == holder:
-                os.utime(self.path)
+    def _touch(self, holder: Holder) -> None:
+        if Holder.read(self.path) == holder:
+            os.utime(self.path)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -150,10 +198,10 @@ def _give_back(path: Path, holder: Holder) -> None:
     """Remove a lock while no other process may take it over."""
     right = path.with_name(f"{path.name}.{holder.token}")
     try:
-        # No new file, for which a full disk has no room.
+        # A link: a full disk has no room for a new file.
         os.link(path, right)
     except (FileExistsError, FileNotFoundError):
-        # Another process holds this one for dead, and takes over; or the lock is gone.
+        # The lock is gone, or a process that counts this one as dead takes over.
         return
     except OSError:
         if Holder.read(path) == holder:
@@ -167,10 +215,10 @@ def _give_back(path: Path, holder: Holder) -> None:
 
 
 def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]":
-    """Make a file that names its holder, and return the dead holder before, and this one; or return who lives.
+    """Make a lock; return the dead holder before and the new one, or the running holder where there is one.
 
-    The file of the dead may be replaced by one process alone: the one that holds another file, of that name and the
-    dead one's. So no process takes away what another one has just taken.
+    The lock of a dead holder is replaced by one process alone: the one that holds a second lock, named after the dead
+    one's token. So no process takes away what another one has just taken.
     """
     while not _create_whole(path, holder):
         found = Holder.read(path)
@@ -179,7 +227,7 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
         if not _is_dead(path, found):
             if Holder.read(path) == found:
                 return found
-            # It has ended while one looked.
+            # The holder has ended during the look.
             continue
         # A fencing number grows also where nothing was recorded under the last one.
         holder = replace(holder, number=max(holder.number, found.number + 1))
@@ -187,7 +235,7 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
         faster = _take(right, holder)
         if isinstance(faster, Holder):
             return faster
-        # As it lies in the file that becomes the lock.
+        # With the number in the file that becomes the lock.
         holder = faster[1]
         try:
             if Holder.read(path) == found:
@@ -201,22 +249,22 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
 def _is_dead(path: Path, found: Holder) -> bool:
     if found.is_here:
         return not found.is_running
-    who = (found.machine, found.process, found.process_started)
-    # Clocks of machines differ: what counts is whether the file changes while one looks.
+    process = (found.machine, found.process, found.process_started)
+    # Clocks of machines differ: only a change of the file during the look counts.
     seen, until = _touched(path), monotonic() + DEAD_SECONDS
-    if found.machine and (seen or 0) <= _dead.get(who, -1) + BEAT_SECONDS * 1e9:
+    if found.machine and (seen or 0) <= _dead.get(process, -1) + BEAT_SECONDS * 1e9:
         return True
     while monotonic() < until:
         sleep(_LOOK_SECONDS)
         if _touched(path) != seen:
             return False
-    # It may have held many locks, and has touched none of them since.
-    _dead[who] = seen or 0
+    # One wait for all locks of a process that has touched none since.
+    _dead[process] = seen or 0
     return True
 
 
 def _create_whole(path: Path, holder: Holder) -> bool:
-    """Make a file with all that is in it at once, or return False where it is there."""
+    """Make a lock with its whole content at once, or return False where there is one."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     content = holder.to_bytes()
     _write_where_folders_go(aside, content)
@@ -225,14 +273,14 @@ def _create_whole(path: Path, holder: Holder) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        # Taken for a leftover, by a process that has just ended or begun; the caller looks again.
+        # Removed as a leftover by a process that has just ended or begun; the caller tries again.
         if aside.exists() or not path.parent.is_dir():
             raise
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
-        # A file system without links: there it may be seen half-written.
+        # A file system without links: other processes may see it half-written.
         try:
             with path.open("xb") as opened:
                 opened.write(content)
@@ -244,7 +292,7 @@ def _create_whole(path: Path, holder: Holder) -> bool:
 
 
 def _write_where_folders_go(path: Path, content: bytes) -> None:
-    """Write a file, also where a process that gives its lock back removes the folders in the same moment."""
+    """Write a file, also where a process that gives its lock back removes the folders at the same moment."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             write_file(path, [content])
@@ -262,29 +310,22 @@ def _touched(path: Path) -> int | None:
         return None
 
 
-class BeatingLock(Protocol):
-    """A lock whose holder must show that it lives."""
-
-    def beat(self) -> None:
-        """Show that the holder lives."""
-
-
 class _Beating:
-    """The locks that this process holds; one thread touches them all."""
+    """Thread that touches all locks of this process."""
 
     def __init__(self) -> None:
-        self._locks: set[BeatingLock] = set()
+        self._locks: set[Lock] = set()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
 
-    def add(self, lock: BeatingLock) -> None:
+    def add(self, lock: Lock) -> None:
         with self._guard:
             self._locks.add(lock)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="tilewright-locks", daemon=True)
                 self._thread.start()
 
-    def discard(self, lock: BeatingLock) -> None:
+    def discard(self, lock: Lock) -> None:
         with self._guard:
             self._locks.discard(lock)
 

@@ -1,7 +1,7 @@
-"""The lock belongs to the output: at most one run writes an output, or one around or inside it, whatever its ledger.
+"""Lock of an output and of all around and inside it: at most one run writes there, whatever its ledger.
 
-A run first takes its own lock, and then looks for those of outputs around and inside it. Of two runs that do so, at
-least one sees the other.
+A run takes its own lock first, and then looks for locks around and inside its output: so of two runs one at least sees
+the other.
 """
 
 import os
@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from tilewright.errors import DestinationError, OutputInUseError
 from tilewright.locks.guard import Guard
 from tilewright.locks.holder import Holder
-from tilewright.locks.lock import NAME, WriterLock, remove_leftovers
+from tilewright.locks.lock import NAME, Lock, WriterLock, remove_leftovers
 from tilewright.locks.object_lock import NAME as OBJECT_NAME
 from tilewright.locks.object_lock import ObjectLock
 from tilewright.locks.reach import Reach
@@ -22,11 +22,11 @@ from tilewright.stores.removal import remove_empty_folder
 from tilewright.stores.zarr_api import is_unopened_zip, sync
 
 LEDGER_SUFFIX = ".ledger"
-"""The ledger of ``a.zarr`` is the folder ``a.zarr.ledger``, and its lock lies there."""
+"""Suffix of the folder of ledger and lock: ``a.zarr.ledger`` for ``a.zarr``."""
 
 
 def folder_beside(root: Path, group: str | Path) -> Path:
-    """Return the folder beside a store where the lock of a group lies, and its ledger where no other was chosen.
+    """Return the folder beside a store that holds the lock of a group, and by default its ledger.
 
     Examples
     --------
@@ -37,20 +37,20 @@ def folder_beside(root: Path, group: str | Path) -> Path:
 
 
 class OutputLock:
-    """The right to write one output, held from `acquire` to `release`.
+    """Right to write one output, held from `acquire` to `release`.
 
     Parameters
     ----------
     store : zarr store
         The store of the output.
     group : str
-        Its group in the store.
+        Group of the output in the store.
     folder : Path or None
-        The folder that it is, where it lies in one.
+        Folder of the output, if it has one.
     lock_folder : Path or None
-        The folder of its lock, where it lies in a folder; else the lock is an object of the store.
+        Folder of the lock; None for a lock that is an object of the store.
     ledger_folder : Path or None
-        The folder of its ledger, where that was chosen: two outputs cannot share it.
+        Folder of a ledger that was chosen: two outputs cannot share it.
     """
 
     def __init__(
@@ -59,23 +59,14 @@ class OutputLock:
         self._store = store
         self._group = group
         self._folder = folder
-        name = str(folder or store)
-        self._own: WriterLock | ObjectLock = (
-            ObjectLock(store, group, name) if lock_folder is None else WriterLock(lock_folder, name)
-        )
+        self._name = str(folder or store)
+        name = self._name
+        self._own = ObjectLock(store, group, name) if lock_folder is None else WriterLock(lock_folder, name)
         self._of_ledger = None if ledger_folder in (None, lock_folder) else ledger_folder
-        self._name = name
         self._held = ExitStack()
 
     def acquire(self, number: int = 1, *, has_workers: bool = False) -> None:
-        """Take the lock.
-
-        Parameters
-        ----------
-        number : int
-            The fencing number, which is larger where the lock is taken from a holder that is dead.
-        has_workers : bool
-            Whether tasks in other processes will write.
+        """Take the lock; see `Lock.acquire`.
 
         Raises
         ------
@@ -93,26 +84,26 @@ class OutputLock:
 
     @property
     def number(self) -> int:
-        """The fencing number; 0 where the lock is not held."""
+        """Fencing number; 0 where the lock is not held."""
         return self._own.number
 
     @property
     def taken_from(self) -> Holder | None:
-        """The dead holder from which the lock was taken."""
+        """Dead holder that had the lock before."""
         return self._own.taken_from
 
     def holder(self) -> Holder | None:
-        """Return the holder, as far as can be told at once; None where there is none."""
+        """Return the holder at once; see `Lock.holder`."""
         return self._own.holder()
 
     def guard(self) -> Guard:
-        """Return what tells tasks whether the lock is still held."""
+        """Return the proof of the lock for tasks."""
         return self._own.guard()
 
     def reach(self) -> Reach:
-        """Return what proves that a worker reads and writes where this process does."""
+        """Return the proof that a worker reads and writes the same store as this process."""
         lock = self._own
-        folder, key = (lock.path.parent, lock.path.name) if isinstance(lock, WriterLock) else (None, lock.key)
+        folder, key = (None, lock.key) if isinstance(lock, ObjectLock) else (lock.path.parent, lock.path.name)
         return Reach(self.guard(), self._store, key, folder, self._name)
 
     def check(self) -> None:
@@ -130,10 +121,11 @@ class OutputLock:
             raise
         except OSError as error:
             what = f"the ledger {lock.path.parent}" if isinstance(lock, WriterLock) else f"the store of {self._name}"
-            reason = f"{what} cannot be written: {error.strerror or error}; mend that, or choose another place for it, "
-            raise DestinationError(error.errno, f"{reason}or for the output", error.filename) from error
+            reason = f"{what} cannot be written: {error.strerror or error}"
+            remedy = "mend that, or choose another place for it, or for the output"
+            raise DestinationError(error.errno, f"{reason}; {remedy}", error.filename) from error
         if isinstance(lock, WriterLock) and self._of_ledger is not None:
-            # It is there for the lock alone, also where a run that has died has made it.
+            # This folder holds nothing but the lock, also where a run that has died has made it.
             held.callback(remove_empty_folder, lock.path.parent)
         held.callback(lock.release)
         if isinstance(lock, WriterLock):
@@ -141,10 +133,11 @@ class OutputLock:
 
     def _check_others(self) -> None:
         """Raise OutputInUseError where a run writes an output around or inside this one."""
-        for lock, where in self._others():
+        others = self._other_objects() if self._folder is None else self._other_files(self._folder)
+        for lock, where in others:
             holder = None
+            # A file of another program may have the name of a lock.
             with suppress(DestinationError):
-                # A file of others that has the name of a lock is none.
                 holder = lock.wait_for_holder()
             if holder is not None:
                 raise OutputInUseError(
@@ -152,12 +145,7 @@ class OutputLock:
                     f"{holder.process} on {holder.host}; let it end, or choose another destination"
                 )
 
-    def _others(self) -> Iterator[tuple[WriterLock | ObjectLock, str]]:
-        if self._folder is None:
-            return self._other_objects()
-        return self._other_files(self._folder)
-
-    def _other_files(self, folder: Path) -> Iterator[tuple[WriterLock, str]]:
+    def _other_files(self, folder: Path) -> Iterator[tuple[Lock, str]]:
         own = self._own.path if isinstance(self._own, WriterLock) else None
         around = (
             folder_beside(root, output.relative_to(root)) / NAME
@@ -169,7 +157,7 @@ class OutputLock:
             if path != own and path.is_file():
                 yield WriterLock(path.parent, str(path.parent)), str(path.parent)
 
-    def _other_objects(self) -> Iterator[tuple[ObjectLock, str]]:
+    def _other_objects(self) -> Iterator[tuple[Lock, str]]:
         parts = self._group.split("/") if self._group else []
         around = ["/".join(parts[:count]) for count in range(len(parts))]
         for group in (*around, *self._groups_inside()):
@@ -188,7 +176,7 @@ class OutputLock:
 
 
 def _locks_inside(folder: Path) -> Iterator[Path]:
-    """Iterate over the locks of outputs below a folder; an array holds none."""
+    """Iterate over the locks of outputs below a folder; an array contains none."""
     places = [folder] + [
         folder_beside(root, folder.relative_to(root)) for root in (folder, *folder.parents) if root.name
     ]

@@ -1,4 +1,4 @@
-"""A store is shared by two processes where each has seen what the other one has put there, and not before."""
+"""Proof that two processes share a store: each has seen what the other one has put there."""
 
 import os
 import socket
@@ -15,24 +15,24 @@ from tilewright.stores.put import get_object, put_object, write_file
 from tilewright.stores.removal import delete_object, remove_file
 
 SEEN_SECONDS = 10.0
-"""How long a network file system may take until it shows what another host has written."""
+"""Longest delay until a network file system shows what another host has written."""
 _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The proof that a worker reads and writes the store of an output that its client sees.
+    """Proof that a worker reads and writes the store of an output that its client sees.
 
     Parameters
     ----------
     guard : Guard
-        The lock, which the client has put there.
+        The lock of the client.
     store : zarr store
-        The store.
+        Store of the output.
     key : str
-        The name of the lock in it.
+        Name of the lock in it.
     folder : Path or None
-        The folder of the lock, where that is a file.
+        Folder of the lock; None for a lock that is an object of the store.
     output : str
         The output, for messages.
     """
@@ -54,7 +54,7 @@ class Reach:
         raise self._unshared(f"does not see the folder {self.folder}")
 
     def show(self, token: str) -> None:
-        """Look, and put something there for the client; the token is 32 hexadecimal digits."""
+        """Look, and put a token of 32 hexadecimal digits there for the client."""
         self.look()
         try:
             if self.folder is not None:
@@ -65,7 +65,7 @@ class Reach:
             raise self._unshared(f"cannot write there: {error}") from error
 
     def take(self, token: str) -> bool:
-        """Return whether what a worker has put there is seen here, within some seconds, and remove it."""
+        """Wait some seconds for the token of a worker, remove it, and return whether it came."""
         until = monotonic() + SEEN_SECONDS
         while not self._is_seen(token):
             if monotonic() > until:
@@ -78,10 +78,10 @@ class Reach:
         return True
 
     def unseen(self, worker: str) -> NotSharedError:
-        """Return the error of a worker that writes to a place of its own."""
+        """Return the error of a worker that writes to a store of its own."""
         return NotSharedError(
             f"what the worker {worker} writes to the output {self.output} is not seen by the client: each has a store "
-            f"of its own ({public_name(self.store)}); choose a folder, or an object store, that all of them share"
+            f"of its own, {public_name(self.store)}; choose a folder, or an object store, that all of them share"
         )
 
     def _unshared(self, reason: str) -> NotSharedError:
