@@ -1,1 +1,1 @@
-"""One stored object, and one unit of them: encoded, put and digested once, checked against the ledger later."""
+"""Stored objects and write units: encoded, put and digested once, checked against the ledger later."""

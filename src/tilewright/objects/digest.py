@@ -1,7 +1,6 @@
-"""What was stored is told from what is stored now by one number per unit, over every byte and length of its objects.
+"""Digest of a unit: one number over every byte and length of its objects, to detect a change on disk.
 
-XXH3 is no protection against malice. It is against disks, and costs a fraction of writing to one:
-https://github.com/Cyan4973/xxHash.
+XXH3 costs a fraction of a write to disk. It is no protection against malice: https://github.com/Cyan4973/xxHash.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,18 +8,18 @@ from collections.abc import Iterable, Iterator
 from xxhash import xxh3_64
 
 PIECE_NBYTES = 2**19
-"""What is read, and then stored, at once: it fits into a cache, and a page cache takes larger pieces more slowly."""
+"""Size of a piece: it fits into the cache of a core, and a page cache takes larger pieces more slowly."""
 
 _LENGTH_NBYTES = 8
 
 
 class ObjectDigest:
-    """The digest of one object, of which one piece comes after the other.
+    """Digest of one object, made piece by piece.
 
     Attributes
     ----------
     nbytes : int
-        The length so far.
+        Length so far.
 
     Examples
     --------
@@ -37,7 +36,7 @@ class ObjectDigest:
         self.nbytes = 0
 
     def update(self, piece: memoryview) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         self._hash.update(piece)
         self.nbytes += piece.nbytes
 
@@ -46,20 +45,19 @@ class ObjectDigest:
 
 
 class DigestedObject:
-    """The pieces of an object, each of which passes the digest when somebody takes it: just before it is stored.
+    """Pieces of an object, each of which passes the digest just before it is stored.
 
-    So it is read from memory once, and from a cache when it is stored. Whoever begins again gets all pieces again,
-    and a new digest.
+    So a piece is read from memory once, and from a cache when it is stored. A new iteration makes a new digest.
 
     Parameters
     ----------
     parts : iterable of bytes-like
-        What the object is made of, in order.
+        The bytes of the object, in order.
 
     Attributes
     ----------
     digest : ObjectDigest
-        The digest of what was taken since the last beginning.
+        Digest of the pieces since the last iteration began.
 
     Examples
     --------
@@ -83,7 +81,7 @@ class DigestedObject:
 
 
 class UnitDigest:
-    """The digest of the objects of one unit, in C order: of the length and digest of each.
+    """Digest of one unit: over the length and digest of each of its objects, in C order.
 
     Examples
     --------
@@ -101,11 +99,11 @@ class UnitDigest:
 
     def add(self, stored: ObjectDigest) -> None:
         """Add the next object."""
-        # With its length, so that no byte can move from one object to the next.
+        # With the length: no byte can move from one object to the next.
         self._hash.update(bytes(stored))
         self.nbytes += stored.nbytes
 
     @property
     def value(self) -> int:
-        """The digest, a whole number of 64 bits."""
+        """Digest, a whole number of 64 bits."""
         return int(self._hash.intdigest())

@@ -1,4 +1,4 @@
-"""A unit is intact if its objects are, byte for byte, what the ledger says was stored; nothing is decoded."""
+"""Check of a unit: its stored objects against the digest in the ledger, byte for byte, without decoding."""
 
 import os
 import stat
@@ -15,11 +15,11 @@ from tilewright.plan import WritePlan
 from tilewright.stores.put import get_object
 
 PIECE_NBYTES = 2**20
-"""A file is read in pieces that stay in the cache until their digest is made."""
+"""Size of a piece of a file: it stays in the cache until its digest is made."""
 
 
 class Condition(Enum):
-    """How a unit was found."""
+    """State of a stored unit."""
 
     INTACT = "intact"
     MISSING = "missing"
@@ -30,21 +30,13 @@ class Condition(Enum):
 
 @dataclass(frozen=True)
 class UnitChecker:
-    """Compare the units of one array with the ledger.
-
-    Parameters
-    ----------
-    plan : WritePlan
-        Which unit has which objects.
-    encoder : ObjectEncoder
-        The encoder of the array, which knows the keys of its objects.
-    """
+    """Check of the units of one array against the ledger."""
 
     plan: WritePlan
     encoder: ObjectEncoder
 
     def check(self, record: Record) -> Condition:
-        """Return how the unit of a record is found; an object that cannot be read counts as damaged."""
+        """Return the state of the unit of a record; an unreadable object counts as damaged."""
         if record.status is Status.GIVEN_UP:
             return Condition.GIVEN_UP
         digest = UnitDigest()
@@ -56,7 +48,7 @@ class UnitChecker:
             except FileNotFoundError:
                 return Condition.MISSING
             except Exception:
-                # Whatever a store raises where it cannot read.
+                # A store may raise anything.
                 return Condition.DAMAGED
             digest.add(found)
         if digest.nbytes < record.stored_nbytes:
@@ -69,10 +61,10 @@ class UnitChecker:
             yield get_object(store, key)
             return
         memory = memoryview(bytearray(PIECE_NBYTES))
-        # A pipe in the place of an object would be waited for.
+        # Without O_NONBLOCK a pipe at this path would block.
         descriptor = os.open(store.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(f"{store.root / key} is no file")
+                raise OSError(f"{store.root / key} is no regular file")
             while nbytes := file.readinto(memory):
                 yield memory[:nbytes]

@@ -1,4 +1,4 @@
-"""A unit is written whole: each of its objects is filled from tiles, encoded once, put once; nothing is read back."""
+"""Writer of whole units: each object is filled from tiles, encoded once and put once; nothing is read back."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from math import prod
+from operator import floordiv
 from time import perf_counter
 from typing import Any
 
@@ -24,11 +25,11 @@ from tilewright.stores.removal import delete_object
 from tilewright.stores.zarr_api import Encoded
 
 KEPT_NBYTES = 256 * 2**20
-"""Memory of finished units that a process keeps for the next ones, at most."""
+"""Most memory of finished units that a process keeps for the next ones."""
 
 
 class _Memory:
-    """Pieces of memory of one size, each large enough for any unit, that finished units leave to the next ones."""
+    """Memory of finished units for the next ones: pieces of one size, each large enough for any unit."""
 
     def __init__(self, nbytes: int, most_nbytes: int) -> None:
         self._nbytes = nbytes
@@ -50,7 +51,7 @@ class _Memory:
 
 @dataclass(frozen=True)
 class _EncodedObject:
-    """An object, put together and encoded part by part while it is stored: anew whenever that begins again."""
+    """Object that is assembled and encoded part by part while it is stored; each attempt begins anew."""
 
     encoder: ObjectEncoder
     unit_parts: UnitParts
@@ -74,18 +75,18 @@ class _EncodedObject:
 
 @dataclass(frozen=True)
 class UnitWriter:
-    """Write the units of one array.
+    """Writer of the units of one array.
 
     Parameters
     ----------
     plan : WritePlan
-        Which unit has which objects and tiles.
+        Objects and tiles of each unit.
     encoder : ObjectEncoder
-        The encoder of the array.
+        Encoder of the array.
     patience : Patience
-        How a store that fails is borne.
+        Retry policy for a failing store.
     guard : Guard, optional
-        What tells whether the run still has the right to write.
+        Proof that the run still has the lock.
     """
 
     plan: WritePlan
@@ -108,26 +109,19 @@ class UnitWriter:
         return self.encoder.array
 
     def buffer(self, unit: int) -> UnitBuffer:
-        """Return an empty buffer of a unit, to be filled from its tiles."""
+        """Return an empty buffer for the tiles of a unit."""
         memory = self._unit_memory.take()
         return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, memory)
 
     def recycle(self, buffer: UnitBuffer) -> None:
-        """Take a buffer back whose unit is written: fresh memory costs as much as copying into it."""
+        """Keep the memory of a written unit: fresh memory costs as much as a copy into it."""
         self._unit_memory.give(buffer.memory)
 
     def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
-        """Write all objects of a unit from the valid regions of its tiles, which are only read.
-
-        Raises
-        ------
-        OSError
-            As `write`.
-        """
+        """Write all objects of a unit from the valid regions of its tiles, which are only read; raises as `write`."""
         memory = self._part_memory.take()
-        receipt = self.write(
-            unit, UnitTiles(self.plan, unit, self.encoder.part_extents, self.array.fill_value, tiles, memory)
-        )
+        parts = UnitTiles(self.plan, unit, self.encoder.part_extents, self.array.fill_value, tiles, memory)
+        receipt = self.write(unit, parts)
         self._part_memory.give(memory)
         return receipt
 
@@ -137,16 +131,16 @@ class UnitWriter:
         Parameters
         ----------
         unit : int
-            Which one.
+            Index of the unit.
         unit_parts : UnitParts
-            Its parts: a buffer that is filled from all of its tiles, or the tiles.
+            A buffer that is filled from all tiles of the unit, or the tiles.
 
         Raises
         ------
         OSError
-            If an object cannot be stored. The unit may then be written again: each object is replaced as a whole.
+            If an object cannot be stored. The unit may be written again: each object is replaced as a whole.
         OutputInUseError
-            If the run does not hold its lock any more.
+            If the run has lost its lock.
         """
         start = perf_counter()
         seconds = StageSeconds()
@@ -174,9 +168,8 @@ class UnitWriter:
 
     @cached_property
     def _part_counts(self) -> tuple[int, ...]:
-        """How many parts an object has on each axis."""
-        extents = zip(self.plan.stored_extents, self.encoder.part_extents, strict=True)
-        return tuple(stored // part for stored, part in extents)
+        """Number of parts of an object on each axis."""
+        return tuple(map(floordiv, self.plan.stored_extents, self.encoder.part_extents))
 
     def _is_inside(self, part: tuple[int, ...]) -> bool:
         """Tell whether a part holds an element of the image: the last shards reach beyond its end."""
