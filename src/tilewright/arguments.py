@@ -1,17 +1,18 @@
-"""Arguments are checked where they are given: an error names the argument, its value, and what it should be."""
+"""Checks of arguments: an error names the argument, its value, and the values that are allowed."""
 
 from math import isfinite
 from numbers import Real
+from operator import index
 from typing import Any
 
 from tilewright.errors import GeometryError
 
 LARGEST = 2**62
-"""No extent and no size in bytes is larger."""
+"""Largest extent, and largest size in bytes."""
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number, or raise GeometryError where it is none, or out of its limits.
+    """Return a whole number, or raise GeometryError where it is none or out of its limits.
 
     Examples
     --------
@@ -31,7 +32,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def whole_numbers(name: str, values: Any, least: int | None = None) -> tuple[int, ...]:
-    """Return whole numbers as a tuple, or raise GeometryError where they are no sequence of such.
+    """Return a tuple of whole numbers, or raise GeometryError where it is none or out of its limits.
 
     Examples
     --------
@@ -42,12 +43,12 @@ def whole_numbers(name: str, values: Any, least: int | None = None) -> tuple[int
     tilewright.errors.GeometryError: tile_size must be a sequence of whole numbers, got {16, 17}
     """
     is_sequence = hasattr(values, "__len__") and hasattr(values, "__getitem__")
-    numbers = None
+    numbers: list[int | None] = [None]
     if is_sequence and not isinstance(values, str | bytes | bytearray | dict):
         numbers = [_index_of(value) for value in values]
-    if numbers is None or None in numbers:
-        raise GeometryError(f"{name} must be a sequence of whole numbers, got {values!r:.80}")
     known = tuple(number for number in numbers if number is not None)
+    if len(known) < len(numbers):
+        raise GeometryError(f"{name} must be a sequence of whole numbers, got {values!r:.80}")
     for number in known:
         if abs(number) > LARGEST or (least is not None and number < least):
             limit = f"at most {LARGEST}" if number > LARGEST else f"at least {-LARGEST if least is None else least}"
@@ -56,7 +57,7 @@ def whole_numbers(name: str, values: Any, least: int | None = None) -> tuple[int
 
 
 def seconds(name: str, value: Any) -> float:
-    """Return a time in seconds, or raise a ValueError where it is none.
+    """Return a time in seconds, or raise GeometryError where it is none.
 
     Examples
     --------
@@ -76,11 +77,11 @@ def flag(name: str, value: Any) -> bool:
 
 
 def _index_of(value: Any) -> int | None:
-    """Return a number that is whole; None for anything else, True and False included."""
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_") or not hasattr(value, "__index__"):
+    """Return a whole number; None for anything else, True and False included."""
+    # By name: NumPy, which is not imported here, has bools of its own.
+    if type(value).__name__ in ("bool", "bool_"):
         return None
     try:
-        return int(value.__index__())
+        return index(value)
     except TypeError:
-        # An array of several numbers, say.
         return None

@@ -1,6 +1,6 @@
-"""Every error that tilewright raises on purpose is also the built-in error that a caller would expect.
+"""Errors of tilewright: each is also the built-in error that a caller would expect.
 
-The messages are written where the values are known. What a model raises stays the error that it is, and is marked.
+An error of a user's model keeps its class, and is marked.
 """
 
 from contextlib import suppress
@@ -14,7 +14,7 @@ class TilewrightError(Exception):
 
 
 class FinalError(TilewrightError):
-    """An error that no later attempt, and no other worker, would escape: it ends a run."""
+    """An error that ends a run, since a retry or another worker cannot help."""
 
 
 class GeometryError(TilewrightError, ValueError):
@@ -22,7 +22,7 @@ class GeometryError(TilewrightError, ValueError):
 
 
 class MemoryPlanError(TilewrightError, ValueError):
-    """A plan that cannot hold its waiting tiles in the memory it was given."""
+    """A plan whose waiting tiles do not fit into the given memory."""
 
 
 class SourceError(TilewrightError, OSError):
@@ -30,7 +30,7 @@ class SourceError(TilewrightError, OSError):
 
 
 class SourceElsewhereError(SourceError, FinalError):
-    """A source that is not there, or is another one, where a process reads it."""
+    """A source that a worker cannot find, or that is another one there."""
 
 
 class DestinationError(TilewrightError, OSError):
@@ -38,76 +38,76 @@ class DestinationError(TilewrightError, OSError):
 
 
 class DestinationExistsError(DestinationError, FileExistsError):
-    """A destination that exists, where the caller asked not to touch what exists."""
+    """A destination that exists and must not be changed."""
 
 
 class NotSharedError(DestinationError, FinalError):
-    """A destination that a worker does not see as the client does."""
+    """A destination that client and worker do not share."""
 
 
 class OutputInUseError(DestinationError, FinalError, BlockingIOError):
-    """An output that another process is writing."""
+    """An output that another run is writing."""
 
 
 class ResumeError(DestinationError, ValueError):
-    """An output that cannot be completed: nobody knows what it was begun from, or that was something else."""
+    """An output that cannot be resumed: its ledger is missing, or names another source, model or plan."""
 
 
 class ModelOutputError(TilewrightError, ValueError):
-    """A model whose output does not fit the tile that it was given."""
+    """A model whose output does not fit its input tile."""
 
 
 class PredictionTypeError(ModelOutputError, FinalError):
-    """A prediction of a data type that the output cannot hold exactly, and that no conversion was asked for."""
+    """A prediction whose data type the output cannot hold exactly, without a requested conversion."""
 
 
 class ReusedMemoryError(ModelOutputError, FinalError):
-    """A model that has written to a prediction that it had returned before."""
+    """A model that has written into a prediction that it returned before."""
 
 
 class TileMismatchError(TilewrightError, ValueError):
-    """A tile that is not the one that the plan of its image has at that place."""
+    """A tile that differs from the tile in the plan of its image."""
 
 
 class IncompleteImageError(TilewrightError, RuntimeError):
-    """An image of which some elements were never predicted or written."""
+    """An image with elements that were never predicted or written."""
 
 
 class UnitGivenUpError(TilewrightError, RuntimeError):
-    """Write units that failed more often than they may, and hold the fill value.
+    """Write units that failed too often, and hold the fill value.
 
     Attributes
     ----------
     report : Report or None
-        What the run did apart from these units.
+        Report of the run.
     """
 
     report: Any = None
 
 
 class RunStoppedError(TilewrightError, InterruptedError):
-    """A run that was asked to stop, and finished what was in flight before it did."""
+    """A run that was asked to stop, and has finished the work in flight."""
 
 
 class ImageWriteError(TilewrightError, RuntimeError):
-    """An image that is complete, but that could not be written."""
+    """A complete image that could not be written."""
 
 
 class TilesGoneError(TilewrightError, ConnectionError):
-    """Tiles that died with the worker that held them."""
+    """Tiles that were lost with their worker."""
 
 
 class WorkGoneError(TilewrightError, ConnectionError):
-    """A worker that does not have the work of its tasks: it was restarted, or has come with another scheduler."""
+    """A worker without the setup of its tasks, since it or its scheduler was restarted."""
 
 
 class ClusterGoneError(TilewrightError, ConnectionError):
-    """A Dask cluster that went away during a run."""
+    """A Dask cluster that was lost during a run."""
 
 
 def mark_as_raised_by_model(error: BaseException) -> None:
-    """Mark an error as one of the user's model; the mark travels with the error to other processes."""
-    # A class with slots takes no mark.
+    """Mark an error as one of the user's model; the mark is pickled with the error."""
+    # A class with slots has no room for the mark.
     with suppress(AttributeError, TypeError):
         setattr(error, _OF_MODEL, True)
 

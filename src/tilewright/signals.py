@@ -1,6 +1,6 @@
-"""A signal that asks a process to end sets a flag and nothing else; the part of a run that is slow looks at the flag.
+"""Flag of a signal that asks the process to end: the handler sets it, and slow parts of a run look at it.
 
-Nothing heavy is imported here: the command line takes signals with it before all else.
+Only the standard library is imported: the command line takes signals before all else.
 """
 
 import os
@@ -14,14 +14,12 @@ _DEFAULTS: "dict[signal.Signals, Any]" = {signal.SIGTERM: signal.SIG_DFL, signal
 
 
 class StopSignals:
-    """SIGTERM and SIGINT, where no other part of the program has plans with them.
-
-    The second one ends the program as it would without this.
+    """Handler of SIGTERM and SIGINT, where these have their default handlers; a second signal ends the program.
 
     Attributes
     ----------
     name : str
-        The signal that has come; empty before.
+        Name of the signal that has come; empty before.
     """
 
     def __init__(self) -> None:
@@ -29,31 +27,31 @@ class StopSignals:
         self.is_listening = False
 
     def listen(self) -> None:
-        """Take the signals that have their usual handlers; only the main thread can."""
+        """Take the signals that have their default handlers; works in the main thread only."""
         for number, usual in _DEFAULTS.items():
             if signal.getsignal(number) == usual:
                 signal.signal(number, self._note)
                 self.is_listening = True
 
     def give_back(self) -> None:
-        """Give the signals that were taken their usual handlers back."""
+        """Restore the default handlers."""
         for number, usual in _DEFAULTS.items():
             if signal.getsignal(number) == self._note:
                 signal.signal(number, usual)
         self.is_listening = False
 
     def end_as_usual(self) -> None:
-        """Give the signals back, and let one that comes, or has come, end the process: nothing is to be finished."""
+        """Restore the handlers, and end the process at once by a signal that comes or has come."""
         is_of_command = self.is_listening or bool(self.name)
         self.give_back()
         if is_of_command:
-            # An interrupt that is raised would be an error of whatever runs.
+            # KeyboardInterrupt would be an error inside the code that runs.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self.name:
             os.kill(os.getpid(), signal.Signals[self.name])
 
     def ignore(self) -> None:
-        """Let no signal end the process any more: it is at its end, and its status is known."""
+        """Ignore all signals: the process is about to end, with a known status."""
         for number in _DEFAULTS:
             if signal.getsignal(number) == self._note or self.name:
                 signal.signal(number, signal.SIG_IGN)
@@ -64,4 +62,4 @@ class StopSignals:
 
 
 of_command = StopSignals()
-"""The signals of the command line, from the first moment of a command."""
+"""Signals of the command line, from the start of the process."""

@@ -1,36 +1,37 @@
-"""A run that is asked to stop finishes what is in flight, and whatever is slow before that looks whether it is asked.
+"""Request to stop a run: work in flight is finished, and slow steps check for the request.
 
 Clusters end jobs with SIGTERM, and kill them some 30 seconds later.
 """
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tilewright.errors import RunStoppedError
 from tilewright.signals import StopSignals, of_command
 
 Answer = TypeVar("Answer")
 GRACE_SECONDS = 20.0
-"""How long what is in flight may take where no time is given."""
+"""Default time for the work in flight after a request to stop."""
 LOOK_SECONDS = 0.1
-"""How often one looks whether a run is to stop, while something takes long."""
+"""Time between two checks for a request to stop during a slow step."""
 
 
 @dataclass
 class StopRequest:
-    """Whether a run is to stop.
+    """Request to stop a run.
 
     Parameters
     ----------
     grace_seconds : float
-        How long what is in flight may take then.
+        Time for the work in flight after the request.
     signals : StopSignals
-        The signals that ask for it.
+        Signals that make the request.
     progress : callable
-        Returns in words how much is written, as far as that is known.
+        Returns in words how much is written.
     """
 
     grace_seconds: float = GRACE_SECONDS
@@ -39,12 +40,12 @@ class StopRequest:
 
     @property
     def name(self) -> str:
-        """The signal that has asked for it; empty where none has."""
+        """Name of the signal that has come; empty before."""
         return self.signals.name
 
     @property
     def is_requested(self) -> bool:
-        """Whether a signal has asked for it."""
+        """Whether a signal has come."""
         return bool(self.name)
 
     def error(self) -> RunStoppedError:
@@ -55,55 +56,46 @@ class StopRequest:
         )
 
     def check(self) -> None:
-        """Raise RunStoppedError where the run is to stop."""
+        """Raise RunStoppedError after a request to stop."""
         if self.is_requested:
             raise self.error()
 
     def wait_for(self, function: Callable[[], Answer]) -> Answer:
-        """Return what a function returns that may take long, or may hang.
-
-        It is called in a thread of its own, which is left alone where the run is to stop.
+        """Return the result of a slow function, which runs in a thread of its own.
 
         Raises
         ------
         RunStoppedError
-            If the run is to stop before the function has returned.
+            If a request to stop comes first; the thread is left alone.
         """
         if not self.signals.is_listening and not self.is_requested:
             return function()
         self.check()
-        outcome: list[Any] = []
-        ended = threading.Event()
+        future: Future[Answer] = Future()
 
         def call() -> None:
             try:
-                outcome.extend((function(), None))
+                future.set_result(function())
             except BaseException as error:
-                outcome.extend((None, error))
-            finally:
-                ended.set()
+                future.set_exception(error)
 
         threading.Thread(target=call, name="tilewright-slow", daemon=True).start()
-        while not ended.wait(LOOK_SECONDS):
+        while not wait([future], LOOK_SECONDS).done:
             self.check()
-        answer, error = outcome
-        if error is not None:
-            raise error
-        result: Answer = answer
-        return result
+        return future.result()
 
 
 @contextmanager
 def listening(stop: StopRequest) -> Iterator[StopRequest]:
-    """Take SIGTERM and SIGINT as a request to stop, where no other part of the program has plans with them.
+    """Take SIGTERM and SIGINT with default handlers as a request to stop.
 
-    On the command line they are taken already, and what has come before counts.
+    The command line has taken them from its start, and a signal that came since then counts.
     """
     if of_command.is_listening or of_command.name:
         stop.signals = of_command
         yield stop
         return
-    # Python lets only the main thread choose.
+    # Python sets handlers in the main thread only.
     if threading.current_thread() is threading.main_thread():
         stop.signals.listen()
     try:

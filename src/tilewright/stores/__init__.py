@@ -1,1 +1,1 @@
-"""A store of any kind is named, read, written, listed and emptied here, and nowhere else."""
+"""Stores of any kind: names, reads, puts, lists and removals."""

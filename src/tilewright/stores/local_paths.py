@@ -1,4 +1,4 @@
-"""The local folder of an output or a ledger, absolute and checked."""
+"""Local folder of an output or a ledger: an absolute, checked path."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ def local_path(path: Any, what: str) -> Path:
     Raises
     ------
     DestinationError
-        If it is no path of a folder: empty, a URL, or the root of the file system.
+        If it is empty, a URL, the root of the file system, or no path at all.
     """
     if not isinstance(path, str | os.PathLike):
         raise DestinationError(

@@ -1,4 +1,4 @@
-"""Metadata are what other Zarr readers take for metadata: JSON of the right shape, or they are refused."""
+"""Metadata documents of Zarr groups and arrays, refused where another Zarr reader would refuse them."""
 
 import json
 import re
@@ -15,27 +15,27 @@ GROUP_NAMES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 METADATA_NAMES = (*GROUP_NAMES, ".zarray")
 
 ReadObject = Callable[[str], bytes | None]
-"""Returns the bytes of an object by its key, or None where it is not there."""
+"""Returns the bytes of an object by its key, or None where there is none."""
 
 
 class MetadataError(ValueError):
-    """A metadata document that is none."""
+    """A document that has the name of metadata, but not its content."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A Zarr group or array, as its metadata documents describe it.
+    """Zarr group or array, described by its metadata documents.
 
     Parameters
     ----------
     is_array : bool
-        Whether it is an array.
+        True for an array, False for a group.
     zarr_format : {3, 2}
-        The version of the format.
+        Version of the format.
     document : dict
-        The document, without its attributes.
+        The document without its attributes.
     attributes : dict
-        The attributes.
+        User attributes.
     """
 
     is_array: bool
@@ -45,7 +45,7 @@ class Node:
 
     @property
     def chunk_pattern(self) -> re.Pattern[str]:
-        """What the keys of its stored objects look like, relative to the array; matches nothing for a group."""
+        """Pattern of the keys of its stored objects, relative to the array; matches nothing for a group."""
         if not self.is_array:
             return re.compile(r"(?!)")
         ndim = len(self.document["shape"])
@@ -61,19 +61,12 @@ class Node:
 
 
 def read_node(read: ReadObject, path: str = "") -> Node | None:
-    """Return the group or array at a path, or None where there is none.
-
-    Parameters
-    ----------
-    read : callable
-        Returns an object by its key.
-    path : str
-        The path of the node; empty for the root.
+    """Return the group or array at a path, or None where there is none; the path of the root is empty.
 
     Raises
     ------
     MetadataError
-        If a document has the name of metadata, and is none.
+        If a document has the name of metadata, but not its content.
     """
     prefix = f"{path}/" if path else ""
     raw = read(f"{prefix}zarr.json")
@@ -92,18 +85,16 @@ def read_node(read: ReadObject, path: str = "") -> Node | None:
 
 
 def array_node(document: Mapping[str, Any]) -> Node | None:
-    """Return the array that a document describes, which was not read from a store; None where it describes none."""
+    """Return the array of a document that was recorded elsewhere; None where it describes no array."""
+    name, format_3 = "recorded metadata", document.get("zarr_format") == 3
     try:
-        name = "recorded metadata"
-        if document.get("zarr_format") == 3:
-            return _node_of_format_3(dict(document), name)
-        return _node_of_format_2(dict(document), {}, name)
+        return _node_of_format_3(dict(document), name) if format_3 else _node_of_format_2(dict(document), {}, name)
     except MetadataError:
         return None
 
 
 def array_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
-    """Return the metadata of an array as they are stored, without its attributes, which anybody may change."""
+    """Return the stored metadata of an array without its attributes, which any program may change."""
     documents = array.metadata.to_buffer_dict(default_buffer_prototype())
     document = documents["zarr.json" if array.metadata.zarr_format == 3 else ".zarray"]
     metadata: dict[str, Any] = json.loads(document.to_bytes())
@@ -136,9 +127,9 @@ def _node_of_format_3(document: dict[str, Any], key: str) -> Node:
         _check_shape(document, key)
         for name in ("chunk_grid", "chunk_key_encoding"):
             value = document.get(name)
-            is_named = isinstance(value, dict) and isinstance(value.get("name"), str)
-            configuration = value.get("configuration", {}) if is_named and value is not None else None
-            _require(isinstance(configuration, dict), key, name, "an object with a name", value)
+            entry = value if isinstance(value, dict) else {}
+            is_named = isinstance(entry.get("name"), str) and isinstance(entry.get("configuration", {}), dict)
+            _require(is_named, key, name, "an object with a name", value)
         encoding = document["chunk_key_encoding"]
         _require(encoding["name"] in ("default", "v2"), key, "chunk_key_encoding", "default or v2", encoding["name"])
         _check_separator(encoding.get("configuration", {}).get("separator"), key)

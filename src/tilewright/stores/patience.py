@@ -1,4 +1,4 @@
-"""A store that fails now and then is asked again, and its errors name the object or file that they are about."""
+"""Retry policy for a failing store, and errors that name the object or file."""
 
 import errno
 import os
@@ -17,27 +17,27 @@ from tilewright.stores.zarr_api import sync
 
 Answer = TypeVar("Answer")
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of a disk that no later attempt, and no other object, would escape."""
+"""Errors of a full or read-only disk, where a retry is useless."""
 Check = Callable[[], None]
-"""What raises where an object must not be stored or removed any more: another run has the output."""
+"""Raises where another run has the output, so that nothing may be stored or removed."""
 
 
 def allowed() -> None:
-    """Raise nothing: there is no other run."""
+    """Raise nothing: there is no lock to check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How a store that fails, or does not answer, is borne.
+    """Retry policy for a failing store.
 
     Parameters
     ----------
     attempts : int
-        How often an object is put before that fails.
+        Number of attempts per object.
     pause_seconds : float
-        How long to wait before the second attempt; before each further one four times as long.
+        Pause before the second attempt; four times as long before each further one.
     answer_seconds : float
-        How long one waits for a store that is no local folder.
+        Timeout of one request to a store that is no local folder.
     """
 
     attempts: int = 3
@@ -45,7 +45,7 @@ class Patience:
     answer_seconds: float = 120.0
 
     def bear(self, attempt: Callable[[], Answer]) -> Answer:
-        """Return what an attempt returns; try again, after a pause, where it raises."""
+        """Return the result of an attempt; after an error and a pause, try again."""
         for pause in range(self.attempts - 1):
             try:
                 return attempt()
@@ -57,25 +57,24 @@ class Patience:
 
 
 def is_fatal(error: BaseException | None) -> bool:
-    """Tell whether a disk takes nothing any more: it is full, or read-only."""
+    """Tell whether an error means a full or read-only disk."""
     return isinstance(error, OSError) and error.errno in FATAL
 
 
 def answer_of(store: Store, key: str, request: Coroutine[Any, Any, Answer], answer_seconds: float) -> Answer:
-    """Return what a store answers, or raise an error that names the object."""
+    """Return the answer of a store, or raise an error that names the object."""
     try:
         return sync(request, timeout=answer_seconds)
     except TimeoutError as error:
-        raise TimeoutError(
-            errno.ETIMEDOUT, f"no answer for {answer_seconds:.0f} seconds", f"{public_name(store)}/{key}"
-        ) from error
+        reason = f"no answer for {answer_seconds:.0f} seconds"
+        raise TimeoutError(errno.ETIMEDOUT, reason, f"{public_name(store)}/{key}") from error
     except OSError as error:
         raise named(error, f"{public_name(store)}/{key}") from error
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name a file in an error of the system: its temporary name would say nothing to the user."""
+    """Name a file by its final name in an error of the system."""
     try:
         yield
     except TilewrightError:
@@ -85,7 +84,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def named(error: OSError, name: str) -> OSError:
-    """Return an error of the system as one that names the object or file."""
+    """Return an error of the system with the name of the object or file."""
     number = error.errno or errno.EIO
     reason = os.strerror(number) if error.errno else str(error)
     return OSError(number, f"could not write: {reason}", name)

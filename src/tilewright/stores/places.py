@@ -1,7 +1,7 @@
-"""A place has one name, however its store is wrapped and whichever library opened it, and no secret is in the name.
+"""Place of a store: one name for every wrapper and library that opens it, without secrets.
 
-A place is known from what a store says of itself: nothing is listed or opened to find it. Endpoints of object stores
-are left out, since one server has many names: a bucket and a key are one place wherever they are served.
+The attributes of a store say where it lies; nothing is listed or opened. The endpoint of an object store is left out,
+since one server has many names: bucket and key are one place on every server.
 """
 
 import os
@@ -19,47 +19,37 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Stor
 from tilewright.stores.zarr_api import memory_number, unwrapped
 
 FILE = "file"
-"""The service of everything that lies in the file system."""
-_SAME_SERVICES = {
-    "s3a": "s3",
-    "gcs": "gs",
-    "abfs": "az",
-    "abfss": "az",
-    "adl": "az",
-    "azure": "az",
-    "local": FILE,
-    "https": "http",
-}
+"""Service of files and folders."""
+_SAME_SERVICES = {"s3a": "s3", "gcs": "gs", "local": FILE, "https": "http"}
+_SAME_SERVICES |= dict.fromkeys(("abfs", "abfss", "adl", "azure"), "az")
 _HAVE_BUCKETS = ("s3", "gs", "az")
 _BUCKET_HOSTS = (
     ("s3", re.compile(r"(?:(?P<bucket>.+)\.)?s3(?:[.-][a-z0-9.-]+)?\.amazonaws\.com")),
     ("gs", re.compile(r"(?:(?P<bucket>.+)\.)?storage\.(?:cloud\.)?google(?:apis)?\.com")),
     ("az", re.compile(r"(?P<account>[^.]+)\.(?:blob|dfs)\.core\.windows\.net")),
 )
-"""Hosts of which a URL names a bucket, and something in it."""
+"""Hosts of object stores: the URL names a bucket and a key in it."""
 _THIS_HOST = re.compile(rf"localhost|127\..*|0\.0\.0\.0|::1|{re.escape(os.uname().nodename)}(\..*)?", re.IGNORECASE)
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*([A-Za-z][A-Za-z0-9+.-]+):/{1,3}")
 _USER = re.compile(r"(:/{1,3})(?:[^/@\s:]*:(?!\d+/)[^@\s]*|[^/@\s]*)@")
-"""A password may hold a slash that is not quoted; what looks so may also be a port."""
+"""User and password; a password may contain an unquoted slash, and a port looks alike."""
 _CONTAINER = re.compile(r"(?:[a-z]+::)*(?:az|adl|azure|abfss?):/{1,3}[a-z0-9-]+@", re.IGNORECASE)
-"""Azure has a container before the account."""
-
-
+"""URL of Azure, with the container before the account."""
 IN_MEMORY = "lies in the memory of this process, which the workers cannot reach; use a file"
-"""Why other processes can neither read nor write a place."""
+"""End of the message about a store in memory."""
 Name = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something is stored.
+    """Place of a file, folder, object or memory.
 
     Parameters
     ----------
     service : str
-        What stores it: ``"file"``, ``"s3"``, the memory of this process.
+        ``"file"``, ``"s3"``, ``"memory"`` or another protocol.
     path : tuple of str
-        The parts of the path in it, the bucket or the host first; of a file absolute, without links.
+        Parts of the path: bucket or host first; for a file absolute, without links.
 
     Examples
     --------
@@ -73,20 +63,20 @@ class Place:
 
     @property
     def is_memory(self) -> bool:
-        """Whether it is the memory of one process."""
+        """Whether the place is the memory of one process."""
         return self.service.endswith("memory")
 
     def overlaps(self, other: "Place") -> bool:
-        """Tell whether one lies in the other, or both are the same."""
+        """Tell whether one place lies in the other, or both are the same."""
         own, around = self.names()
         others, around_others = other.names()
         return not (own.isdisjoint(others | around_others) and around.isdisjoint(others))
 
     def names(self) -> tuple[frozenset[Name], frozenset[Name]]:
-        """Return the names of this place, and those of all places that it lies in.
+        """Return the names of this place, and of all places around it.
 
-        A folder that exists has its number in the file system as a name too: it may be mounted at two places, and a
-        file system may not tell capital letters from small ones.
+        The inode of an existing folder is a name too: a folder may be mounted twice, and a file system may ignore the
+        case of letters.
         """
         around: set[Name] = set()
         for length in range(1, len(self.path)):
@@ -96,13 +86,13 @@ class Place:
     def __str__(self) -> str:
         if self.service == FILE:
             return str(Path(*self.path))
-        # The memory of a process has a number, which says nothing to anybody.
+        # The address of a memory is of no use in a message.
         named = self.path[1:] if self.is_memory and self.service != "fsspec memory" else self.path
         return f"{self.service}://{'/'.join(named)}"
 
 
 def opened_store(place: Any) -> tuple[Store | None, str]:
-    """Return the store, and the path in it, of a store, of a node or of what a library opens; None for a path."""
+    """Return the store of an opened place, and the path in it; None for a path or URL."""
     if isinstance(place, Store):
         return place, ""
     if isinstance(place, StorePath):
@@ -128,14 +118,14 @@ def place_of_path(path: str | os.PathLike[str]) -> Place:
 
 
 def place_of_store(store: Store | StorePath, path: str = "") -> Place | None:
-    """Return the place of a store, or of a node in it; None where it cannot be known.
+    """Return the place of a store, or of a node in it; None where it is unknown.
 
     Parameters
     ----------
     store : zarr store
-        A store of zarr, or one that wraps another one.
+        A store, or a wrapper of one.
     path : str
-        The path of a group or array in it.
+        Path of a group or array in it.
     """
     if isinstance(store, StorePath):
         return place_of_store(store.store, f"{store.path}/{path}")
@@ -143,14 +133,14 @@ def place_of_store(store: Store | StorePath, path: str = "") -> Place | None:
     if root is None:
         return None
     inner = unwrapped(store)
-    # A zip file is written anew as a whole, or is appended to: it is one place.
+    # A zip file is one place, since it is written as a whole.
     inside = _parts("" if isinstance(inner, ZipStore) else path)
     # A group of a folder may be a link to another one.
     return place_of_path(Path(*root.path, *inside)) if root.service == FILE else Place(root.service, root.path + inside)
 
 
 def gives_other_names(store: Any) -> bool:
-    """Tell whether a store may give keys another meaning than the store that it wraps, since its class is foreign."""
+    """Tell whether a store has a foreign wrapper, which may rename keys."""
     while isinstance(store, WrapperStore):
         if not type(store).__module__.startswith("zarr."):
             return True
@@ -159,33 +149,32 @@ def gives_other_names(store: Any) -> bool:
 
 
 def may_be_elsewhere(place: Place) -> bool:
-    """Tell whether a place may be another name of a place of another service, as that of a server on this host is."""
+    """Tell whether a place may be the same as one of another service, such as a server on this host."""
     if place.service == "http":
         return _THIS_HOST.fullmatch(place.path[0].rpartition(":")[0] or place.path[0]) is not None
     return place.service not in (FILE, *_HAVE_BUCKETS) and not place.is_memory
 
 
 def folder_of(store: Store) -> Path | None:
-    """Return the folder in which a store lies; None where it lies in none."""
-    root = None if isinstance(unwrapped(store), ZipStore) else _root_of(store)
-    return Path(*root.path) if root is not None and root.service == FILE else None
+    """Return the folder of a store; None where it has none."""
+    return None if isinstance(unwrapped(store), ZipStore) else path_of(store)
 
 
 def path_of(store: Store) -> Path | None:
-    """Return the folder, or the zip file, in which a store lies; None where it lies in neither."""
+    """Return the folder or zip file of a store; None where it has neither."""
     root = _root_of(store)
     return Path(*root.path) if root is not None and root.service == FILE else None
 
 
 def public_name(store: Any, path: str = "") -> str:
-    """Return how to name a store, or what a URL is about, in messages and records: without users, keys and signatures.
+    """Return the name of a store, URL or path for messages and records, without users, keys and signatures.
 
     Parameters
     ----------
     store : zarr store, URL or path
-        What to name.
+        The store.
     path : str
-        The path of something in it.
+        Path in the store.
 
     Examples
     --------
@@ -204,7 +193,7 @@ def public_name(store: Any, path: str = "") -> str:
 
 
 def without_secrets(text: object) -> str:
-    """Return a text, such as that of an error of a client, without users and signatures of the URLs in it.
+    """Return a text without the users and signatures of its URLs.
 
     Examples
     --------
@@ -220,7 +209,7 @@ def _root_of(store: Any) -> Place | None:
         return place_of_path(store.root if isinstance(store, LocalStore) else store.path)
     if isinstance(store, MemoryStore):
         return Place("memory", (f"{memory_number(store):x}",))
-    # Both libraries are optional, and are imported only where they were.
+    # By name: fsspec and obstore are optional.
     if type(store).__name__ == "FsspecStore":
         return place_in_file_system(store.fs, str(store.path))
     if type(store).__name__ == "ObjectStore":
@@ -229,7 +218,7 @@ def _root_of(store: Any) -> Place | None:
 
 
 def place_in_file_system(file_system: Any, path: str) -> Place | None:
-    """Return the place of a path in a file system of fsspec, through those that wrap another one."""
+    """Return the place of a path in a file system of fsspec, also a wrapped one."""
     while True:
         archive = getattr(getattr(file_system, "fo", None), "name", None)
         inner = getattr(file_system, "sync_fs", None) or getattr(file_system, "fs", None)
@@ -275,18 +264,18 @@ def _place_in_object_store(store: Any) -> Place | None:
 
 
 def place_of_url(url: str) -> Place | None:
-    """Return the place that a URL names; None where it names none.
+    """Return the place of a URL; None where it is unknown.
 
     Examples
     --------
     >>> place_of_url("s3://bucket/a/b"), place_of_url("https://bucket.s3.amazonaws.com/a/b?signature=1")
     (Place(service='s3', path=('bucket', 'a', 'b')), Place(service='s3', path=('bucket', 'a', 'b')))
     """
-    # What stands before "::" only says how to read what stands behind it.
+    # The text before "::" says only how the rest is read.
     split = urlsplit(url.rpartition("::")[2])
     service = _SAME_SERVICES.get(split.scheme.lower(), split.scheme.lower())
     if service == FILE:
-        # As fsspec takes it: "file://raw.zarr" lies in the working folder.
+        # As in fsspec, "file://raw.zarr" lies in the working folder.
         path = unquote(split.path if split.netloc == "localhost" else f"{split.netloc}{split.path}")
         return place_of_path(path) if path.strip("/") else None
     if service == "memory":

@@ -1,4 +1,4 @@
-"""An object appears in its store whole, under its own name, or not at all; a store that fails now and then is borne."""
+"""Put of an object: it appears whole under its own name, or not at all; a failing store is tried again."""
 
 import errno
 import os
@@ -18,47 +18,41 @@ from tilewright.stores.zarr_api import Encoded, buffer_of, default_buffer_protot
 def put_object(
     store: Store, key: str, parts: Iterable[Encoded], patience: Patience | None = None, check: Check = allowed
 ) -> None:
-    """Store one object, and try again where that fails.
+    """Store one object, and try again after an error.
 
-    Files of a `LocalStore` are written in the calling thread, as that store writes them: under a temporary name that
-    ends in ``.partial``, which then replaces the final one. All other stores are given the bytes.
+    A file of a `LocalStore` is written in the calling thread under a temporary name that ends in ``.partial``, and then
+    gets its final name. Any other store is given the bytes.
 
-    A run that takes over removes the temporary files of the one before, or moves them away with their folder. So a file
-    that was begun before that, and passes `check` after it was begun, cannot replace what the next run writes. A store
-    that is no folder has no such fence between `check` and its own put.
+    A run that takes over removes or moves the temporary files of the run before. So a file that was begun before, and
+    passes `check` afterwards, cannot replace a file of the next run. In a store that is no folder, nothing prevents
+    that between `check` and the put.
 
     Parameters
     ----------
     store : zarr store
-        Where to.
+        The store.
     key : str
-        The name of the object.
+        Key of the object.
     parts : iterable of bytes-like
-        What the object is made of, in order; each attempt iterates over them anew.
+        Bytes of the object, in order; each attempt iterates anew.
     patience : Patience, optional
-        How often, and how long.
+        Retry policy.
     check : callable, optional
         Raises OutputInUseError where another run has the output; called in each attempt.
 
     Raises
     ------
     OSError
-        If the object cannot be stored; it names the file.
+        If the object cannot be stored; the error names it.
     OutputInUseError
-        If another run has the output. That is no failed attempt.
+        If another run has the output; there is no further attempt.
     """
     patience = patience or Patience()
     patience.bear(lambda: _put_once(store, key, parts, patience.answer_seconds, check))
 
 
 def get_object(store: Store, key: str, patience: Patience | None = None) -> memoryview:
-    """Return the bytes of one object.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there.
-    """
+    """Return the bytes of one object, or raise FileNotFoundError."""
     patience = patience or Patience()
     prototype = default_buffer_prototype()
     stored = patience.bear(lambda: answer_of(store, key, store.get(key, prototype), patience.answer_seconds))
@@ -69,7 +63,7 @@ def get_object(store: Store, key: str, patience: Patience | None = None) -> memo
 
 def _put_once(store: Store, key: str, parts: Iterable[Encoded], answer_seconds: float, check: Check) -> None:
     if type(store) is LocalStore:
-        # That proves the lock when the file is whole; each proof is three calls of the system.
+        # It calls `check` when the file is whole.
         write_file(f"{store.root}/{key}", parts, check)
         return
     check()
@@ -78,13 +72,13 @@ def _put_once(store: Store, key: str, parts: Iterable[Encoded], answer_seconds: 
 
 def write_file(path: str | Path, parts: Iterable[Encoded], check: Check = allowed) -> int:
     """Write a file under a temporary name, then give it its own, unless `check` raises."""
-    # Thousands of times a second: no `Path`, of which each takes as long as a call of the system.
+    # A hot path: a `Path` takes as long as a system call.
     partial = f"{path}.{os.urandom(16).hex()}.partial"
     try:
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
-            # The folders may have been moved away, with all that was in them, by a run that replaces the output.
+            # A run that replaces the output may have moved the folders away.
             check()
             os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

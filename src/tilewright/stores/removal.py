@@ -1,7 +1,7 @@
-"""Files, folders and objects are removed, renamed and replaced here and nowhere else.
+"""Removals, renames and replacements of files, folders and objects that tilewright itself has written.
 
-What is removed is proven to be ours before: a temporary file by its name, which holds 128 random bits; a lock or a file
-of a ledger by its content; a part of an output by `inventory.Inventory`. What is not proven stays where it is.
+Proof of that is the name of a temporary file, with its 128 random bits; the content of a lock or of a file of a ledger;
+`inventory.Inventory` for a part of an output. Everything else stays.
 """
 
 import errno
@@ -24,7 +24,7 @@ _PARTIAL = re.compile(r".+\.[0-9a-f]{32}(\.(old|scratch))?\.partial")
 
 
 def is_partial(name: str) -> bool:
-    """Tell whether a name is that of a file or folder of ours that was being written.
+    """Tell whether a name is that of a half-written file or folder of tilewright.
 
     Examples
     --------
@@ -35,41 +35,34 @@ def is_partial(name: str) -> bool:
 
 
 def remove_file(path: str | Path) -> None:
-    """Remove a file of ours, if it is there."""
+    """Remove a file, if it exists."""
     with suppress(FileNotFoundError):
-        # Thousands of times a second: no `Path`.
+        # A hot path: no `Path`.
         os.unlink(path)  # noqa: PTH108
 
 
 def replace_file(partial: str | Path, path: str | Path) -> None:
-    """Give a file, which is whole, its name, and replace the one that had it."""
+    """Give a whole file its final name, and replace the file of that name."""
     os.replace(partial, path)  # noqa: PTH105
 
 
 def move(path: Path, new: Path) -> None:
-    """Give a file or folder another name, which nothing has."""
+    """Rename a file or folder, or raise FileExistsError where the new name is taken."""
     if os.path.lexists(new):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
     path.rename(new)
 
 
 def remove_empty_folder(folder: Path) -> None:
-    """Remove a folder that holds nothing; one that holds something stays."""
+    """Remove a folder if it is empty."""
     with suppress(OSError):
         folder.rmdir()
 
 
 def remove_files(folder: Path, names: Iterable[str], check: Check = allowed) -> None:
-    """Remove files below a folder, and then all folders that hold nothing any more, with the folder itself.
+    """Remove files, by names relative to a folder, and then all empty folders, with the folder itself.
 
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    names : iterable of str
-        The files, relative to it.
-    check : callable
-        Is called before each one; raises where nothing may be removed any more.
+    Before each file, `check` raises where another run has the output.
     """
     for name in names:
         check()
@@ -79,46 +72,34 @@ def remove_files(folder: Path, names: Iterable[str], check: Check = allowed) -> 
 
 
 def delete_object(store: Store, key: str, patience: Patience | None = None, check: Check = allowed) -> None:
-    """Remove one object, if it is there.
-
-    Parameters
-    ----------
-    store : zarr store
-        The store.
-    key : str
-        Its name.
-    patience : Patience, optional
-        How often that is tried.
-    check : callable
-        Raises where nothing may be removed any more.
-    """
-    borne = patience or Patience()
+    """Remove one object, if it exists; `check` raises where another run has the output."""
+    patience = patience or Patience()
 
     def delete() -> None:
         check()
-        answer_of(store, key, store.delete(key), borne.answer_seconds)
+        answer_of(store, key, store.delete(key), patience.answer_seconds)
 
-    borne.bear(delete)
+    patience.bear(delete)
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written below a folder, whose lock is held."""
+    """Remove the half-written files of killed processes below a folder, whose lock is held."""
     for parent, _, names in os.walk(folder):
         for name in filter(is_partial, names):
             remove_file(Path(parent, name))
 
 
 def remove_partial_files_in(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written in a folder, but not in those in it."""
+    """Remove the half-written files of killed processes in a folder, but not in its subfolders."""
     for name in filter(is_partial, os.listdir(folder)):  # noqa: PTH208
         if not (folder / name).is_dir():
             remove_file(folder / name)
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed have left beside a file or folder, while they were writing it.
+    """Remove the half-written copies of a file or folder that killed processes have left beside it.
 
-    What a process that lives is writing is locked, and stays.
+    The copy of a running process is locked, and stays.
     """
     beginning = f"{path.name}."
     for name in os.listdir(path.parent):  # noqa: PTH208
@@ -129,7 +110,7 @@ def remove_abandoned(path: Path) -> None:
 
 
 def remove_partial(path: Path) -> None:
-    """Remove a file or folder that was being written, by its name, if it is there."""
+    """Remove a half-written file or folder, if it exists."""
     if not is_partial(path.name):
         raise ValueError(f"{path} is not removed: its name is not that of a partial file")
     if not path.is_dir() or path.is_symlink():
@@ -146,16 +127,16 @@ def remove_partial(path: Path) -> None:
 
 @contextmanager
 def being_written(partial: Path, path: Path, *, is_folder: bool) -> Iterator[None]:
-    """Make a file or folder that shows that a process writes it, and remove it at the end where it still has its name.
+    """Make a locked half-written file or folder, and remove it at the end where it still has this name.
 
     Parameters
     ----------
     partial : Path
         A name for which `is_partial` is true.
     path : Path
-        The name that it will have, for errors.
+        The final name, for errors.
     is_folder : bool
-        Whether it is a folder.
+        True for a folder.
     """
     with naming(path):
         if is_folder:
@@ -171,20 +152,20 @@ def being_written(partial: Path, path: Path, *, is_folder: bool) -> Iterator[Non
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file until it is closed, or its process ends; return whether that could be done."""
+    """Lock an open file until it is closed; return False where that is not possible."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        # Another process has it, or the file system has no locks.
+        # Another process holds it, or the file system has no locks.
         return False
     return True
 
 
 @contextmanager
 def _unlocked(path: Path) -> Iterator[bool]:
-    """Lock a file or folder, and tell whether that could be done."""
+    """Lock a file or folder, and yield whether that was possible."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

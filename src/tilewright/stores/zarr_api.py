@@ -1,4 +1,4 @@
-"""What is used of zarr beyond its public API stands here: it is known for the versions 3.1.4 to 3.4."""
+"""Uses of zarr beyond its public API, known for the versions 3.1.4 to 3.4."""
 
 import json
 from collections.abc import Iterable
@@ -27,35 +27,35 @@ __all__ = [
 ]
 
 Encoded = bytes | bytearray | memoryview
-"""What can be written to a file as it is."""
+"""Bytes that a file takes as they are."""
 
 
 def unwrapped(store: Any) -> Any:
-    """Return the store that others wrap."""
+    """Return the innermost store of a wrapper."""
     while isinstance(store, WrapperStore):
         store = store._store
     return store
 
 
 def memory_number(store: MemoryStore) -> int:
-    """Return what tells the memory of a store from that of others in this process."""
+    """Return the identity of the memory of a store in this process."""
     return id(store._store_dict)
 
 
 def is_unopened_zip(store: Any) -> bool:
-    """Tell whether a store is a zip file that nothing has opened yet."""
+    """Tell whether a store is a zip file that is not open yet."""
     inner = unwrapped(store)
     return isinstance(inner, ZipStore) and not inner._is_open
 
 
 def ensure_open(store: Any) -> None:
-    """Open the zip file of a store, where nothing has opened it yet."""
+    """Open the zip file of a store, where it is not open yet."""
     if is_unopened_zip(store):
         unwrapped(store)._sync_open()
 
 
 def buffer_of(parts: Iterable[Encoded]) -> cpu.Buffer:
-    """Return the parts of an object as one buffer that a zarr store takes, and may keep: it is a copy."""
+    """Return a copy of the parts of an object as one buffer for a zarr store, which may keep it."""
     whole = bytearray()
     for part in parts:
         whole += part
@@ -63,14 +63,14 @@ def buffer_of(parts: Iterable[Encoded]) -> cpu.Buffer:
 
 
 def encoded_by_zarr(metadata: dict[str, Any], part: Any) -> bytes:
-    """Return the bytes that zarr itself stores of one whole object, also where it holds the fill value only.
+    """Return the bytes of one whole object as zarr stores it, also one of fill values only.
 
     Parameters
     ----------
     metadata : dict
-        The metadata document of the array, of either format.
+        Metadata document of the array, of either format.
     part : array
-        The elements of the object.
+        Elements of the object.
     """
     prototype = default_buffer_prototype()
     store = MemoryStore()
