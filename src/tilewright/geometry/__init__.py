@@ -1,7 +1,4 @@
-"""Integer arithmetic on one axis at a time: where tiles read, what they own, which unit holds an element.
-
-Nothing here lists tiles; every answer costs the same for a megabyte and for a petabyte.
-"""
+"""Integer arithmetic of tiles and write units, axis by axis: an answer costs the same for any size of image."""
 
 from tilewright.geometry.intervals import Interval, Region, element_count, extents_of, intersection, relative_to
 from tilewright.geometry.product import position_of, ranks_in

@@ -1,4 +1,4 @@
-"""Intervals are half-open pairs ``(start, stop)`` of array coordinates; a region is one interval per axis."""
+"""Intervals ``(start, stop)`` of array coordinates, half-open, and regions with one interval per axis."""
 
 from collections.abc import Sequence
 from math import prod
@@ -8,26 +8,15 @@ Region = tuple[Interval, ...]
 
 
 def intersection(first: Region, second: Region) -> Region:
-    """Return the region that two regions of the same axes share.
-
-    Parameters
-    ----------
-    first, second : Region
-        One ``(start, stop)`` per axis.
-
-    Returns
-    -------
-    Region
-        The shared region; where the two do not meet on an axis, that interval is empty.
+    """Return the overlap of two regions; on an axis without overlap the interval is empty.
 
     Examples
     --------
     >>> intersection(((0, 4), (2, 8)), ((3, 9), (0, 5)))
     ((3, 4), (2, 5))
     """
-    starts = [max(a, c) for (a, _), (c, _) in zip(first, second, strict=True)]
-    stops = [min(b, d) for (_, b), (_, d) in zip(first, second, strict=True)]
-    return tuple((start, max(start, stop)) for start, stop in zip(starts, stops, strict=True))
+    pairs = zip(first, second, strict=True)
+    return tuple((max(a, c), max(a, c, min(b, d))) for (a, b), (c, d) in pairs)
 
 
 def extents_of(region: Region) -> tuple[int, ...]:
@@ -42,7 +31,7 @@ def extents_of(region: Region) -> tuple[int, ...]:
 
 
 def relative_to(region: Region, origin: Sequence[int]) -> Region:
-    """Return a region as it is seen from an element.
+    """Return a region in coordinates relative to an element.
 
     Examples
     --------

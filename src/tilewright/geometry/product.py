@@ -1,20 +1,13 @@
-"""Positions on a grid and their ranks in C order are two names for the same thing."""
+"""Positions of cells on a grid, and their ranks in C order."""
 
 
 def position_of(rank: int, counts: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the position of the cell with this rank in C order.
-
-    Parameters
-    ----------
-    rank : int
-        From 0 to the product of ``counts``, exclusive.
-    counts : tuple of int
-        The number of cells on each axis.
+    """Return the position of the cell with a rank in C order, on a grid of ``counts`` cells per axis.
 
     Raises
     ------
     IndexError
-        If there is no such cell.
+        If the grid has no such cell.
 
     Examples
     --------
@@ -37,9 +30,9 @@ def ranks_in(ranges: tuple[range, ...], counts: tuple[int, ...]) -> tuple[int, .
     Parameters
     ----------
     ranges : tuple of range
-        The indices of the box on each axis.
+        Indices of the box per axis.
     counts : tuple of int
-        The number of cells of the whole grid on each axis.
+        Number of cells of the whole grid per axis.
 
     Examples
     --------

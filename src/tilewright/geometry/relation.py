@@ -1,7 +1,4 @@
-"""What is asked of every tile and every unit is looked up: one number per axis is found, instead of worked out anew.
-
-A relation takes memory for each index of each axis, never for each cell of the grid.
-"""
+"""Lookup tables of the cells of two grids: memory per index of each axis, never per cell."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -12,11 +9,11 @@ from tilewright.geometry.intervals import Interval, Region
 from tilewright.geometry.product import ranks_in
 
 ROWS_KEPT = 4096
-"""Rows of cells of which is kept what was found."""
+"""Number of rows of cells in the cache."""
 
 
 class _Axis(NamedTuple):
-    """One axis: where each cell starts, and its part in the rank of the first related cell and in the kind."""
+    """One axis: start of each cell, and its share of the rank of the first related cell and of the kind."""
 
     cell_count: int
     starts: "array[int]"
@@ -25,15 +22,15 @@ class _Axis(NamedTuple):
 
 
 class GridRelation:
-    """The cells of a grid, their regions, and the cells of another grid that belong to each: a box of them.
+    """Cells of a grid, their regions, and their related cells: a box of cells of another grid.
 
     Parameters
     ----------
     axes : sequence of iterable of (Interval, range)
-        For each axis, and each index on it: the elements that it covers, which begin where those of the index before
-        it end; and the indices of its box on the other grid.
+        Per axis and index: its elements, which begin at the end of the index before, and the indices of its box on the
+        other grid.
     counts : sequence of int
-        The number of cells of the other grid on each axis.
+        Number of cells of the other grid per axis.
 
     Examples
     --------
@@ -46,7 +43,7 @@ class GridRelation:
 
     def __init__(self, axes: Sequence[Iterable[tuple[Interval, range]]], counts: Sequence[int]) -> None:
         self._axes: list[_Axis] = []
-        # Cells of few kinds repeat: an extent, and a number of related cells, on each axis.
+        # Few kinds of cells repeat: an extent and a number of related cells per axis.
         self._kinds: list[list[tuple[int, int]]] = []
         self._shapes: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._counts = tuple(counts)
@@ -62,12 +59,12 @@ class GridRelation:
             self._axes.append(_Axis(len(ranks), starts, ranks, kinds))
             self._kinds.append(list(found))
             factor *= len(found)
-        # What is the same for all cells of a row is added once, and kept for the rows that were asked for last.
+        # A cache of the sums over all axes but the last.
         self._last_axis = self._axes[-1]
         self._rows: dict[int, tuple[int, int]] = {}
 
     def region(self, cell: int) -> Region:
-        """Return the elements that a cell covers."""
+        """Return the region of a cell."""
         rest = cell
         region = []
         for axis in reversed(self._axes):
@@ -77,23 +74,23 @@ class GridRelation:
         return tuple(reversed(region))
 
     def related(self, cell: int) -> tuple[int, ...]:
-        """Return the ranks of the cells of the other grid that belong to this one, in C order."""
+        """Return the ranks of the related cells of the other grid, in C order."""
         rank, kind = self._place(cell)
         _, offsets = self._shapes.get(kind) or self._shape(kind)
         return tuple([rank + offset for offset in offsets])
 
     def related_count(self, cell: int) -> int:
-        """Return the number of cells of the other grid that belong to this one."""
+        """Return the number of related cells of the other grid."""
         kind = self._place(cell)[1]
         return len((self._shapes.get(kind) or self._shape(kind))[1])
 
     def element_count(self, cell: int) -> int:
-        """Return the number of elements that a cell covers."""
+        """Return the number of elements of a cell."""
         kind = self._place(cell)[1]
         return (self._shapes.get(kind) or self._shape(kind))[0]
 
     def _place(self, cell: int) -> tuple[int, int]:
-        """Return the rank of the first cell that is related to this one, and the kind of this one."""
+        """Return the rank of the first related cell, and the kind of the cell."""
         cell_count, _, ranks, kinds = self._last_axis
         row, index = divmod(cell, cell_count)
         rank, kind = self._rows.get(row) or self._place_of_row(cell, row)
@@ -112,7 +109,7 @@ class GridRelation:
         return rank, kind
 
     def _shape(self, kind: int) -> tuple[int, tuple[int, ...]]:
-        """Return how many elements a cell of a kind covers, and where its related cells lie, seen from the first."""
+        """Return the number of elements of a kind of cell, and the ranks of its related cells after the first."""
         rest = kind
         elements, lengths = 1, []
         for on_axis in self._kinds:

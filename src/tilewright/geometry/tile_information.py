@@ -1,4 +1,4 @@
-"""A tile that travels carries all that is needed to put it back: where it lies, in which sample, and what to crop."""
+"""Tile information: the sample, place and crop that put a tile back into its image."""
 
 from collections.abc import Sequence
 from operator import index
@@ -17,20 +17,20 @@ class _Fields(NamedTuple):
 
 
 class TileInformation(_Fields):
-    """Where a tile comes from, and what of it is kept.
+    """Origin of a tile, and the part of it that is kept.
 
     Parameters
     ----------
     array_shape : tuple of int
         C(Z)YX of the input sample.
     last_tile : bool, default=False
-        Whether this is the last tile of its sample.
+        True for the last tile of its sample.
     overlap_crop_coords : tuple of (int, int)
-        Per spatial axis, the ``(start, stop)`` inside the tile of what is kept.
+        Per spatial axis, the ``(start, stop)`` of the kept part inside the tile.
     stitch_coords : tuple of (int, int)
-        Per spatial axis, the ``(start, stop)`` inside the image where it belongs.
+        Per spatial axis, the ``(start, stop)`` of the kept part inside the image.
     sample_id : int
-        Counts the samples of the whole dataset in order.
+        Index of the sample in the whole dataset.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class TileInformation(_Fields):
 
     __slots__ = ()
 
-    # A named tuple and no dataclass, since Lightning does not move batches that hold frozen dataclasses.
+    # A named tuple: Lightning does not move batches with frozen dataclasses.
     def __new__(
         cls,
         array_shape: Sequence[int],
@@ -85,7 +85,7 @@ def _whole_numbers(name: str, values: Sequence[int]) -> tuple[int, ...]:
 
 
 def _intervals(name: str, values: Sequence[Sequence[int]], count: int) -> tuple[Interval, ...]:
-    # Collating and copying between processes may have turned tuples into lists.
+    # Collating and pickling may turn tuples into lists.
     try:
         pairs = [_whole_numbers(name, pair) for pair in values]
     except TypeError:

@@ -1,11 +1,10 @@
-"""On one axis, the valid regions of the tiles partition the extent: every element belongs to one tile.
+"""Tiles of one axis, whose valid regions partition it: every element belongs to one tile.
 
 Both layouts are one arithmetic. A tile that owns elements from ``start`` on reads from ``start - lo``, and owns up to
-the last multiple of ``border`` that leaves it ``hi`` elements of context. With a border of one element that is the
-``compact`` layout, the fewest tiles that cover the axis; with the extent of a write unit it is ``aligned``, where no
-tile is shared by two units.
+the last multiple of ``border`` that leaves ``hi`` elements of context. A border of one element is the ``compact``
+layout, with the fewest tiles; the extent of a write unit is ``aligned``, where no two units share a tile.
 
-The starts of the valid regions then follow a pattern that repeats, so that each question is answered in O(1)::
+The starts of the valid regions follow a pattern that repeats, so that each answer takes O(1)::
 
     |- head -|- lead -|...|------ cell ------|------ cell ------| ...
     0        one `step` each, up to the      `tiles_per_cell` tiles, `step` apart,
@@ -20,24 +19,24 @@ from tilewright.geometry.intervals import Interval
 
 @dataclass(frozen=True, slots=True)
 class AxisTiling:
-    """The tiles of one axis.
+    """Tiles of one axis.
 
     Parameters
     ----------
     extent : int
-        Elements on the axis.
+        Elements of the axis.
     tile : int
-        Elements that the model sees at once.
+        Elements of a tile.
     overlap : int
         Elements that neighbouring tiles share at least; ``0 <= overlap < tile``. Half of it, rounded down, is the
-        halo before the valid region, the rest the halo behind it.
+        halo before the valid region, the rest the halo after it.
     border : int, default=1
         Inner ends of valid regions are multiples of this where a tile reaches one.
 
     Attributes
     ----------
     count : int
-        The number of tiles.
+        Number of tiles.
 
     Raises
     ------
@@ -46,7 +45,7 @@ class AxisTiling:
 
     Notes
     -----
-    An axis shorter than the tile has one tile, which reads all of it and is padded to its full size.
+    An axis shorter than the tile has one tile, which is padded to its full size.
 
     Examples
     --------
@@ -82,57 +81,52 @@ class AxisTiling:
         reach = self.tile - self.halo[1]
         head = reach // self.border * self.border
         if head == 0 or head < self.halo[0]:
-            # No border within reach, or one so early that the next tile would have to read before the axis.
+            # No border within reach, or one so early that the next tile would read before the axis.
             head = reach
-        cells_start = _round_up(head, self.border)
+        cells_start = _ceil_divide(head, self.border) * self.border
         if self.border <= self.step:
             cell_extent, tiles_per_cell = self.step // self.border * self.border, 1
         else:
             cell_extent, tiles_per_cell = self.border, _ceil_divide(self.border, self.step)
-        for name, value in (
-            ("_head", head),
-            ("_lead_count", _ceil_divide(cells_start - head, self.step)),
-            ("_cells_start", cells_start),
-            ("_cell_extent", cell_extent),
-            ("_tiles_per_cell", tiles_per_cell),
-            ("count", 1),
-        ):
+        lead_count = _ceil_divide(cells_start - head, self.step)
+        names = ("_head", "_lead_count", "_cells_start", "_cell_extent", "_tiles_per_cell", "count")
+        for name, value in zip(names, (head, lead_count, cells_start, cell_extent, tiles_per_cell, 1), strict=True):
             object.__setattr__(self, name, value)
         if self.extent > self.tile:
-            # The last tile is the first whose window would end at or behind the end of the axis.
+            # The first tile whose window would end at or after the end of the axis.
             last_start = self.extent - self.tile + self.halo[0]
             object.__setattr__(self, "count", self._first_start_at_or_after(last_start) + 1)
 
     @property
     def halo(self) -> tuple[int, int]:
-        """Elements of context before and behind an inner valid region, ``(lo, hi)``."""
+        """Elements of context before and after an inner valid region, ``(lo, hi)``."""
         lo = self.overlap // 2
         return lo, self.overlap - lo
 
     @property
     def step(self) -> int:
-        """Elements by which neighbouring tiles are shifted at most."""
+        """Largest shift between neighbouring tiles, in elements."""
         return self.tile - self.overlap
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Elements that are missing before and behind the axis to fill one tile; zero unless it is short."""
+        """Padding before and after an axis that is shorter than the tile, in elements."""
         missing = max(0, self.tile - self.extent)
         return missing // 2, missing - missing // 2
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Where the repeating pattern of the tiling starts, and its extent; each cell begins with a tile."""
+        """Start and extent of the first cell of the repeating pattern; each cell begins with a tile."""
         return self._cells_start, self._cell_extent
 
     @property
     def largest_valid_extent(self) -> int:
-        """An upper bound of what one tile owns."""
+        """Upper bound of the extent of a valid region."""
         last = self.extent - self.valid(self.count - 1)[0]
         return min(self.extent, max(self._head, min(self.step, self._cell_extent), last))
 
     def valid(self, index: int) -> Interval:
-        """Return the elements that this tile alone contributes.
+        """Return the valid region of a tile: the elements that it owns.
 
         Examples
         --------
@@ -145,7 +139,7 @@ class AxisTiling:
         return self._start(index), stop
 
     def read(self, index: int) -> Interval:
-        """Return the elements that this tile sees; fewer than the tile only where the axis is shorter.
+        """Return the elements that a tile reads; fewer than the tile only on a shorter axis.
 
         Examples
         --------
@@ -156,7 +150,7 @@ class AxisTiling:
         return start, min(start + self.tile, self.extent)
 
     def crop(self, index: int) -> Interval:
-        """Return where the valid region lies inside the (padded) tile.
+        """Return the valid region of a tile relative to the (padded) tile.
 
         Examples
         --------
@@ -168,7 +162,7 @@ class AxisTiling:
         return start - origin, stop - origin
 
     def index_at(self, coordinate: int) -> int:
-        """Return the index of the tile that owns this element.
+        """Return the index of the tile that owns an element.
 
         Examples
         --------
@@ -218,7 +212,7 @@ class AxisTiling:
         return self._cells_start + cell * self._cell_extent + tile * self.step
 
     def _first_start_at_or_after(self, coordinate: int) -> int:
-        """Return the first tile but the very first that starts here or later, were the axis endless."""
+        """Return the first tile after tile 0 that starts here or later on an endless axis."""
         if coordinate <= self._head:
             return 1
         if coordinate <= self._cells_start:
@@ -230,7 +224,3 @@ class AxisTiling:
 
 def _ceil_divide(number: int, divisor: int) -> int:
     return -(-number // divisor)
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return _ceil_divide(number, multiple) * multiple

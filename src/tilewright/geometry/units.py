@@ -1,7 +1,7 @@
-"""On one axis, write units partition the extent, and each ends on the border of a stored object.
+"""Write units of one axis, which partition it and end on borders of stored objects.
 
-Where the tiles end on borders of stored objects too, the units follow the tiles: then every tile lies in one unit, and
-no unit waits for a tile of another. Elsewhere they are equal steps, and share tiles.
+Where the tiles end on borders of stored objects too, the units follow the tiles, and every tile lies in one unit.
+Elsewhere the units are equal steps, and share tiles.
 """
 
 from dataclasses import dataclass, field
@@ -13,24 +13,23 @@ from tilewright.geometry.tiling import AxisTiling
 
 @dataclass(frozen=True, slots=True)
 class AxisUnits:
-    """The write units of one axis: a first one, then equal steps, of which the last ends with the axis.
+    """Write units of one axis: a first one, then equal steps, up to the end of the axis.
 
     Parameters
     ----------
     extent : int
-        Elements on the axis.
+        Elements of the axis.
     step : int
         Elements of an inner unit.
     first : int, optional
-        Elements of the first unit; ``step`` where not given.
+        Elements of the first unit; by default ``step``.
     last_start : int, optional
-        An element that lies in the last unit, which holds everything behind it too. Where not given, units go on
-        in equal steps to the end.
+        An element of the last unit, which reaches to the end of the axis; by default the last element.
 
     Attributes
     ----------
     count : int
-        The number of units.
+        Number of units.
 
     Examples
     --------
@@ -62,11 +61,11 @@ class AxisUnits:
         Parameters
         ----------
         tiling : AxisTiling
-            Tiles whose cells end on the borders of stored objects.
+            Tiles whose cells end on borders of stored objects.
         stored : int
-            The extent of a stored object.
+            Elements of a stored object.
         cells_per_unit : int
-            How many cells of the tiling make an inner unit. What lies before the first cell counts as one of them.
+            Cells of the tiling per unit; all before the first cell counts as one.
 
         Raises
         ------
@@ -89,19 +88,19 @@ class AxisUnits:
 
     @property
     def largest(self) -> int:
-        """An upper bound of the extent of one unit."""
+        """Upper bound of the extent of a unit."""
         start, stop = self.span(self.count - 1)
         return max(min(self.first, self.extent), min(self.step, self.extent), stop - start)
 
     def span(self, index: int) -> Interval:
-        """Return the elements of this unit."""
+        """Return the elements of a unit."""
         if not 0 <= index < self.count:
             raise IndexError(f"there is no unit {index} on an axis of {self.count} units")
         start = 0 if index == 0 else self.first + (index - 1) * self.step
         return start, self.extent if index == self.count - 1 else self.first + index * self.step
 
     def index_at(self, coordinate: int) -> int:
-        """Return the index of the unit that owns this element."""
+        """Return the index of the unit that owns an element."""
         return min(self._endless_index(coordinate), self.count - 1)
 
     def indices_in(self, start: int, stop: int) -> range:
@@ -113,7 +112,7 @@ class AxisUnits:
 
 
 def cells_end_on_borders(tiling: AxisTiling, stored: int) -> bool:
-    """Tell whether all cells of a tiling end on borders of stored objects of this extent.
+    """Tell whether all cells of a tiling end on borders of stored objects.
 
     Examples
     --------
