@@ -1,1 +1,1 @@
-"""What a data loader reads from: images, samples and tiles, counted through all sources."""
+"""Datasets for prediction: images, samples and tiles, counted through all sources."""

@@ -1,4 +1,4 @@
-"""Samples are counted through all images of a dataset, so that a number says which image, and which sample of it."""
+"""Images of a dataset: one count of samples through all images."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from tilewright.sources.source import Source
 
 
 class DatasetImage(Protocol):
-    """What a writer must know of an image."""
+    """Image as a writer knows it."""
 
     @property
     def name(self) -> str:
-        """How to name it in messages."""
+        """Name in messages."""
 
     @property
     def path(self) -> Path | None:
-        """Where it lies; None for an array."""
+        """Path of the file; None for an array."""
 
     @property
     def first_sample(self) -> int:
@@ -30,42 +30,34 @@ class DatasetImage(Protocol):
 
     @property
     def sample_count(self) -> int:
-        """The number of its samples."""
+        """Number of its samples."""
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image of a dataset.
-
-    Parameters
-    ----------
-    source : Source
-        The image.
-    first_sample : int
-        The ``sample_id`` of its first sample.
-    """
+    """Image of a dataset, with the ``sample_id`` of its first sample."""
 
     source: Source
     first_sample: int
 
     @property
     def name(self) -> str:
-        """How to name it in messages."""
+        """Name in messages."""
         return self.source.name
 
     @property
     def path(self) -> Path | None:
-        """Where it lies; None for an array."""
+        """Path of the file; None for an array."""
         return self.source.path
 
     @property
     def sample_count(self) -> int:
-        """The number of samples; frames are samples too."""
+        """Number of samples; frames are samples too."""
         return self.source.axes.sample_count
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """C(Z)YX of one sample."""
+        """Shape C(Z)YX of one sample."""
         axes = self.source.axes
         return (axes.channels, *(axes.extent(name) for name in axes.spatial))
 
@@ -81,7 +73,7 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class FileOfOneSample:
-    """A file of a dataset that is none of ours: all that is known of it is its path."""
+    """File of a foreign dataset, of which only the path is known."""
 
     path: Path
     first_sample: int
@@ -89,7 +81,7 @@ class FileOfOneSample:
 
     @property
     def name(self) -> str:
-        """How to name it in messages."""
+        """Name in messages."""
         return str(self.path)
 
 
@@ -99,7 +91,7 @@ def images_of(dataset: Any) -> Sequence[DatasetImage]:
     Parameters
     ----------
     dataset : dataset
-        One with ``images``, or a foreign one with ``data_files``: paths of files of one sample each, in their order.
+        One with ``images``, or a foreign one with ``data_files``: paths of files of one sample each, in order.
 
     Raises
     ------
@@ -107,7 +99,7 @@ def images_of(dataset: Any) -> Sequence[DatasetImage]:
         If it has neither.
     """
     images: Any = getattr(dataset, "images", ())
-    # A foreign dataset may have images of its own, which say nothing of samples.
+    # A foreign dataset may have other `images`, without samples.
     if isinstance(images, list | tuple) and images and all(hasattr(image, "first_sample") for image in images):
         return images
     files = getattr(dataset, "data_files", None)
@@ -120,13 +112,7 @@ def images_of(dataset: Any) -> Sequence[DatasetImage]:
 
 
 def image_of_sample(images: Sequence[DatasetImage], sample_id: int) -> int:
-    """Return the index of the image that a sample belongs to.
-
-    Raises
-    ------
-    TileMismatchError
-        If there is no such sample.
-    """
+    """Return the index of the image of a sample, or raise TileMismatchError where there is no such sample."""
     index = bisect_right(images, sample_id, key=attrgetter("first_sample")) - 1
     if index >= 0 and sample_id < images[index].first_sample + images[index].sample_count:
         return index
@@ -134,19 +120,19 @@ def image_of_sample(images: Sequence[DatasetImage], sample_id: int) -> int:
 
 
 def get_sample_file_path(dataset: Any, sample_id: int) -> Path:
-    """Return the path of the file that a sample comes from.
+    """Return the path of the file of a sample.
 
     Parameters
     ----------
     dataset : IterablePredDataset or IterableTiledPredDataset
         The dataset.
     sample_id : int
-        Counts the samples of the whole dataset in order.
+        Index of the sample in the whole dataset.
 
     Returns
     -------
     Path
-        Of the file, or ``prediction_<index of the image>`` where the source is an array.
+        Path of the file, or ``prediction_<index of the image>`` for an array.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""A dataset yields each sample, or each tile of it, once, whatever the number of data-loader workers.
+"""Datasets that yield each sample or tile once, for any number of data-loader workers.
 
-Only what is yielded is read, and a file that has been read is let go of.
+Only the yielded samples and tiles are read, and each file is closed after its last one.
 """
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ from tilewright.sources.source import Source
 
 
 class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
-    """Whole samples of images, each with its number.
+    """Dataset of whole samples of images.
 
     Parameters
     ----------
@@ -36,25 +36,26 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
     axes : str
         The axes of each source in its own order, letters of ``STCZYX``.
     read_source_func : callable, optional
-        What reads a path of any other kind: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
+        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask.
     dtype : str, default="float32"
-        The data type of what is yielded.
+        Data type of the samples.
 
     Attributes
     ----------
     images : tuple of SourceImage
-        The images in order; their samples are counted through all of them.
+        The images, in order.
 
     Raises
     ------
     SourceError
-        If a source cannot be opened. It names the source.
+        If a source cannot be opened. The message names it.
     GeometryError
         If the axes do not fit a source.
 
     Notes
     -----
-    Yields ``(sample, sample_id)``: a tensor C(Z)YX, and an int. Samples of different extents need batches of one.
+    Yields ``(sample, sample_id)``: a tensor C(Z)YX, and its index in the whole dataset. Samples of different extents
+    need batches of one.
     """
 
     def __init__(
@@ -63,20 +64,18 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
         opened = _open_all(sources, axes, read_source_func)
         self.axes = axes
         self.dtype = _tensor_dtype(dtype)
-        self.images = tuple(
-            SourceImage(source, first) for source, first in zip(opened, _first_samples(opened), strict=True)
-        )
+        self.images = tuple(SourceImage(source, first) for source, first in opened)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
         for image in self.images:
-            # Also where whoever reads stops early.
+            # Closed also where the iteration stops early.
             with closing(image.source):
                 for sample in _share_of_worker(image.first_sample, image.sample_count):
                     yield _as_tensor(image.read_sample(sample), self.dtype), image.first_sample + sample
 
 
 class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformation]]):
-    """The tiles of images, with what is needed to put their predictions together again.
+    """Dataset of the tiles of images, each with the tile information to stitch its prediction.
 
     Parameters
     ----------
@@ -87,24 +86,24 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
     tile_size, overlaps : sequence of int
         Per spatial axis, in the order (Z)YX.
     borders : sequence of int, optional
-        Per spatial axis, what valid regions end on multiples of. Where not given, tiles are as few as can be.
+        Per spatial axis, valid regions end on multiples of this. By default there are as few tiles as possible.
     read_source_func : callable, optional
-        What reads a path of any other kind: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
-        Where it returns NumPy, one whole file at a time is held by each data-loader worker.
+        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask. For NumPy, each
+        data-loader worker holds one whole file at a time.
     dtype : str, default="float32"
-        The data type of the tiles.
+        Data type of the tiles.
 
     Attributes
     ----------
     images : tuple of TiledImage
-        The images in order; their samples are counted through all of them.
+        The images, in order.
     open_tiles : OpenTiles
-        The tiles that are yielded: those that a run which is resumed needs, else all.
+        The tiles to yield: those that a resumed run needs, else all.
 
     Raises
     ------
     SourceError
-        If a source cannot be opened. It names the source.
+        If a source cannot be opened. The message names it.
     GeometryError
         If axes, tiles or overlaps do not fit.
     """
@@ -123,10 +122,7 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
         opened = _open_all(sources, axes, read_source_func)
         self.axes = axes
         self.dtype = _tensor_dtype(dtype)
-        self.images = tuple(
-            TiledImage.of(source, first, tile_size, overlaps, borders)
-            for source, first in zip(opened, _first_samples(opened), strict=True)
-        )
+        self.images = tuple(TiledImage.of(source, first, tile_size, overlaps, borders) for source, first in opened)
         self.tile_size = self.images[0].tile_size
         self.overlaps = self.images[0].overlaps
         self.borders = self.images[0].borders
@@ -144,17 +140,17 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
 
 
 def collate_tiles(batch: Sequence[tuple[Any, TileInformation]]) -> tuple[Any, list[TileInformation]]:
-    """Put tiles to a batch, and leave their tile information a list.
+    """Collate tiles to a batch, and their tile information to a list.
 
     Parameters
     ----------
     batch : sequence of (tile, TileInformation)
-        What the dataset yields.
+        Items of the dataset.
 
     Returns
     -------
     tiles : tensor
-        (B, C, (Z), Y, X).
+        Shape (B, C, (Z), Y, X).
     infos : list of TileInformation
         One per tile.
     """
@@ -163,7 +159,7 @@ def collate_tiles(batch: Sequence[tuple[Any, TileInformation]]) -> tuple[Any, li
 
 
 def _tensor_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return the data type of what is yielded, or raise TypeError where a tensor has none such."""
+    """Return the data type of the tensors, or raise TypeError where a tensor cannot have it."""
     try:
         known: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
@@ -177,17 +173,18 @@ def _as_list(batch: Sequence[TileInformation], **_: Any) -> list[TileInformation
     return list(batch)
 
 
-# So that a data loader needs no `collate_fn`: else it would take each field of tile information for an array.
+# Without this, a data loader that has no `collate_fn` would collate each field of the tile information.
 default_collate_fn_map[TileInformation] = _as_list
 
 
-def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[Source]:
+def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[tuple[Source, int]]:
+    """Return the sources, each with the number of its first sample."""
     if read_source_func is not None and not callable(read_source_func):
         raise TypeError(f"read_source_func must be a function of a path and axes, got {read_source_func!r}")
     opened = []
     for source in sources if isinstance(sources, list | tuple) else [sources]:
         opened.append(open_source(source, axes, read_source_func))
-        # There may be more files than one process can have open, or hold.
+        # There may be more files than one process can keep open, or hold in memory.
         opened[-1].close()
     if not opened:
         raise GeometryError("the dataset has no sources")
@@ -197,21 +194,14 @@ def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) ->
                 f"{source.name} has {source.axes.channels} channels, but {opened[0].name} has "
                 f"{opened[0].axes.channels}: what a dataset yields goes into common batches; make a dataset of each"
             )
-    return opened
-
-
-def _first_samples(sources: Sequence[Source]) -> list[int]:
-    """Return the number of the first sample of each source."""
-    first = [0]
-    for source in sources[:-1]:
-        first.append(first[-1] + source.axes.sample_count)
-    return first
+    first = accumulate((source.axes.sample_count for source in opened[:-1]), initial=0)
+    return list(zip(opened, first, strict=True))
 
 
 def _share_of_worker(number: int, count: int) -> range:
-    """Return which of ``count`` things this data-loader worker yields, the first of which is ``number`` of all.
+    """Return the indices of the ``count`` items for this data-loader worker; item 0 has this number in the dataset.
 
-    Every n-th of all, so that the batches of all workers come in about the order of the things.
+    Every n-th item, so that the batches of all workers come in about the order of the items.
     """
     worker = get_worker_info()
     first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -219,5 +209,5 @@ def _share_of_worker(number: int, count: int) -> range:
 
 
 def _as_tensor(array: AnyArray, dtype: np.dtype[np.generic]) -> torch.Tensor:
-    # A copy: whoever gets it may write into it.
+    # A copy: the model may write into it.
     return torch.from_numpy(np.array(array, dtype=dtype, order="C"))

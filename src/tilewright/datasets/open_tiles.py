@@ -1,6 +1,6 @@
-"""Which tiles are still needed reaches every data-loader worker, also one that has begun: through one file.
+"""Tiles that are still needed, in a file that all data-loader workers read.
 
-A trainer starts its data-loader workers before it says that prediction starts, so that nothing can be handed to them.
+A trainer starts its data-loader workers before the start of the prediction, so that a file alone reaches them.
 """
 
 import os
@@ -19,11 +19,11 @@ from tilewright.stores.put import write_file
 from tilewright.stores.removal import remove_file
 
 _NAME = re.compile(r"tilewright-(\d+)-[0-9a-f]{32}\.tiles(\.[0-9a-f]{32}\.partial)?")
-"""The name of a file, with the number of the process that said something."""
+"""Name of a file, with the number of the process that wrote it."""
 
 
 class OpenTiles:
-    """The tiles of a dataset that somebody still needs; all of them until somebody says otherwise.
+    """Tiles of a dataset that are still needed; all, before the first `keep`.
 
     Examples
     --------
@@ -40,35 +40,34 @@ class OpenTiles:
         self._file = Path(tempfile.gettempdir()) / f"tilewright-{os.getpid()}-{uuid.uuid4().hex}.tiles"
 
     def keep(self, is_open: AnyArray, batch_size: int | None) -> None:
-        """Say which tiles are needed.
+        """Write down the tiles that are needed.
 
         Parameters
         ----------
         is_open : array of bool
             One element per tile.
         batch_size : int or None
-            How many tiles a data loader puts together. A tile that is needed comes with the others of its batch, since
-            a model may give other last digits for a tile in other company.
+            Tiles per batch. A tile comes with all tiles of its batch, since the batch may change the last digits of a
+            prediction.
         """
         _remove_abandoned(self._file.parent)
         header = np.array([batch_size or 1], np.int64).tobytes()
         write_file(self._file, [header, np.packbits(is_open.astype(bool)).tobytes()])
 
     def keep_all(self) -> None:
-        """Forget what was said."""
+        """Forget the tiles: all are needed again."""
         remove_file(self._file)
 
     def needed(self, tiles: Iterable[int]) -> Iterator[int]:
-        """Iterate over those tiles of one data-loader worker that are needed, in whole batches."""
+        """Iterate over the needed tiles of one data-loader worker, in whole batches."""
         waiting = iter(tiles)
         yielded = 0
         while (known := self._read()) is None or yielded % known[0] != 0:
-            for tile in islice(waiting, 1):
-                yield tile
-                yielded += 1
-                break
-            else:
+            tile = next(waiting, None)
+            if tile is None:
                 return
+            yield tile
+            yielded += 1
         batch_size, bits = known
         while batch := list(islice(waiting, batch_size)):
             if any(bits[tile >> 3] & (128 >> (tile & 7)) for tile in batch):
@@ -83,7 +82,7 @@ class OpenTiles:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes have said that were killed; a dataset of which nothing is said yields all tiles."""
+    """Remove the files of killed processes."""
     for name in os.listdir(folder):  # noqa: PTH208
         match = _NAME.fullmatch(name)
         if match is not None and not psutil.pid_exists(int(match[1])):

@@ -1,4 +1,4 @@
-"""A tile that a data loader cuts and a tile that a writer expects are the same tile, because one object says so."""
+"""Tiles of an image: the same for the data loader that cuts them and for the writer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,18 +18,14 @@ from tilewright.sources.source import Source
 
 @dataclass(frozen=True)
 class TiledImage(SourceImage):
-    """One image of a dataset, and the tiles that it is cut into.
+    """Image of a dataset, and its tiles.
 
     Parameters
     ----------
-    source : Source
-        The image.
-    first_sample : int
-        The ``sample_id`` of its first sample.
-    tile_size, overlaps : tuple of int
-        Per spatial axis.
-    borders : tuple of int
-        Per spatial axis, the multiples on which valid regions end; ones for the compact layout.
+    source, first_sample
+        See `SourceImage`.
+    tile_size, overlaps, borders : tuple of int
+        Per spatial axis; valid regions end on multiples of ``borders``, which are 1 for the compact layout.
     """
 
     tile_size: tuple[int, ...]
@@ -38,19 +34,19 @@ class TiledImage(SourceImage):
 
     @property
     def tiles_per_sample(self) -> int:
-        """The number of tiles of one sample."""
-        return prod(tiling.count for tiling in self._spatial_tilings)
+        """Number of tiles of one sample."""
+        return prod(tiling.count for tiling in self._spatial_tilings.values())
 
     @property
     def tile_count(self) -> int:
-        """The number of tiles of all samples. They are counted as the plan of the image counts them."""
+        """Number of tiles of all samples, as in the plan of the image."""
         return self.sample_count * self.tiles_per_sample
 
     @property
-    def _spatial_tilings(self) -> tuple[AxisTiling, ...]:
+    def _spatial_tilings(self) -> dict[str, AxisTiling]:
         axes = self.source.axes
         numbers = zip(axes.spatial, self.tile_size, self.overlaps, self.borders, strict=True)
-        return tuple(AxisTiling(axes.extent(name), tile, overlap, border) for name, tile, overlap, border in numbers)
+        return {name: AxisTiling(axes.extent(name), tile, overlap, border) for name, tile, overlap, border in numbers}
 
     @classmethod
     def of(
@@ -61,7 +57,7 @@ class TiledImage(SourceImage):
         overlaps: Sequence[int],
         borders: Sequence[int] | None = None,
     ) -> Self:
-        """Return an image with tiles that fit it, or raise GeometryError."""
+        """Return an image with its tiles, or raise GeometryError where they do not fit."""
         spatial = source.axes.spatial
         image = cls(
             source,
@@ -70,47 +66,40 @@ class TiledImage(SourceImage):
             per_spatial_axis("overlaps", overlaps, spatial),
             per_spatial_axis("borders", [1] * len(spatial) if borders is None else borders, spatial),
         )
-        # An overlap that does not fit is refused now rather than in a data-loader worker.
+        # Refuse a bad overlap here rather than in a data-loader worker.
         image.tilings(channels=1)
         return image
 
     def tilings(self, channels: int) -> tuple[AxisTiling, ...]:
-        """Return the tilings of the axes of an output of that many channels."""
+        """Return the tilings of all axes of an output."""
         axes = self.source.axes
-        spatial = dict(zip(axes.spatial, self._spatial_tilings, strict=True))
+        spatial = self._spatial_tilings
         return tuple(
             spatial.get(name) or AxisTiling(extent, extent if name == "C" else 1, 0)
             for name, extent in zip(axes.output_names(channels), axes.output_shape(channels), strict=True)
         )
 
     def read_tile(self, number: int) -> tuple[AnyArray, TileInformation]:
-        """Return a tile, C(Z)YX, and where it belongs; tiles are counted sample by sample, in C order."""
-        sample, rank = divmod(number, self.tiles_per_sample)
-        axes = self.source.axes
-        position = position_of(rank, tuple(tiling.count for tiling in self._spatial_tilings))
-        indices = dict(zip(axes.spatial, position, strict=True)) | self.sample_indices(sample)
-        names = "".join(name for name in axes.output_names(1) if name != "C")
-        by_name = dict(zip(axes.spatial, self._spatial_tilings, strict=True))
-        tilings = [by_name.get(name) or AxisTiling(axes.extent(name), 1, 0) for name in names]
+        """Return a tile, C(Z)YX, and its tile information; tiles are counted sample by sample, in C order."""
+        axes, spatial = self.source.axes, self._spatial_tilings
+        tiles_per_sample = prod(tiling.count for tiling in spatial.values())
+        sample, rank = divmod(number, tiles_per_sample)
+        position = position_of(rank, tuple(tiling.count for tiling in spatial.values()))
+        indices = dict(zip(spatial, position, strict=True)) | self.sample_indices(sample)
+        names = axes.output_names(1).replace("C", "")
+        tilings = [spatial.get(name) or AxisTiling(axes.extent(name), 1, 0) for name in names]
         tile = self.source.read_tile(names, tilings, [indices[name] for name in names])
-        spatial = list(zip(self._spatial_tilings, position, strict=True))
         information = TileInformation(
             array_shape=self.sample_shape,
-            last_tile=rank == self.tiles_per_sample - 1,
-            overlap_crop_coords=tuple(tiling.crop(index) for tiling, index in spatial),
-            stitch_coords=tuple(tiling.valid(index) for tiling, index in spatial),
+            last_tile=rank == tiles_per_sample - 1,
+            overlap_crop_coords=tuple(tiling.crop(indices[name]) for name, tiling in spatial.items()),
+            stitch_coords=tuple(tiling.valid(indices[name]) for name, tiling in spatial.items()),
             sample_id=self.first_sample + sample,
         )
         return tile, information
 
     def tile_of(self, information: Any, plan: WritePlan) -> int:
-        """Return which tile of the plan a tile is.
-
-        Raises
-        ------
-        TileMismatchError
-            If the plan has another tile at that place.
-        """
+        """Return the index of a tile in the plan, or raise TileMismatchError where the plan has another tile there."""
         sample = information.sample_id - self.first_sample
         coordinates = {name: stitch[0] for name, stitch in zip(self._spatial, information.stitch_coords, strict=False)}
         coordinates |= self.sample_indices(sample)
@@ -148,7 +137,7 @@ class TiledImage(SourceImage):
 def extract_tiles(
     arr: Any, tile_size: Sequence[int], overlaps: Sequence[int]
 ) -> Iterator[tuple[AnyArray, TileInformation]]:
-    """Cut an image into tiles that overlap, and of which the valid regions partition it.
+    """Cut an image into tiles that overlap, with valid regions that partition it.
 
     Parameters
     ----------
@@ -160,9 +149,9 @@ def extract_tiles(
     Yields
     ------
     tile : array
-        C(Z)YX, always of the full size: where the image is smaller it is padded by reflection.
+        Shape C(Z)YX, always of the full size: a smaller image is padded by reflection.
     tile_information : TileInformation
-        Where the tile comes from, and what of it is kept. ``sample_id`` is the index along S.
+        Origin of the tile, and the part of it that is kept. ``sample_id`` is the index along S.
 
     Raises
     ------
@@ -171,8 +160,8 @@ def extract_tiles(
 
     Notes
     -----
-    Samples come in order, and their tiles in C order. The last tile of an axis is shifted back so that it ends where
-    the axis ends, and keeps all from where the one before it stops.
+    Samples come in order, and their tiles in C order. The last tile of an axis is shifted back to end with the axis,
+    and keeps all elements after the valid region before it.
 
     Examples
     --------
@@ -188,4 +177,4 @@ def extract_tiles(
         raise GeometryError(f"the array must be SC(Z)YX, with 4 or 5 axes, got the shape {tuple(arr.shape)}")
     source = open_source(arr, names)
     image = TiledImage.of(source, 0, tile_size, overlaps)
-    return (image.read_tile(number) for number in range(image.sample_count * image.tiles_per_sample))
+    return (image.read_tile(number) for number in range(image.tile_count))
