@@ -1,16 +1,16 @@
-"""The command line: what a shell can do with tilewright."""
+"""Command line of tilewright."""
 
 from tilewright.signals import of_command
 
 __all__ = ["main"]
 
 STOPPED = 75
-"""The exit status of a run that was asked to stop, and did: a temporary failure in the words of sysexits.h."""
+"""Exit status of a run that a signal has stopped: EX_TEMPFAIL of sysexits.h."""
 
 
 def main() -> None:
-    """Run the command that the arguments of the process say."""
-    # Before anything takes time: a job may be ended in its first second.
+    """Run the command of the process arguments."""
+    # Before the slow imports: a job may be ended in its first second.
     of_command.listen()
     status: object = 1
     try:
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _exit(status: object) -> None:
-    """End the process, also where a model that was called does not return."""
+    """End the process, also where a call of a model does not return."""
     import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
 

@@ -1,13 +1,10 @@
-"""Nothing is imported, created or predicted before the command line makes sense.
-
-What is heavy is imported by the command that needs it.
-"""
+"""Commands: each checks its arguments first, and then imports what it needs."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -27,32 +24,23 @@ from tilewright.errors import UnitGivenUpError
 from tilewright.signals import of_command
 from tilewright.stopping import StopRequest
 
-if TYPE_CHECKING:
-    pass
-
 _STOPPABLE = ("predict", "repair")
-"""Commands that finish what is in flight when a signal asks them to end."""
+"""Commands that finish the work in flight after a signal."""
 DATA_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 DATA_TYPES += ("float16", "float32", "float64")
+PLAN_EXAMPLE = "tilewright plan --shape 1000,2048,2048 --axes ZYX --tile-size 64,256,256 --overlap 16,64,64"
+PREDICT_EXAMPLE = (
+    "tilewright predict raw.zarr prediction.zarr --model networks.py:denoiser \\",
+    "    --axes ZYX --tile-size 64,256,256 --overlap 16,64,64",
+)
+VERIFY_EXAMPLE = "tilewright verify prediction.zarr"
+REPAIR_EXAMPLE = "tilewright repair prediction.zarr --model networks.py:denoiser"
 COMPRESSORS = ("auto", "none", "zstd", "blosc", "gzip")
-# Click breaks no lines behind a backspace.
-PLAN_EXAMPLE = """\b
-Example:
-  tilewright plan --shape 1000,2048,2048 --axes ZYX --tile-size 64,256,256 --overlap 16,64,64
-"""
-PREDICT_EXAMPLE = """\b
-Example:
-  tilewright predict raw.zarr prediction.zarr --model networks.py:denoiser \\
-      --axes ZYX --tile-size 64,256,256 --overlap 16,64,64
-"""
-VERIFY_EXAMPLE = """\b
-Example:
-  tilewright verify prediction.zarr
-"""
-REPAIR_EXAMPLE = """\b
-Example:
-  tilewright repair prediction.zarr --model networks.py:denoiser
-"""
+
+
+def _example(*lines: str) -> str:
+    # Click does not wrap lines after a backspace.
+    return "\n  ".join(["\b\nExample:", *lines])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,7 +58,7 @@ def commands(context: click.Context) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("tilewright-demo"),
     show_default=True,
-    help="Where the outputs and the picture go.",
+    help="Folder of the outputs and the picture.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of noise, volume and training.")
 def demo_command(directory: Path, seed: int) -> None:
@@ -91,7 +79,7 @@ def demo_command(directory: Path, seed: int) -> None:
     click.echo(f"The picture is {result.picture.absolute()}")
 
 
-@commands.command("plan", short_help="Print the plan, and create nothing.", epilog=PLAN_EXAMPLE)
+@commands.command("plan", short_help="Print the plan, and create nothing.", epilog=_example(PLAN_EXAMPLE))
 @click.argument("source", required=False)
 @click.option(
     "--shape",
@@ -122,12 +110,17 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
     click.echo(str(plan_write(source or shape, axes, series=series, **options)))
 
 
-@commands.command("predict", short_help="Predict a volume into Zarr.", epilog=PREDICT_EXAMPLE)
+@commands.command("predict", short_help="Predict a volume into Zarr.", epilog=_example(*PREDICT_EXAMPLE))
 @click.argument("source")
 @click.argument("destination")
 @plan_options
 @click.option(
-    "--compressor", type=click.Choice(COMPRESSORS), default="auto", show_default=True, help="What chunks go through."
+    "--compressor",
+    "compressors",
+    type=click.Choice(COMPRESSORS),
+    default="auto",
+    show_default=True,
+    help="Compressor of chunks.",
 )
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
@@ -147,7 +140,7 @@ def predict_command(
     source: str,
     destination: str,
     model: ModelReference,
-    compressor: str,
+    compressors: str,
     device: str,
     zarr_format: str,
     scheduler: str | None,
@@ -158,8 +151,8 @@ def predict_command(
 
     SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file. The
     prediction is array 0 of DESTINATION.
-    The name in MODEL is that of a model, or of a function without arguments that makes one; it is looked for on
-    the workers, which must see the same files.
+    MODEL names a model, or a function without arguments that returns one; each worker imports it, and must see
+    the same files.
 
     The exit status is 3 if parts were given up, 75 if SIGTERM or Ctrl-C stopped the run; both may be resumed.
     """
@@ -171,7 +164,7 @@ def predict_command(
             model,
             source,
             destination,
-            compressors=_compressors(compressor, int(zarr_format)),
+            compressors=_compressors(compressors, int(zarr_format)),
             device=device,
             zarr_format=int(zarr_format),
             client=client,
@@ -182,7 +175,9 @@ def predict_command(
         click.echo(str(report))
 
 
-@commands.command("verify", short_help="Prove that an output is complete.", epilog=VERIFY_EXAMPLE)
+@commands.command(
+    "verify", short_help="Prove that an output is complete.", epilog=_example("tilewright verify prediction.zarr")
+)
 @click.argument("destination")
 @cluster_options
 def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:
@@ -199,17 +194,17 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
         sys.exit(INCOMPLETE)
 
 
-@commands.command("repair", short_help="Write what is missing or damaged again.", epilog=REPAIR_EXAMPLE)
+@commands.command("repair", short_help="Write missing and damaged parts again.", epilog=_example(REPAIR_EXAMPLE))
 @click.argument("destination")
-@click.option("--source", help="The source, where it is not at its place any more.")
+@click.option("--source", help="The source, if it was moved.")
 @model_options
 @run_options
 def repair_command(
     destination: str, model: ModelReference, device: str, scheduler: str | None, progress: bool | None, **options: Any
 ) -> None:
-    """Predict and write again what is missing, short, damaged or given up in DESTINATION.
+    """Predict and write again the units that are missing, short, damaged or given up in DESTINATION.
 
-    All but the model is known from the ledger. The exit status is that of predict.
+    The ledger has all arguments but the model. The exit status is that of predict.
     """
     with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination):
         from tilewright.prediction import repair  # noqa: PLC0415
@@ -221,7 +216,7 @@ def repair_command(
 
 @contextmanager
 def _reported(destination: str) -> Iterator[None]:
-    """Say of a run that did not get to its end how to go on."""
+    """Print how to go on after a run that did not finish."""
     try:
         yield
     except UnitGivenUpError as error:
@@ -238,7 +233,7 @@ def _shows_progress(progress: bool | None) -> bool:
 
 
 def _check_device(device: str, *, is_here: bool) -> None:
-    """Refuse what is no torch device, or not there; what a cluster has is known by its workers only."""
+    """Refuse a device that torch does not know, or that this machine lacks; a cluster may have other devices."""
     if device == "auto":
         return
     import torch  # noqa: PLC0415
@@ -253,7 +248,7 @@ def _check_device(device: str, *, is_here: bool) -> None:
 
 
 def _compressors(name: str, zarr_format: int) -> Any:
-    """Return what `zarr.create_array` takes for a compressor."""
+    """Return a compressor as `zarr.create_array` takes it."""
     if name in ("auto", "none"):
         return None if name == "none" else name
     if zarr_format == 2:

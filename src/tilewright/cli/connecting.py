@@ -1,4 +1,4 @@
-"""A scheduler is asked who it is before a client connects to it, so that a wrong address costs one line, in seconds."""
+"""Connection to a Dask cluster, after a quick check of the scheduler: a wrong address costs one line, in seconds."""
 
 import asyncio
 import json
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from distributed import Client
 
 ANSWER_SECONDS = 5.0
-"""How long a scheduler may take to answer."""
+"""Timeout for the answer of a scheduler."""
 
 
 @contextmanager
 def connected(scheduler: str | None, stop: StopRequest) -> "Iterator[Client | None]":
-    """Connect to the cluster at an address or of a scheduler file.
+    """Connect to the cluster of an address or of a scheduler file.
 
     Raises
     ------
     click.ClickException
-        If there is none.
+        If there is no such cluster.
     RunStoppedError
-        If the command is to stop first.
+        If a signal comes first.
     """
     if scheduler is None:
         yield None
         return
     is_address = re.search(r"://|:\d+$", scheduler) is not None
     if not is_address and not Path(scheduler).is_file():
-        # Dask would wait for the file.
+        # Dask waits for a missing file.
         raise click.BadParameter(
             f"{scheduler!r} is neither an address such as tcp://host:8786, nor a file that exists",
             param_hint="'--scheduler'",
@@ -55,7 +55,7 @@ def connected(scheduler: str | None, stop: StopRequest) -> "Iterator[Client | No
 
 
 def _address_in(file: Path) -> str:
-    """Return the address that a scheduler file has."""
+    """Return the address in a scheduler file."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def _address_in(file: Path) -> str:
     address = content.get("address") if isinstance(content, dict) else None
     if not isinstance(address, str):
         raise click.ClickException(
-            f"{file} is no scheduler file: it has no address; pass what `dask scheduler --scheduler-file` has written"
+            f"{file} is no scheduler file: it has no address; pass the file of `dask scheduler --scheduler-file`"
         )
     return address
 
@@ -75,7 +75,7 @@ def _check_scheduler(address: str) -> None:
     except TimeoutError:
         reason = f"no scheduler answers within {ANSWER_SECONDS:.0f} seconds"
     except Exception as error:
-        # Each transport has its own errors.
+        # Each protocol has its own errors.
         reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
     else:
         if kind == "Scheduler":
@@ -85,7 +85,7 @@ def _check_scheduler(address: str) -> None:
 
 
 async def _kind_at(address: str) -> Any:
-    """Ask who answers at an address."""
+    """Return the type of the server at an address."""
     from distributed.core import rpc  # noqa: PLC0415
     from distributed.security import Security  # noqa: PLC0415
 

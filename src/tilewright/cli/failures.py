@@ -1,4 +1,4 @@
-"""A mistake costs one line of text and an exit status; only an error of the user's own model is shown in full."""
+"""Errors on the command line: one line and an exit status, with a traceback for an error of the model only."""
 
 import re
 import traceback
@@ -10,25 +10,15 @@ from tilewright.cli import STOPPED
 from tilewright.errors import RunStoppedError, TilewrightError, UnitGivenUpError, is_raised_by_model
 
 INCOMPLETE = 3
-"""The exit status where all was done, and parts of the output are missing or wrong."""
+"""Exit status of a command that found or left parts of the output missing or wrong."""
 INTERRUPTED = 130
-"""What a shell expects of a program that Ctrl-C has ended."""
-
-
-class _Incomplete(click.ClickException):
-    """All was done, and parts of the output are missing or wrong."""
-
-    exit_code = INCOMPLETE
-
-
-class _Stopped(click.ClickException):
-    """A run that was asked to stop did."""
-
-    exit_code = STOPPED
+"""Exit status of a program that Ctrl-C has ended, as shells expect it."""
+_STATUS: dict[type[Exception], int] = {RunStoppedError: STOPPED, UnitGivenUpError: INCOMPLETE}
+"""Exit status per error; 1 for all others."""
 
 
 class Commands(click.Group):
-    """Commands whose mistakes cost one line, and whose models fail in full."""
+    """Group of commands that turns errors into one line of text."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -43,20 +33,26 @@ class Commands(click.Group):
             if isinstance(error, TilewrightError) or not is_raised_by_model(error):
                 if not isinstance(error, TilewrightError | OSError | ValueError | KeyError):
                     raise
-                failures: dict[type[Exception], type[click.ClickException]] = {
-                    RunStoppedError: _Stopped,
-                    UnitGivenUpError: _Incomplete,
-                }
-                raise failures.get(type(error), click.ClickException)(_one_line(error)) from error
-            # Not left to Python: click would take an EOFError for an end of its own input.
+                failure = click.ClickException(self._one_line(error))
+                failure.exit_code = _STATUS.get(type(error), 1)
+                raise failure from error
+            # Printed here: click would take an EOFError for the end of its own input.
             traceback.print_exception(error)
             raise click.ClickException(f"the model raised {type(error).__name__}, see above") from error
 
+    def _one_line(self, error: Exception) -> str:
+        """Return the message of an error, with ``keyword='value'`` as an option of the command line.
 
-def _one_line(error: Exception) -> str:
-    """Return what an error says, its remedies as options of the command line."""
-    text = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-    text = "; ".join([text, *getattr(error, "__notes__", ())])
-    text = re.sub(r"\b(layout|chunks|shards|compressors|if_exists)=[\"'](\w+)[\"']", r"--\1 \2", text)
-    text = text.replace("--compressors", "--compressor").replace("--if_exists", "--if-exists")
-    return " ".join(text.split())
+        The keywords of Python are the parameters of the commands, so that click knows the option of each:
+        ``if_exists='resume'`` becomes ``--if-exists resume``.
+        """
+        text = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        text = "; ".join([text, *getattr(error, "__notes__", ())])
+        parameters = (parameter for command in self.commands.values() for parameter in command.params)
+        options = {option.name: option.opts[0] for option in parameters if isinstance(option, click.Option)}
+        text = re.sub(
+            r"\b(\w+)=([\"'])([\w-]+)\2",
+            lambda found: f"{options[found[1]]} {found[3]}" if found[1] in options else found[0],
+            text,
+        )
+        return " ".join(text.split())

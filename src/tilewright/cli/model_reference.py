@@ -1,4 +1,4 @@
-"""A model on the command line is a place: each worker imports what lies there, and nothing is sent to it."""
+"""Model on the command line: each worker imports it from its file or module; no weights are sent."""
 
 import importlib
 import importlib.util
@@ -19,21 +19,21 @@ TORCH_SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
 
 
 class ModelReferenceError(TilewrightError, ImportError):
-    """A model that is not where the command line says."""
+    """A model that cannot be found or loaded."""
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """Where a model is found: a factory that any process which sees the same files can call.
+    """Place of a model, and a factory for every process that sees the same files.
 
     Parameters
     ----------
     module : str
-        The name of a module, or the absolute path of a Python or TorchScript file.
+        Name of a module, or absolute path of a Python or TorchScript file.
     name : str
-        The name of the model in the module; empty for TorchScript.
+        Name of the model in the module; empty for TorchScript.
     folder : str
-        An absolute path from where the model may import, as from the folder of a script.
+        Absolute path of a folder from which the model may import, like that of a script.
 
     Examples
     --------
@@ -47,13 +47,7 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
-        """Return the reference that a text stands for, after a look whether its file is there.
-
-        Raises
-        ------
-        ValueError
-            If it is none, or there is no such file.
-        """
+        """Return the reference in a text, or raise ValueError where it is none or its file is missing."""
         module, _, name = text.rpartition(":")
         if text.endswith(TORCH_SCRIPT_SUFFIXES):
             module, name = text, ""
@@ -72,13 +66,7 @@ class ModelReference:
         return f"{self.module}:{self.name}" if self.name else self.module
 
     def __call__(self) -> Any:
-        """Return the model; where the name is that of a factory, call it.
-
-        Raises
-        ------
-        ModelReferenceError
-            If there is no such module, file or name.
-        """
+        """Return the model, or the result of its factory; raise ModelReferenceError where it is not found."""
         from tilewright.model.predictor import is_factory  # noqa: PLC0415
 
         if self.module.endswith(TORCH_SCRIPT_SUFFIXES):
@@ -106,7 +94,7 @@ class ModelReference:
             return importlib.import_module(self.module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
-                # The module is there, and imports something that is not.
+                # The module exists, and imports another one that does not.
                 raise
             raise ModelReferenceError(
                 f"there is no module {self.module!r}: {error.name!r} is neither installed nor in {self.folder}"
@@ -114,19 +102,19 @@ class ModelReference:
 
 
 def _can_be_made(model: type) -> bool:
-    """Tell whether a class needs no arguments."""
+    """Tell whether a class can be called without arguments."""
     try:
         signature(model).bind()
     except TypeError:
         return False
     except ValueError:
-        # A class that is not written in Python keeps what it needs for itself.
-        return True
+        # A class that is not written in Python may have no signature.
+        pass
     return True
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Import a file anew, since a worker may have seen it before it was changed."""
+    """Import a file anew: it may have changed since a worker imported it."""
     if not path.is_file():
         raise ModelReferenceError(f"there is no file {path} on this worker; put it where all workers see it")
     name = f"tilewright_model_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
@@ -134,7 +122,7 @@ def _run_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ModelReferenceError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    # Classes of the file look for their module there, those that are pickled for example.
+    # Pickle looks up the classes of the file there.
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -145,7 +133,7 @@ def _load_torch_script(path: str) -> Any:
 
     try:
         with warnings.catch_warnings():
-            # Newer torch prefers torch.export; whoever has a TorchScript file knows that.
+            # Newer torch recommends torch.export.
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:

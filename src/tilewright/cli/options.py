@@ -1,17 +1,16 @@
-"""Options that several commands have are written once, and what they take is checked before anything is imported."""
+"""Options that several commands share, checked before any heavy import."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from functools import reduce
+from typing import Any
 
 import click
 
 from tilewright.cli.model_reference import ModelReference
 
-AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any] | click.Command)
-
 
 class WholeNumbers:
-    """Read whole numbers with commas between them, or one of some words, for which `words` has the values."""
+    """Callback that reads whole numbers separated by commas, or one of the words, with its value."""
 
     def __init__(self, **words: str | None) -> None:
         self.words = words
@@ -45,20 +44,9 @@ def _read_model(_ctx: click.Context, _param: click.Parameter, text: str) -> Mode
         raise click.BadParameter(str(error)) from None
 
 
-class _Options(Protocol):
-    """Options that several commands have."""
-
-    def __call__(self, command: AnyCommand) -> AnyCommand:
-        """Give a command these options, in their order."""
-
-
-def _with_options(*options: Any) -> _Options:
-    def give(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return give
+def _with_options(*options: Any) -> Callable[[Any], Any]:
+    """Return a decorator that adds options to a command, in this order."""
+    return lambda command: reduce(lambda given, option: option(given), reversed(options), command)
 
 
 series_option = click.option(
@@ -79,7 +67,7 @@ plan_options = _with_options(
         required=True,
         metavar="N,N,...",
         callback=WholeNumbers(),
-        help="What neighbouring tiles share.",
+        help="Elements that neighbouring tiles share.",
     ),
     click.option(
         "--layout",
@@ -109,7 +97,7 @@ plan_options = _with_options(
         "memory_nbytes",
         metavar="SIZE",
         callback=_read_nbytes,
-        help="What predicted tiles may take: 8GiB, 500MB, 1e9.",
+        help="Memory of predicted tiles: 8GiB, 500MB, 1e9.",
     ),
 )
 cluster_options = _with_options(
@@ -118,7 +106,7 @@ cluster_options = _with_options(
         metavar="ADDRESS|FILE",
         help="A Dask cluster, tcp://host:port or its scheduler file; else one in this process.",
     ),
-    click.option("--ledger", metavar="FOLDER", help="The ledger, where it is not beside DESTINATION."),
+    click.option("--ledger", metavar="FOLDER", help="The ledger, if not beside DESTINATION."),
     click.option("--progress/--no-progress", default=None, help="Show progress; else in a terminal only."),
 )
 run_options = _with_options(
@@ -129,7 +117,7 @@ run_options = _with_options(
         type=click.FloatRange(min=0),
         default=20.0,
         show_default=True,
-        help="Seconds in which what is in flight may finish after SIGTERM or Ctrl-C.",
+        help="Seconds for the work in flight after SIGTERM or Ctrl-C.",
     ),
 )
 model_options = _with_options(

@@ -33,14 +33,9 @@ class TiledImage(SourceImage):
     borders: tuple[int, ...]
 
     @property
-    def tiles_per_sample(self) -> int:
-        """Number of tiles of one sample."""
-        return prod(tiling.count for tiling in self._spatial_tilings.values())
-
-    @property
     def tile_count(self) -> int:
         """Number of tiles of all samples, as in the plan of the image."""
-        return self.sample_count * self.tiles_per_sample
+        return self.sample_count * prod(tiling.count for tiling in self._spatial_tilings.values())
 
     @property
     def _spatial_tilings(self) -> dict[str, AxisTiling]:
