@@ -33,9 +33,8 @@ class Commands(click.Group):
             if isinstance(error, TilewrightError) or not is_raised_by_model(error):
                 if not isinstance(error, TilewrightError | OSError | ValueError | KeyError):
                     raise
-                failure = click.ClickException(self._one_line(error))
-                failure.exit_code = _STATUS.get(type(error), 1)
-                raise failure from error
+                click.echo(f"Error: {self._one_line(error)}", err=True)
+                ctx.exit(_STATUS.get(type(error), 1))
             # Printed here: click would take an EOFError for the end of its own input.
             traceback.print_exception(error)
             raise click.ClickException(f"the model raised {type(error).__name__}, see above") from error

@@ -1,6 +1,6 @@
-"""The first run is honest: what it prints and draws was measured in this run, and no volume is held whole.
+"""Demo that trains, predicts and draws, with figures measured in this run, and no volume held whole in memory.
 
-The quality of the image is measured on the half that the network was not trained on.
+The quality of the image is measured on the half that was not used for training.
 """
 
 import time
@@ -34,22 +34,22 @@ except ImportError as error:
 
 __all__ = ["DemoResult", "run_demo"]
 
-MEMORY_NBYTES = 128 * 2**20  # predicted tiles of the volume that may wait: a third of the volume
+MEMORY_NBYTES = 128 * 2**20  # for predicted tiles that wait: a third of the volume
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made.
+    """Result of the demo.
 
     Attributes
     ----------
     picture : Path
-        The PNG.
+        Path of the PNG.
     image_report, volume_report : Report
-        The reports of the two predictions.
+        Reports of the two predictions.
     image_psnr, volume_psnr : tuple of float
         Peak signal-to-noise ratio in dB of the noisy input and of the prediction: for the image on the half
-        that was not used for training, for the volume on the plane that is drawn.
+        that was not used for training, for the volume on the plane in the picture.
     """
 
     picture: Path
@@ -72,20 +72,20 @@ def run_demo(
     Parameters
     ----------
     directory : Path
-        Where the Zarr groups and the picture go; created if missing. Outputs of an earlier demo are replaced.
+        Folder of the Zarr groups and the picture; created if missing. Outputs of an earlier demo are replaced.
     seed : int, default: 0
         Seed of the noise, the synthetic volume and the training.
     training_seconds : float, default: 15.0
-        How long to train.
+        Duration of the training.
     volume_shape : tuple of int, default: (96, 1024, 1024)
-        Z, Y and X of the synthetic volume, which is stored as float32.
+        Extents Z, Y, X of the synthetic float32 volume.
     echo : callable, default: print
-        Takes each line of text.
+        Function that prints a line of text.
 
     Returns
     -------
     DemoResult
-        The picture and the reports.
+        Picture, reports and quality.
     """
     directory.mkdir(parents=True, exist_ok=True)
     clean = load_microscopy_image()
@@ -112,7 +112,7 @@ def psnr(image: npt.NDArray[Any], clean: npt.NDArray[Any]) -> float:
 def _predict_image(
     network: DenoisingUNet, clean: FloatArray, half: int, directory: Path, seed: int, echo: Callable[[str], None]
 ) -> PictureRow:
-    """Predict the image with noise; columns from `half` on are those that the network was not trained on."""
+    """Predict the noisy image, and measure the columns from `half` on, which were not used for training."""
     echo(f"[2/4] Predicting that image, {_times(clean.shape)} pixels, tile by tile")
     noisy = add_noise(clean, seed)
     report = predict_to_zarr(
@@ -140,7 +140,7 @@ def _predict_image(
 def _predict_volume(
     network: DenoisingUNet, shape: tuple[int, int, int], directory: Path, seed: int, echo: Callable[[str], None]
 ) -> PictureRow:
-    """Make a synthetic volume and predict it; the plane in its middle is measured and drawn."""
+    """Make a synthetic volume, predict it, and measure the plane in its middle."""
     size = f"{_times(shape)} voxels, {4 * np.prod(shape) / 2**20:.0f} MiB"
     echo(f"[3/4] Predicting a volume, {size}, out of core")
     source = directory / "volume_noisy.zarr"
@@ -176,5 +176,5 @@ def _predict_volume(
 
 
 def _times(shape: Sequence[int]) -> str:
-    """Return a shape as people write it."""
+    """Return a shape as text, such as 96 × 1024 × 1024."""
     return " × ".join(str(extent) for extent in shape)

@@ -1,4 +1,4 @@
-"""The network learns in seconds on one CPU core, from nothing but a clean image."""
+"""Denoising network that learns in seconds on one CPU core from one clean image."""
 
 import time
 
@@ -11,10 +11,9 @@ CROP_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 2, 4e-3
 
 
 class DenoisingUNet(nn.Module):
-    """A U-Net of two levels that estimates the noise of `(B, 1, Y, X)` and subtracts it.
+    """U-Net of two levels that estimates the noise of `(B, 1, Y, X)` and subtracts it.
 
-    Y and X must be divisible by 4. It folds 2 x 2 pixels into channels first, which is several times faster
-    on a CPU.
+    Y and X must be divisible by 4. It folds 2 x 2 pixels into channels first, which is several times faster on a CPU.
 
     Parameters
     ----------
@@ -31,7 +30,7 @@ class DenoisingUNet(nn.Module):
         self.decoder = _two_convolutions(2 * channels, channels)
         self.noise = nn.Conv2d(channels, 4, kernel_size=1)
         self.unfold = nn.PixelShuffle(2)
-        # The untrained network returns its input, from where training starts faster.
+        # The untrained network returns its input, which speeds up training.
         nn.init.zeros_(self.noise.weight)
         nn.init.zeros_(self.noise.bias)  # type: ignore[arg-type]
 
@@ -45,12 +44,12 @@ class DenoisingUNet(nn.Module):
 
 
 class PlaneByPlane(nn.Module):
-    """A 3D denoiser made from a 2D one: each plane of `(B, 1, Z, Y, X)` alone, then 1-2-1 along Z.
+    """3D denoiser made from a 2D one: each plane of `(B, 1, Z, Y, X)` alone, then a 1-2-1 filter along Z.
 
     Parameters
     ----------
     network : torch.nn.Module
-        What denoises planes `(B, 1, Y, X)`.
+        Denoiser of planes `(B, 1, Y, X)`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -75,11 +74,11 @@ def train_denoiser(
     Parameters
     ----------
     clean : array
-        The image, Y and X.
+        Image YX.
     noise_level : float
         Standard deviation of the noise.
     seconds : float
-        How long to train; at least one step is done.
+        Duration of the training, at least one step.
     seed : int
         Seed of the weights, crops and noise. The number of steps still depends on the machine.
 
@@ -92,17 +91,17 @@ def train_denoiser(
         torch.manual_seed(seed)
         network = DenoisingUNet()
     generator = torch.Generator().manual_seed(seed)
-    # The crops, with all their overlaps, as a view: nothing is copied.
+    # A view of all crops, without a copy.
     crops = torch.from_numpy(clean).unfold(0, CROP_SIZE, 1).unfold(1, CROP_SIZE, 1)
     optimizer = torch.optim.Adam(network.parameters())
     losses: list[float] = []
     threads = torch.get_num_threads()
-    # A step takes milliseconds: threads that wait for each other cost more than they give.
+    # A step takes milliseconds: several threads are slower than one.
     torch.set_num_threads(1)
     started, progress = time.perf_counter(), 0.0
     try:
         while progress < 1 or not losses:
-            # The step length falls to nothing when the time is over, however many steps that is.
+            # The learning rate falls with time, for any number of steps.
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * max(0.01, 1 - progress)
             rows = torch.randint(crops.shape[0], (BATCH_SIZE,), generator=generator)
             columns = torch.randint(crops.shape[1], (BATCH_SIZE,), generator=generator)
@@ -120,10 +119,7 @@ def train_denoiser(
 
 
 def _two_convolutions(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Return two 3 x 3 convolutions, each with its rectifier.
-
-    The rectifiers leak: with plain ones some seeds do not learn within seconds.
-    """
+    # Leaky: with plain rectifiers some seeds do not learn within seconds.
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1),
         nn.LeakyReLU(0.1, inplace=True),

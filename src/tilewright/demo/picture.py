@@ -1,4 +1,4 @@
-"""The picture draws every line from the plan that was run, over the prediction that was read back."""
+"""Picture of the demo: predictions as stored, with the tiles, write units and chunks of their plans."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ INK, GREY = "#1b1f24", "#6a737d"
 VALID, TILE, UNIT, CHUNK = "#4cc9f0", "#ffb703", "#ff4d8d", "#ffffff"
 ARROW = "\N{RIGHTWARDS ARROW}"
 CAPTION: dict[str, Any] = {"fontsize": 10, "color": GREY, "pad": 5}
-LINES_ORDER = 3  # the same for all that is drawn over an image: later covers earlier
+LINES_ORDER = 3  # one for all lines: later ones cover earlier ones
 UNIT_BORDER: dict[str, Any] = {"color": UNIT, "alpha": 0.85, "linewidth": 5.0}
 
-# In inches: the margins, the panels and the gaps between them fill the width.
+# In inches: margins, panels and gaps fill the width.
 WIDTH, MARGIN, GAP, PANEL = 12.5, 0.3, 0.15, 3.866
 HEAD, ROW, FOOT = 0.68, 4.7, 0.44
 DOTS_PER_INCH = 128
@@ -31,18 +31,18 @@ DOTS_PER_INCH = 128
 
 @dataclass(frozen=True)
 class PictureRow:
-    """What one row of the picture shows.
+    """One row of the picture, for one prediction.
 
     Attributes
     ----------
     title, psnr_label : str
-        What was predicted, and on what its quality was measured.
+        Title, and label of the quality.
     report : Report
-        The report of the prediction; its last two axes are drawn.
+        Report of the prediction; its last two axes are drawn.
     psnr : tuple of float
         Peak signal-to-noise ratio in dB of input and prediction.
     noisy, predicted : array
-        The input and the prediction, Y and X.
+        Input and prediction YX.
     """
 
     title: str
@@ -54,17 +54,9 @@ class PictureRow:
 
 
 def draw_picture(path: Path, rows: Sequence[PictureRow]) -> None:
-    """Write a PNG with one row per prediction: input, prediction, and the grids of tiles and stored objects.
-
-    Parameters
-    ----------
-    path : Path
-        Where the PNG goes.
-    rows : sequence of PictureRow
-        What to draw, from top to bottom.
-    """
+    """Write a PNG with one row per prediction: input, prediction, and the grids of tiles and stored objects."""
     height = HEAD + ROW * len(rows) + FOOT
-    # A figure without pyplot: no window, no global state.
+    # Without pyplot there is no window and no global state.
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS_PER_INCH, facecolor="white")
     _write(figure, MARGIN, height - 0.36, "tilewright", fontsize=19, fontweight="bold")
     slogan = "tiles in any order, every stored object written once, whole"
@@ -89,7 +81,7 @@ def draw_picture(path: Path, rows: Sequence[PictureRow]) -> None:
         columnspacing=2.4,
     )
     figure.savefig(path, format="png")
-    # Greys and a few colours: 256 of them look the same as all, in a third of the bytes.
+    # 256 colours look the same as all, in a third of the bytes.
     with Image.open(path) as image:
         few_colours = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few_colours.save(path, optimize=True)
@@ -108,7 +100,7 @@ def _draw_row(figure: Figure, row: PictureRow, top: float) -> None:
         f"{_count(report.tile_count, 'tile')} {ARROW} {_count(report.unit_count, 'write unit')} "
         f"{ARROW} {_count(report.object_count, 'stored object')}, {report.total_seconds:.1f} s",
     )
-    # One window and one contrast for input and prediction, so that they can be compared.
+    # One window and one contrast make input and prediction comparable.
     window = _detail(row.noisy.shape)
     low, high = np.percentile(row.predicted, (0.5, 99.8))
     images = (row.noisy[window], row.predicted[window], row.predicted)
@@ -119,7 +111,7 @@ def _draw_row(figure: Figure, row: PictureRow, top: float) -> None:
         axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
         axes.set_axis_off()
         axes.set_title(caption, **CAPTION)
-    # Over the last panel, which shows the whole prediction.
+    # The last panel shows the whole prediction.
     _draw_grids(axes, row, window)
 
 
@@ -127,23 +119,23 @@ def _draw_grids(axes: Axes, row: PictureRow, window: tuple[slice, slice]) -> Non
     """Draw tiles, write units and chunks over the prediction."""
     plan = row.report.plan
     height, width = plan.shape[-2:]
-    # The image steps back, so that the lines can be read.
+    # Darken the image under the lines.
     _outline(axes, (0, height), (0, width), facecolor=to_rgba(INK, 0.45), edgecolor="none")
 
-    # Unit borders are broad, so that a border of valid regions upon them leaves their edges to be seen.
+    # Broad: their edges stay visible under the border of a valid region.
     units = [_inner_starts(axis.span, axis.count) for axis in plan.units[-2:]]
     _draw_lines(axes, units, plan.shape, **UNIT_BORDER)
     _outline(axes, (0, height), (0, width), fill=False, **UNIT_BORDER)
     valid = [_inner_starts(axis.valid, axis.count) for axis in plan.tilings[-2:]]
     _draw_lines(axes, valid, plan.shape, color=VALID, linewidth=1.4)
-    # Where a unit ends a chunk ends too: that border is drawn already.
+    # Borders of units are borders of chunks too, and are drawn already.
     chunks = [
         sorted(set(range(chunk, extent, chunk)) - set(borders))
         for chunk, extent, borders in zip(plan.chunks[-2:], (height, width), units, strict=True)
     ]
     _draw_lines(axes, chunks, plan.shape, color=CHUNK, linewidth=0.9, linestyle=(0, (1, 2.4)))
 
-    # A tile with neighbours on all sides, if there is one: it shows the whole halo.
+    # A tile in the middle shows its whole halo.
     rows, columns = plan.tilings[-2:]
     y, x = (rows.count - 1) // 2, (columns.count - 1) // 2
     _outline(axes, rows.read(y), columns.read(x), facecolor=to_rgba(TILE, 0.4), edgecolor=TILE, linewidth=1.8)
@@ -168,20 +160,20 @@ def _draw_grids(axes: Axes, row: PictureRow, window: tuple[slice, slice]) -> Non
 
 
 def _write(figure: Figure, left: float, bottom: float, text: str, **style: Any) -> None:
-    """Write text whose middle line lies some inches above the lower left corner of the figure."""
+    """Write text at a position in inches from the lower left corner of the figure."""
     style = {"color": INK, "verticalalignment": "center"} | style
     figure.text(left / WIDTH, bottom / figure.get_figheight(), text, **style)
 
 
 def _inner_starts(region: Callable[[int], tuple[int, int]], count: int) -> list[int]:
-    """Return where the regions of one axis start, without the first."""
+    """Return the starts of the regions of one axis, without the first."""
     return [region(index)[0] for index in range(1, count)]
 
 
 def _draw_lines(axes: Axes, borders: Sequence[Sequence[int]], shape: Sequence[int], **style: Any) -> None:
-    """Draw a line at each border along Y, and at each along X, across the whole image."""
+    """Draw the borders along Y and along X as lines across the whole image."""
     style["zorder"] = LINES_ORDER
-    # The first pixel reaches from -0.5 to 0.5.
+    # Pixel 0 reaches from -0.5 to 0.5.
     axes.hlines([border - 0.5 for border in borders[0]], -0.5, shape[-1] - 0.5, **style)
     axes.vlines([border - 0.5 for border in borders[1]], -0.5, shape[-2] - 0.5, **style)
 
@@ -193,14 +185,13 @@ def _outline(axes: Axes, rows: tuple[int, int], columns: tuple[int, int], **styl
 
 
 def _detail(shape: Sequence[int], largest: int = 512, detail: int = 432) -> tuple[slice, slice]:
-    """Return all of a small image, and of a large one a part in which its noise can be seen."""
+    """Return the window of a small image as a whole, of a large one a part that shows its noise."""
     if max(shape) <= largest:
         return slice(0, shape[0]), slice(0, shape[1])
-    # Not at the border, and not on the borders of tiles and chunks, where its outline could not be seen.
+    # Away from the borders of image, tiles and chunks, which would hide its outline.
     down, across = (int(0.9 * max(0, extent - detail)) for extent in shape)
     return slice(down, min(down + detail, shape[0])), slice(across, min(across + detail, shape[1]))
 
 
 def _count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

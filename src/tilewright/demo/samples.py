@@ -1,4 +1,4 @@
-"""A sample depends on its seed alone, is downloaded from nowhere, and comes with the truth beneath its noise."""
+"""Samples of the demo: made from a seed without a download, with the clean image for comparison."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -15,22 +15,19 @@ from skimage.data import immunohistochemistry
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 NOISE_LEVEL = 0.15  # standard deviation of the added noise; intensities lie between 0 and 1
-BACKGROUND = 0.04  # intensity of the synthetic volume where nothing is
-SLAB_PLANES = 8  # planes of the synthetic volume that a thread makes, and holds, at a time
+BACKGROUND = 0.04  # intensity of the empty synthetic volume
+SLAB_PLANES = 8  # planes of the synthetic volume in memory per thread
 
 
 def load_microscopy_image() -> FloatArray:
-    """Return how much light a stained tissue section absorbs, between 0 and 1.
-
-    It is an immunohistochemistry image that lies inside scikit-image, so that nothing is downloaded.
-    """
+    """Return the absorption of a stained tissue section, between 0 and 1: an image inside scikit-image."""
     image = immunohistochemistry()  # type: ignore[no-untyped-call]
     absorbed: FloatArray = (1 - rgb2gray(image)).astype(np.float32)
     return absorbed
 
 
 def add_noise(clean: FloatArray, seed: int | tuple[int, int]) -> FloatArray:
-    """Return an array with Gaussian noise of `NOISE_LEVEL`, which depends on the seed and the shape only."""
+    """Return an array with Gaussian noise of `NOISE_LEVEL`, which depends on seed and shape only."""
     noise = np.random.default_rng(seed).standard_normal(clean.shape, dtype=np.float32)
     noisy: FloatArray = clean + NOISE_LEVEL * noise
     return noisy
@@ -42,23 +39,23 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], *, plane: in
     Parameters
     ----------
     path : Path
-        Where the array goes; one that is there is replaced.
+        Path of the array; an existing one is replaced.
     shape : tuple of int
-        Z, Y and X.
+        Extents Z, Y, X.
     plane : int
-        The plane to return.
+        Index of the plane to return.
     seed : int
-        Seed of the cells, filaments and noise; the volume depends on nothing else.
+        Seed of the cells, filaments and noise.
 
     Returns
     -------
     array
-        The plane as it is without noise.
+        The plane without noise.
     """
     array = zarr.create_array(
         path,
         shape=shape,
-        # A slab is a layer of chunks: no two threads write to the same one.
+        # A slab is a layer of chunks: no two threads write one chunk.
         chunks=(min(SLAB_PLANES, shape[0]), min(256, shape[1]), min(256, shape[2])),
         dtype="float32",
         compressors=None,
@@ -78,11 +75,11 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], *, plane: in
 
     def write_slab(start: int) -> None:
         stop = min(start + SLAB_PLANES, shape[0])
-        # Each slab has its own noise, so that their order does not matter.
+        # Own noise per slab: the order of slabs does not matter.
         array[start:stop] = add_noise(draw_slab(start, stop), (seed, start))
 
     with ThreadPoolExecutor(max_workers=2) as threads:
-        # What a thread raises, the list raises.
+        # The list raises the errors of the threads.
         list(threads.map(write_slab, range(0, shape[0], SLAB_PLANES)))
     clean_plane: FloatArray = draw_slab(plane, plane + 1)[0]
     return clean_plane
@@ -90,7 +87,7 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], *, plane: in
 
 @dataclass(frozen=True)
 class _Cell:
-    """One synthetic cell: an ellipsoid with a wavy membrane and a nucleus; lengths along Z, Y and X."""
+    """Synthetic cell: an ellipsoid with a wavy membrane and a nucleus; lengths along Z, Y, X."""
 
     center: tuple[float, float, float]
     radii: tuple[float, float, float]
@@ -100,12 +97,12 @@ class _Cell:
 
 
 def _place_cells(shape: tuple[int, int, int], generator: np.random.Generator) -> list[_Cell]:
-    """Return cells on a jittered grid, so that they touch but rarely cover each other."""
+    """Return cells on a jittered grid: they touch, but rarely overlap."""
     spacing = np.array([26, 84, 84])
     cells = []
     for index in np.ndindex(*(np.ceil(shape / spacing).astype(int) + 1)):
         jitter = generator.uniform(-0.3, 0.3, size=3)
-        # Every other layer is shifted by half a cell, like oranges in a box.
+        # Every second layer is shifted by half a cell.
         shift = np.array([0, 0.5, 0.5]) * (index[0] % 2)
         center = (index + jitter + shift) * spacing
         cells.append(
@@ -121,28 +118,23 @@ def _place_cells(shape: tuple[int, int, int], generator: np.random.Generator) ->
 
 
 def _draw_cell(slab: FloatArray, slab_start: int, cell: _Cell) -> None:
-    """Draw the part of a cell that lies in a slab; the brighter of cell and background stays."""
+    """Draw the part of a cell in a slab; the brighter of cell and background stays."""
     z_center, y_center, x_center = cell.center[0] - slab_start, *cell.center[1:]
     z_radius, y_radius, x_radius = cell.radii
-    # The waves of the membrane and its softness reach beyond the radii, the longer of which may point anywhere.
-    window = (
-        _within(z_center, 1.25 * z_radius, slab.shape[0]),
-        _within(y_center, 1.25 * max(y_radius, x_radius), slab.shape[1]),
-        _within(x_center, 1.25 * max(y_radius, x_radius), slab.shape[2]),
-    )
+    # The soft, wavy membrane reaches beyond the radii, and the cell is turned in the plane.
+    center, reach = (z_center, y_center, x_center), 1.25 * max(y_radius, x_radius)
+    window = tuple(map(_within, center, (1.25 * z_radius, reach, reach), slab.shape))
     part = slab[window]
     if part.size == 0:
         return
-    z, y, x = (
-        positions.astype(np.float32) - center
-        for positions, center in zip(np.ogrid[window], (z_center, y_center, x_center), strict=True)
-    )
+    positions = zip(np.ogrid[window], center, strict=True)
+    z, y, x = (position.astype(np.float32) - middle for position, middle in positions)
     cosine, sine = math.cos(cell.angle), math.sin(cell.angle)
     along = (cosine * x + sine * y) / x_radius
     across = (cosine * y - sine * x) / y_radius
     direction = np.arctan2(across, along)
     wavy = 1 + 0.07 * np.sin(3 * direction + cell.waves[0]) + 0.04 * np.sin(7 * direction + cell.waves[1])
-    # 0 at the center of the cell, 1 on its membrane.
+    # 0 at the center, 1 on the membrane.
     distance = np.sqrt((along**2 + across**2) * wavy**2 + (z / z_radius) ** 2)
     membrane = np.exp(-(((distance - 1) * 14) ** 2))
     inside = np.clip((1 - distance) * 12, 0, 1)
@@ -153,13 +145,13 @@ def _draw_cell(slab: FloatArray, slab_start: int, cell: _Cell) -> None:
 
 
 def _within(center: float, reach: float, extent: int) -> slice:
-    """Return the positions of an axis that are not farther than the reach from a center."""
+    """Return the positions of an axis within the reach of a center."""
     start, stop = math.floor(center - reach), math.ceil(center + reach) + 1
     return slice(max(0, start), max(0, min(stop, extent)))
 
 
 def _place_filaments(shape: tuple[int, int, int], generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the points `(z, y, x)` of smooth random curves, about one pixel apart."""
+    """Return points `(z, y, x)` of smooth random curves, about one pixel apart."""
     count = max(2, math.prod(shape) // 700_000)
     length = max(shape[1:])
     turns = np.cumsum(generator.normal(0, 0.02, size=(count, length)), axis=1)
@@ -175,7 +167,7 @@ def _draw_filaments(slab: FloatArray, slab_start: int, points: npt.NDArray[np.fl
     """Draw points as small soft balls; the brighter of ball and background stays."""
     reach = 2
     local = points - (slab_start, 0, 0)
-    # A point is rounded to a voxel before its ball is drawn: some that lie just beyond the reach draw too.
+    # One voxel more than the reach: points are rounded to voxels.
     local = local[np.all((local > -reach - 1) & (local < np.add(slab.shape, reach)), axis=1)]
     ball = np.indices((2 * reach + 1,) * 3).reshape(3, -1).T - reach
     voxels = np.rint(local).astype(np.intp)[:, None] + ball
