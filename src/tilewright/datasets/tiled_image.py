@@ -1,6 +1,7 @@
 """Tiles of an image: the same for the data loader that cuts them and for the writer."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Self
@@ -9,7 +10,7 @@ from tilewright.assemble import AnyArray
 from tilewright.conversion import is_array
 from tilewright.datasets.images import SourceImage
 from tilewright.errors import GeometryError, TileMismatchError
-from tilewright.geometry import AxisTiling, TileInformation, position_of
+from tilewright.geometry import AxisTiling, Interval, Region, TileInformation, position_of
 from tilewright.plan import WritePlan
 from tilewright.plan.axes import SPATIAL, per_spatial_axis
 from tilewright.sources.opening import open_source
@@ -98,17 +99,13 @@ class TiledImage(SourceImage):
         sample = information.sample_id - self.first_sample
         coordinates = {name: stitch[0] for name, stitch in zip(self._spatial, information.stitch_coords, strict=False)}
         coordinates |= self.sample_indices(sample)
-        expected: Sequence[Any] = ()
+        expected: list[Interval] = []
         if 0 <= sample < self.sample_count and len(information.stitch_coords) == len(self._spatial):
-            try:
+            with suppress(IndexError):
                 tile = plan.tile_at(tuple(coordinates.get(name, 0) for name in plan.axes))
-            except IndexError:
-                tile = -1
-            if tile >= 0:
-                region = plan.valid_region(tile)
-                expected = [part for part, name in zip(region, plan.axes, strict=True) if name in SPATIAL]
+                expected = _spatial_part(plan, plan.valid_region(tile))
                 if list(map(tuple, information.stitch_coords)) == expected:
-                    self._check_crop(information, plan, tile)
+                    self._check_crop(information, _spatial_part(plan, plan.crop_region(tile)))
                     return tile
         raise TileMismatchError(
             f"a tile of sample {information.sample_id} belongs at {tuple(information.stitch_coords)} of "
@@ -116,8 +113,7 @@ class TiledImage(SourceImage):
             f"have {tuple(expected) or 'nothing'} there; predict with the tiles of this dataset"
         )
 
-    def _check_crop(self, information: Any, plan: WritePlan, tile: int) -> None:
-        crop = [part for part, name in zip(plan.crop_region(tile), plan.axes, strict=True) if name in SPATIAL]
+    def _check_crop(self, information: Any, crop: list[Interval]) -> None:
         if list(map(tuple, information.overlap_crop_coords)) != crop:
             raise TileMismatchError(
                 f"the tile of {self.source.name} at {tuple(information.stitch_coords)} says that "
@@ -127,6 +123,10 @@ class TiledImage(SourceImage):
     @property
     def _spatial(self) -> str:
         return self.source.axes.spatial
+
+
+def _spatial_part(plan: WritePlan, region: Region) -> list[Interval]:
+    return [part for part, name in zip(region, plan.axes, strict=True) if name in SPATIAL]
 
 
 def extract_tiles(

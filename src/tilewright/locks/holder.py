@@ -139,7 +139,7 @@ class Holder:
     @property
     def may_still_write(self) -> bool:
         """Whether its tasks may still write although it counts as dead."""
-        return self.has_workers or not self.is_here or self.is_running
+        return self.has_workers or not self.has_ended
 
     @property
     def _is_valid(self) -> bool:

@@ -36,20 +36,7 @@ _dead: dict[tuple[str, int, float], int] = {}
 
 
 class Lock(ABC):
-    """Lock of an output, held from `acquire` to `release`.
-
-    Parameters
-    ----------
-    output : str
-        The output, for messages.
-    place : Path or str
-        The lock, for messages.
-
-    Attributes
-    ----------
-    taken_from : Holder or None
-        The dead holder before.
-    """
+    """Lock of an output, held from `acquire` to `release`; ``taken_from`` is the dead holder before."""
 
     def __init__(self, output: str, place: Path | str) -> None:
         self._output = output
@@ -77,7 +64,7 @@ class Lock(ABC):
         Parameters
         ----------
         number : int
-            The fencing number; larger where the lock is taken from a dead holder.
+            Fencing number; it becomes larger where a dead holder had the lock.
         has_workers : bool
             Whether tasks in other processes will write.
 

@@ -39,18 +39,8 @@ def folder_beside(root: Path, group: str | Path) -> Path:
 class OutputLock:
     """Right to write one output, held from `acquire` to `release`.
 
-    Parameters
-    ----------
-    store : zarr store
-        The store of the output.
-    group : str
-        Group of the output in the store.
-    folder : Path or None
-        Folder of the output, if it has one.
-    lock_folder : Path or None
-        Folder of the lock; None for a lock that is an object of the store.
-    ledger_folder : Path or None
-        Folder of a ledger that was chosen: two outputs cannot share it.
+    Without a lock folder the lock is an object of the store. A chosen ledger folder has a lock of its own, since two
+    outputs cannot share it.
     """
 
     def __init__(

@@ -23,18 +23,7 @@ _PAUSE_SECONDS = 0.05
 class Reach:
     """Proof that a worker reads and writes the store of an output that its client sees.
 
-    Parameters
-    ----------
-    guard : Guard
-        The lock of the client.
-    store : zarr store
-        Store of the output.
-    key : str
-        Name of the lock in it.
-    folder : Path or None
-        Folder of the lock; None for a lock that is an object of the store.
-    output : str
-        The output, for messages.
+    The lock of the client is the file ``key`` in a folder, or without a folder the object ``key`` of the store.
     """
 
     guard: Guard

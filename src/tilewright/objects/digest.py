@@ -14,12 +14,7 @@ _LENGTH_NBYTES = 8
 
 
 class ObjectDigest:
-    """Digest of one object, made piece by piece.
-
-    Attributes
-    ----------
-    nbytes : int
-        Length so far.
+    """Digest and length of one object, made piece by piece.
 
     Examples
     --------
@@ -47,17 +42,7 @@ class ObjectDigest:
 class DigestedObject:
     """Pieces of an object, each of which passes the digest just before it is stored.
 
-    So a piece is read from memory once, and from a cache when it is stored. A new iteration makes a new digest.
-
-    Parameters
-    ----------
-    parts : iterable of bytes-like
-        The bytes of the object, in order.
-
-    Attributes
-    ----------
-    digest : ObjectDigest
-        Digest of the pieces since the last iteration began.
+    So a piece is read from memory once, and from a cache when it is stored. Each iteration makes a new digest.
 
     Examples
     --------

@@ -75,19 +75,7 @@ class _EncodedObject:
 
 @dataclass(frozen=True)
 class UnitWriter:
-    """Writer of the units of one array.
-
-    Parameters
-    ----------
-    plan : WritePlan
-        Objects and tiles of each unit.
-    encoder : ObjectEncoder
-        Encoder of the array.
-    patience : Patience
-        Retry policy for a failing store.
-    guard : Guard, optional
-        Proof that the run still has the lock.
-    """
+    """Writer of the units of one array; each attempt checks the guard, if there is one."""
 
     plan: WritePlan
     encoder: ObjectEncoder
@@ -126,14 +114,7 @@ class UnitWriter:
         return receipt
 
     def write(self, unit: int, unit_parts: UnitParts) -> UnitReceipt:
-        """Write all objects of a unit.
-
-        Parameters
-        ----------
-        unit : int
-            Index of the unit.
-        unit_parts : UnitParts
-            A buffer that is filled from all tiles of the unit, or the tiles.
+        """Write all objects of a unit, from a full buffer or from all of its tiles.
 
         Raises
         ------

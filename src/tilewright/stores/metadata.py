@@ -24,19 +24,7 @@ class MetadataError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """Zarr group or array, described by its metadata documents.
-
-    Parameters
-    ----------
-    is_array : bool
-        True for an array, False for a group.
-    zarr_format : {3, 2}
-        Version of the format.
-    document : dict
-        The document without its attributes.
-    attributes : dict
-        User attributes.
-    """
+    """Zarr group or array: its metadata document, and apart from it the user attributes."""
 
     is_array: bool
     zarr_format: int

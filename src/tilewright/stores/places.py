@@ -118,15 +118,7 @@ def place_of_path(path: str | os.PathLike[str]) -> Place:
 
 
 def place_of_store(store: Store | StorePath, path: str = "") -> Place | None:
-    """Return the place of a store, or of a node in it; None where it is unknown.
-
-    Parameters
-    ----------
-    store : zarr store
-        A store, or a wrapper of one.
-    path : str
-        Path of a group or array in it.
-    """
+    """Return the place of a store, or of the group or array at a path in it; None where it is unknown."""
     if isinstance(store, StorePath):
         return place_of_store(store.store, f"{store.path}/{path}")
     root = _root_of(store)
@@ -167,14 +159,7 @@ def path_of(store: Store) -> Path | None:
 
 
 def public_name(store: Any, path: str = "") -> str:
-    """Return the name of a store, URL or path for messages and records, without users, keys and signatures.
-
-    Parameters
-    ----------
-    store : zarr store, URL or path
-        The store.
-    path : str
-        Path in the store.
+    """Return the name of a store, URL or path, and of a path in it, without users, keys and signatures.
 
     Examples
     --------

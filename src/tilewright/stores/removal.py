@@ -5,6 +5,7 @@ Proof of that is the name of a temporary file, with its 128 random bits; the con
 """
 
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,6 @@ from pathlib import Path
 from zarr.abc.store import Store
 
 from tilewright.stores.patience import Check, Patience, allowed, answer_of, naming
-
-try:
-    import fcntl
-except ImportError:  # Windows has none.
-    fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}(\.(old|scratch))?\.partial")
 
@@ -129,14 +125,7 @@ def remove_partial(path: Path) -> None:
 def being_written(partial: Path, path: Path, *, is_folder: bool) -> Iterator[None]:
     """Make a locked half-written file or folder, and remove it at the end where it still has this name.
 
-    Parameters
-    ----------
-    partial : Path
-        A name for which `is_partial` is true.
-    path : Path
-        The final name, for errors.
-    is_folder : bool
-        True for a folder.
+    The name must be one of `is_partial`; errors name the final path.
     """
     with naming(path):
         if is_folder:
@@ -153,8 +142,6 @@ def being_written(partial: Path, path: Path, *, is_folder: bool) -> Iterator[Non
 
 def _lock(descriptor: int) -> bool:
     """Lock an open file until it is closed; return False where that is not possible."""
-    if fcntl is None:
-        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -63,15 +63,7 @@ def buffer_of(parts: Iterable[Encoded]) -> cpu.Buffer:
 
 
 def encoded_by_zarr(metadata: dict[str, Any], part: Any) -> bytes:
-    """Return the bytes of one whole object as zarr stores it, also one of fill values only.
-
-    Parameters
-    ----------
-    metadata : dict
-        Metadata document of the array, of either format.
-    part : array
-        Elements of the object.
-    """
+    """Return the bytes of one whole object as zarr stores it, also one of fill values only; any format of metadata."""
     prototype = default_buffer_prototype()
     store = MemoryStore()
     name = "zarr.json" if metadata["zarr_format"] == 3 else ".zarray"
