@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
@@ -39,6 +41,12 @@ def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_module, "DEAD_SECONDS", 1000.0)
     # What a process has learned about others is forgotten with it.
     monkeypatch.setattr(lock_module, "_dead", {})
+
+
+@pytest.fixture
+def dead_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Say after how long the holder on another machine counts as dead."""
+    return partial(monkeypatch.setattr, lock_module, "DEAD_SECONDS")
 
 
 @pytest.fixture
@@ -81,6 +89,12 @@ def write_lock(folder: Path, content: Holder | bytes) -> Path:
 def on_another_machine() -> Holder:
     """Who holds a lock there, under the number of a process that is here too."""
     return replace(Holder.me(), host=ELSEWHERE, machine=f"{ELSEWHERE} since it was started")
+
+
+def dead_holder() -> Holder:
+    """Who holds a lock here, under a number that no process has."""
+    unused = next(number for number in range(2**22 - 1, 1, -1) if not psutil.pid_exists(number))
+    return replace(Holder.me(), process=unused, token="dead")
 
 
 @contextmanager
@@ -151,6 +165,22 @@ class Child:
         assert not psutil.pid_exists(self.number)
 
 
+def race(count: int, function: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Let processes start a function at the same time, and return what they put into a queue."""
+    start, told = CHILDREN.Barrier(count), CHILDREN.Queue()
+    racers = [CHILDREN.Process(target=function, args=(*arguments, start, told)) for _ in range(count)]
+    for racer in racers:
+        racer.start()
+    # Each says at its end that it has come there.
+    answers: list[Any] = []
+    while answers.count(None) < count:
+        answers.append(told.get(timeout=3 * DEADLINE_SECONDS))
+    for racer in racers:
+        racer.join(DEADLINE_SECONDS)
+    assert [racer.exitcode for racer in racers] == [0] * count
+    return [answer for answer in answers if answer is not None]
+
+
 # --- One at a time.
 
 
@@ -201,18 +231,22 @@ def test_locks_of_different_outputs_have_nothing_to_do_with_each_other(tmp_path:
         lock.release()
 
 
-def take_turns(folder: str, count: int, start: Any, faults: Any) -> None:
+def take_turns(folder: Path, inside: Path, count: int, start: Any, faults: Any) -> None:
     """Take the lock again and again, and look whether one is alone then."""
     lock_module._LOOK_SECONDS = 0.001
-    inside = Path(folder).with_name("inside")
     taken = 0
     start.wait(DEADLINE_SECONDS)
     until = monotonic() + DEADLINE_SECONDS
     while taken < count and monotonic() < until:
-        lock = WriterLock(Path(folder), "o.zarr")
+        lock = WriterLock(folder, "o.zarr")
         try:
             lock.acquire()
-        except OutputInUseError:
+        except OutputInUseError as error:
+            if "unknown" in str(error):
+                faults.put(str(error))
+            continue
+        except BaseException as error:
+            faults.put(repr(error))
             continue
         try:
             # The system lets only one process create a file.
@@ -226,37 +260,28 @@ def take_turns(folder: str, count: int, start: Any, faults: Any) -> None:
         taken += 1
     if taken < count:
         faults.put(f"process {os.getpid()} came to its turn {taken} times only")
+    faults.put(None)
 
 
-def test_of_processes_that_race_for_a_lock_one_has_it_at_any_time(folder: Path) -> None:
-    start, faults = CHILDREN.Barrier(4), CHILDREN.SimpleQueue()
-    racers = [CHILDREN.Process(target=take_turns, args=(str(folder), 50, start, faults)) for _ in range(4)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(3 * DEADLINE_SECONDS)
-    assert faults.empty(), faults.get()
-    assert [racer.exitcode for racer in racers] == [0] * 4
-    assert list(folder.iterdir()) == []
+@pytest.mark.parametrize("inside", [".", "a/b/o.zarr.ledger"], ids=["folder stays", "folders come and go"])
+def test_of_processes_that_race_for_a_lock_one_has_it_at_any_time(inside: str, folder: Path) -> None:
+    assert race(4, take_turns, folder / inside, folder.with_name("inside"), 100) == []
+    assert not (folder / inside / "lock").exists()
+    if inside == ".":
+        assert list(folder.iterdir()) == []
 
 
 def test_of_threads_that_race_for_a_lock_one_gets_it(folder: Path) -> None:
-    for _ in range(20):
-        start = threading.Barrier(4)
-        winners: list[WriterLock] = []
+    start = threading.Barrier(4)
 
-        def take(start: threading.Barrier = start, winners: list[WriterLock] = winners) -> None:
-            start.wait(DEADLINE_SECONDS)
-            with suppress(OutputInUseError):
-                winners.append(held(folder))
+    def take(_: int) -> WriterLock | None:
+        start.wait(DEADLINE_SECONDS)
+        return try_to_hold(folder)
 
-        threads = [threading.Thread(target=take) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        (winner,) = winners
-        winner.release()
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            (winner,) = filter(None, list(threads.map(take, range(4))))
+            winner.release()
 
 
 # --- Who is dead.
@@ -279,13 +304,19 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(folder: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
-def test_a_process_that_ends_without_giving_back_is_dead_too(folder: Path) -> None:
+@pytest.mark.parametrize("how", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["ends", "is killed"])
+def test_a_process_that_ends_without_giving_back_is_dead_also_where_nobody_took_notice(how: str, folder: Path) -> None:
+    # The parent of a process may be busy, or a program that never asks: then its number stays taken.
     script = (
-        "import sys, pathlib, tilewright.locks.lock as lock\nlock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()"
+        "import os, pathlib, signal, sys, tilewright.locks.lock as lock\n"
+        f"lock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()\n{how}"
     )
-    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, timeout=DEADLINE_SECONDS)
-    assert (folder / "lock").exists()
-    held(folder).release()
+    with subprocess.Popen([sys.executable, "-c", script, str(folder)]) as process:
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        assert (folder / "lock").exists()
+        assert WriterLock(folder, "o.zarr").holder() is None
+        held(folder).release()
+        assert process.wait() == (0 if how == "pass" else -signal.SIGKILL)
 
 
 def test_a_process_that_has_the_number_of_the_dead_is_another_one(folder: Path) -> None:
@@ -301,12 +332,6 @@ def test_a_process_that_has_the_number_of_the_dead_is_another_one(folder: Path) 
     held(folder).release()
 
 
-def test_a_number_that_no_process_has_is_dead(folder: Path) -> None:
-    unused = next(number for number in range(2**22 - 1, 1, -1) if not psutil.pid_exists(number))
-    write_lock(folder, replace(Holder.me(), process=unused))
-    held(folder).release()
-
-
 # --- Who is on another machine.
 
 
@@ -319,12 +344,15 @@ def test_a_lock_from_another_machine_that_is_touched_is_refused(folder: Path) ->
 
 
 def test_a_lock_from_another_machine_that_nobody_touches_is_taken_over_in_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, dead_after: Callable[[float], None]
 ) -> None:
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.3)
-    path = write_lock(folder, on_another_machine())
+    holder = on_another_machine()
+    path = write_lock(folder, holder)
     # However long ago it was touched: the clocks of machines differ.
     os.utime(path, (1, 1))
+    # Whoever only looks does not wait.
+    assert WriterLock(folder, "o.zarr").holder() == holder
+    dead_after(0.3)
     start = monotonic()
     lock = held(folder)
     assert monotonic() - start >= 0.3
@@ -332,14 +360,8 @@ def test_a_lock_from_another_machine_that_nobody_touches_is_taken_over_in_time(
     lock.release()
 
 
-def test_a_lock_from_another_machine_counts_for_whoever_only_looks(folder: Path) -> None:
-    holder = on_another_machine()
-    os.utime(write_lock(folder, holder), (1, 1))
-    assert WriterLock(folder, "o.zarr").holder() == holder
-
-
 def test_who_was_held_for_dead_and_comes_back_notices_it_and_leaves_the_lock_alone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, dead_after: Callable[[float], None]
 ) -> None:
     with Child(folder, ELSEWHERE) as child:
         with pytest.raises(OutputInUseError, match=f"process {child.number} on {ELSEWHERE}"):
@@ -347,7 +369,7 @@ def test_who_was_held_for_dead_and_comes_back_notices_it_and_leaves_the_lock_alo
         assert child.tell("check") == "done"
         other = psutil.Process(child.number)
         other.suspend()
-        monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.3)
+        dead_after(0.3)
         # What it was doing when it was stopped may still reach the file.
         lock = wait_until(lambda: try_to_hold(folder))
         mine = lock.path.read_bytes()
@@ -371,19 +393,25 @@ TORN = [
     b'{"host": "a"}',
     b'{"host": "a", "machine": "b", "process": 1, "process_started": 1.0, "since": 1.0, "token": "t", "more": 1}',
     b'{"host": "a", "machine": "b", "process": 1, "process_started": 1.0, "since": 1.0, "tok',
+    # With numbers that are none.
+    *(
+        json.dumps(asdict(Holder("a", "b", 1, 1.0, 1.0, "t")) | {field: value}).encode()
+        for field in ("process", "process_started", "token")
+        for value in ("/x", None, [], -5, 1e300, 2**80)
+    ),
 ]
 
 
 @pytest.mark.parametrize("content", TORN, ids=range(len(TORN)))
 def test_a_lock_that_was_torn_is_refused_while_it_is_touched_and_not_for_ever(
-    content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, folder: Path, dead_after: Callable[[float], None]
 ) -> None:
     path = write_lock(folder, content)
     assert WriterLock(folder, "o.zarr").holder() is not None
     with touching(path), pytest.raises(OutputInUseError, match="an unknown machine"):
         held(folder)
     assert path.read_bytes() == content
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
+    dead_after(0.05)
     lock = held(folder)
     lock.check()
     lock.release()
@@ -407,25 +435,26 @@ def test_a_file_of_others_that_has_the_name_of_a_lock_is_left_alone(content: byt
 # --- While it is held.
 
 
-def test_a_holder_shows_again_and_again_that_it_lives(folder: Path) -> None:
-    lock = held(folder)
+def see_it_beat(lock: WriterLock) -> None:
+    """Wait until a holder has shown three times that it lives."""
     for _ in range(3):
         os.utime(lock.path, (1, 1))
         wait_until(lambda: lock.path.stat().st_mtime > 1)
+
+
+def test_a_holder_shows_again_and_again_that_it_lives(folder: Path) -> None:
+    lock = held(folder)
+    see_it_beat(lock)
     lock.check()
     lock.release()
 
 
 def test_nobody_touches_a_lock_that_was_given_back(folder: Path) -> None:
-    first = held(folder)
-    first.release()
+    held(folder).release()
     path = write_lock(folder, on_another_machine())
     os.utime(path, (1, 1))
-    # The next one beats at least three times in this time.
     second = held(folder.with_name("other"))
-    for _ in range(3):
-        os.utime(second.path, (1, 1))
-        wait_until(lambda: second.path.stat().st_mtime > 1)
+    see_it_beat(second)
     assert path.stat().st_mtime == 1
     second.release()
 
@@ -499,30 +528,22 @@ def test_what_killed_processes_have_left_of_locks_is_removed_and_no_other_file(n
 # --- When it is given back.
 
 
-def test_giving_back_removes_the_lock_and_the_folders_that_were_made_for_it(tmp_path: Path) -> None:
+def test_giving_back_removes_the_lock_and_the_folders_that_were_made_for_it_and_no_other(tmp_path: Path) -> None:
     existing = tmp_path / "existing"
     existing.mkdir()
     lock = held(existing / "a" / "b" / "o.zarr.ledger")
     assert lock.path.is_file()
+    for _ in range(2):
+        lock.release()
+        assert list(existing.iterdir()) == []
+    # What came into them meanwhile stays ...
+    lock = held(existing / "a" / "b" / "o.zarr.ledger")
+    (existing / "a" / "o.zarr").mkdir()
     lock.release()
-    assert list(existing.iterdir()) == []
-    lock.release()
-    assert existing.is_dir()
-
-
-def test_giving_back_keeps_folders_that_hold_something(tmp_path: Path) -> None:
-    lock = held(tmp_path / "a" / "b" / "o.zarr.ledger")
-    (tmp_path / "a" / "o.zarr").mkdir()
-    lock.release()
-    assert [entry.name for entry in (tmp_path / "a").iterdir()] == ["o.zarr"]
-
-
-def test_giving_back_keeps_what_was_there_even_where_it_is_empty(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "o.zarr.ledger"
-    folder.mkdir(parents=True)
-    held(folder).release()
-    assert folder.is_dir()
-    assert list(folder.iterdir()) == []
+    assert [entry.name for entry in (existing / "a").iterdir()] == ["o.zarr"]
+    # ... and what was there before, even where it is empty.
+    held(existing / "a" / "o.zarr").release()
+    assert list((existing / "a" / "o.zarr").iterdir()) == []
 
 
 def test_who_was_refused_takes_nothing_away(folder: Path) -> None:
@@ -552,30 +573,11 @@ def test_a_folder_that_leads_nowhere_is_an_error_and_no_wait(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["o.zarr.ledger"]
 
 
-def dead_holder() -> Holder:
-    unused = next(number for number in range(2**22 - 1, 1, -1) if not psutil.pid_exists(number))
-    return replace(Holder.me(), process=unused, token="dead")
-
-
-def test_a_killed_process_of_which_nobody_took_notice_is_dead(folder: Path) -> None:
-    # The parent of a killed process may be busy, or a program that never asks: then its number stays taken.
-    script = (
-        "import os, pathlib, signal, sys, tilewright.locks.lock as lock\n"
-        "lock.WriterLock(pathlib.Path(sys.argv[1]), '').acquire()\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script, str(folder)]) as process:
-        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
-        assert WriterLock(folder, "o.zarr").holder() is None
-        held(folder).release()
-        assert process.wait() == -signal.SIGKILL
-
-
-def take_from_the_dead(folders: list[str], start: Any, tried: Any, results: Any) -> None:
+def take_from_the_dead(folders: list[Path], tried: Any, start: Any, results: Any) -> None:
     """In each folder, find a dead holder together with others, and say whether one got the lock."""
     lock_module._LOOK_SECONDS = 0.001
-    for number, name in enumerate(folders):
-        lock = WriterLock(Path(name), "o.zarr")
+    for number, folder in enumerate(folders):
+        lock = WriterLock(folder, "o.zarr")
         start.wait(DEADLINE_SECONDS)
         try:
             lock.acquire()
@@ -588,32 +590,20 @@ def take_from_the_dead(folders: list[str], start: Any, tried: Any, results: Any)
         # Until all have tried, nobody gives back.
         tried.wait(DEADLINE_SECONDS)
         lock.release()
+    results.put(None)
 
 
 def test_of_processes_that_find_the_same_dead_holder_one_gets_the_lock(tmp_path: Path) -> None:
-    racers_count, rounds = 5, 150
+    count, rounds = 5, 150
     folders = [tmp_path / str(number) for number in range(rounds)]
     for one in folders:
         one.mkdir()
         write_lock(one, dead_holder())
-    start, tried = CHILDREN.Barrier(racers_count), CHILDREN.Barrier(racers_count)
-    results = CHILDREN.Queue()
-    racers = [
-        CHILDREN.Process(target=take_from_the_dead, args=(list(map(str, folders)), start, tried, results))
-        for _ in range(racers_count)
-    ]
-    for racer in racers:
-        racer.start()
-    found: dict[int, list[str]] = {}
-    for _ in range(rounds * racers_count):
-        number, result = results.get(timeout=2 * DEADLINE_SECONDS)
-        found.setdefault(number, []).append(result)
-    for racer in racers:
-        racer.join(DEADLINE_SECONDS)
+    results = race(count, take_from_the_dead, folders, CHILDREN.Barrier(count))
     # Who is refused is told by whom: the lock is never seen half written.
-    assert {number: sorted(kinds) for number, kinds in found.items()} == {
-        number: ["refused"] * (racers_count - 1) + ["won"] for number in range(rounds)
-    }
+    assert sorted(results) == [
+        (number, result) for number in range(rounds) for result in ["refused"] * (count - 1) + ["won"]
+    ]
     assert [entry for one in folders for entry in one.iterdir()] == []
 
 
@@ -664,59 +654,13 @@ def test_a_lock_that_is_given_back_in_any_moment_is_free(folder: Path, monkeypat
     one, two, three = (WriterLock(folder, name) for name in ("one", "two", "three"))
     staged = Staged(monkeypatch)
     staged.actions = [one.acquire, one.release]
-    try:
+    with suppress(OutputInUseError):
         two.acquire()
-    except OutputInUseError:
-        pass
-    else:
-        two.release()
+    two.release()
     staged.actions = []
     three.acquire()
     three.release()
     assert list(folder.iterdir()) == []
-
-
-def come_and_go(folder: str, count: int, start: Any, faults: Any) -> None:
-    lock_module._LOOK_SECONDS = 0.001
-    start.wait(DEADLINE_SECONDS)
-    for _ in range(count):
-        lock = WriterLock(Path(folder), "o.zarr")
-        try:
-            lock.acquire()
-        except OutputInUseError as error:
-            if "unknown" in str(error):
-                faults.put(str(error))
-            continue
-        except BaseException as error:
-            faults.put(repr(error))
-            continue
-        lock.release()
-
-
-def test_folders_that_come_and_go_with_the_lock_of_another_are_no_error(tmp_path: Path) -> None:
-    start, faults = CHILDREN.Barrier(4), CHILDREN.SimpleQueue()
-    path = tmp_path / "a" / "b" / "o.zarr.ledger"
-    racers = [CHILDREN.Process(target=come_and_go, args=(str(path), 300, start, faults)) for _ in range(4)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(2 * DEADLINE_SECONDS)
-    found = set()
-    while not faults.empty():
-        found.add(faults.get())
-    assert found == set()
-    assert not (path / "lock").exists()
-
-
-@pytest.mark.parametrize("field", ["process", "process_started", "token"])
-@pytest.mark.parametrize("value", ["/x", None, [], -5, 1e300, 2**80])
-def test_a_lock_with_numbers_that_are_none_is_taken_over(
-    field: str, value: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
-    write_lock(folder, json.dumps(asdict(dead_holder()) | {field: value}).encode())
-    WriterLock(folder, "o.zarr").holder()
-    held(folder).release()
 
 
 def test_a_process_of_another_container_of_this_machine_is_not_held_for_dead(folder: Path) -> None:
@@ -747,32 +691,19 @@ def test_a_process_of_another_container_of_this_machine_is_not_held_for_dead(fol
     held(folder).release()
 
 
-def test_a_lock_that_is_being_written_is_not_that_of_one_that_was_once_found_dead(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_torn", [True, False], ids=["one that is being written", "one that was asleep"])
+def test_who_was_once_held_for_dead_and_shows_up_again_is_looked_at_again(
+    is_torn: bool, folder: Path, dead_after: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
-    # A disk was full once; nobody knows by whom it was written.
-    write_lock(folder, b"")
-    held(folder).release()
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 1000.0)
-    # Now somebody else is just about to write who they are.
-    path = write_lock(folder, b"")
-    with touching(path), pytest.raises(OutputInUseError):
-        held(folder)
-
-
-def test_who_was_once_held_for_dead_and_takes_a_lock_again_is_looked_at_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 0.05)
     other = on_another_machine()
-    write_lock(folder, other)
+    first, later = (b"", b"") if is_torn else (other, replace(other, token="later", since=other.since + 100))
+    dead_after(0.05)
+    write_lock(folder, first)
     held(folder).release()
-    monkeypatch.setattr(lock_module, "DEAD_SECONDS", 1000.0)
-    # The machine was asleep, say, and its process goes on with the next image.
-    path = write_lock(folder, replace(other, token="later", since=other.since + 100))
-    with touching(path), pytest.raises(OutputInUseError, match=ELSEWHERE):
+    dead_after(1000.0)
+    if is_torn:
+        # In the next moment somebody else is just about to write who they are.
+        monkeypatch.setattr(lock_module, "BEAT_SECONDS", 1.0)
+    path = write_lock(folder, later)
+    with touching(path), pytest.raises(OutputInUseError, match="unknown" if is_torn else ELSEWHERE):
         held(folder)
-
-
-_ = (os, threading)
