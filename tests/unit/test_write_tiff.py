@@ -1,11 +1,12 @@
 """A TIFF file holds what the image held, appears whole or not at all, and takes no memory that grows with the image."""
 
+import errno
 import functools
-import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageSequence
+from tests.lazy_images import calling, failing, image_of, in_odd_chunks, memory_growth_mib
+from tests.support import files_of_at_most, tree
+from tifffile import TiffFile
 
 from tilewright.errors import DestinationExistsError
 from tilewright.images import tiff
@@ -22,59 +26,22 @@ from tilewright.images.tiff import write_tiff
 
 DTYPES = ["bool", "uint8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64", "complex64"]
 SHAPES = [(37, 61), (3, 37, 61), (1, 3, 37, 61), (2, 1, 5, 37, 61), (1, 1, 1, 37, 1), (37, 61, 3), (3, 3, 3)]
+ZLIB = {"compression": "zlib"}
+THREE: list[dict[str, Any]] = [{}, ZLIB, {"tile": (16, 16)}]
 ENCODINGS: list[dict[str, Any]] = [
     {},
-    {"compression": "zlib"},
-    {"compression": "zlib", "predictor": True},
-    {"compression": "zlib", "rowsperstrip": 7},
+    ZLIB,
+    {**ZLIB, "predictor": True},
+    {**ZLIB, "rowsperstrip": 7},
     {"tile": (16, 32)},
-    {"tile": (16, 32), "compression": "zlib"},
+    {**ZLIB, "tile": (16, 32)},
     {"rowsperstrip": 7},
     {"byteorder": ">"},
-    {"byteorder": ">", "compression": "zlib", "predictor": True},
-    {"volumetric": True, "compression": "zlib"},
-    {"photometric": "rgb", "compression": "zlib"},
+    {**ZLIB, "byteorder": ">", "predictor": True},
+    {**ZLIB, "volumetric": True},
+    {**ZLIB, "photometric": "rgb"},
     {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 16)},
 ]
-
-
-def image_of(shape: tuple[int, ...], dtype: str = "uint16") -> np.ndarray:
-    values = np.random.default_rng(8).integers(0, 60_000, shape)
-    if dtype == "bool":
-        return values % 3 == 0
-    # Labels that float32 cannot hold.
-    return (values + (2**24 + 1 if dtype in {"int32", "int64", "uint64"} else 0)).astype(dtype)
-
-
-def in_odd_chunks(image: np.ndarray) -> dask.array.Array:
-    """Chunks that are not regular, nor of the extents of anything in the file."""
-    chunks = []
-    for extent in image.shape:
-        first = min(extent, 1 + extent // 5)
-        second = (extent - first) * 2 // 3
-        chunks.append(tuple(part for part in (first, second, extent - first - second) if part))
-    return dask.array.from_array(image, chunks=tuple(chunks))
-
-
-def calling(
-    function: Callable[[tuple[int, ...]], None], shape: tuple[int, ...], chunks: tuple[int, ...]
-) -> dask.array.Array:
-    """An image of ones that calls a function for each chunk, with its position, when it is computed."""
-
-    def computed(block: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
-        function(block_id)
-        return block
-
-    ones = dask.array.ones(shape, chunks=chunks, dtype="uint8")
-    return ones.map_blocks(computed, meta=np.empty((0,) * len(shape), "uint8"))
-
-
-def failing_at(position: tuple[int, ...], error: BaseException) -> dask.array.Array:
-    def fail(block_id: tuple[int, ...]) -> None:
-        if block_id == position:
-            raise error
-
-    return calling(fail, (4, 30, 30), (1, 16, 16))
 
 
 def assert_same(read: np.ndarray, image: np.ndarray) -> None:
@@ -83,16 +50,22 @@ def assert_same(read: np.ndarray, image: np.ndarray) -> None:
     np.testing.assert_array_equal(read, image)
 
 
+def files_of(image: np.ndarray, path: Path, encodings: list[dict[str, Any]], **options: Any) -> Iterator[TiffFile]:
+    """Write an image in each encoding, from NumPy and from dask, and open each file."""
+    for img, encoding in product((image, in_odd_chunks(image)), encodings):
+        write_tiff(path, img, **encoding, **options)
+        with TiffFile(path) as file:
+            yield file
+
+
 # --- What is in the file.
 
 
-@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_data_type_comes_back_bit_for_bit(tmp_path: Path, dtype: str, encoding: dict[str, Any]) -> None:
+def test_every_data_type_comes_back_bit_for_bit(tmp_path: Path, dtype: str) -> None:
     image = image_of((2, 3, 37, 61), dtype)
-    for name, img in (("array", image), ("dask", in_odd_chunks(image))):
-        write_tiff(tmp_path / name, img, **encoding)
-        assert_same(tifffile.imread(tmp_path / name), image)
+    for file in files_of(image, tmp_path / "a.tiff", THREE):
+        assert_same(file.asarray(), image)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -100,12 +73,9 @@ def test_every_shape_comes_back_with_its_axes_of_one_element_and_none_becomes_co
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     image = image_of(shape, "uint8")
-    for img in (image, in_odd_chunks(image)):
-        for encoding in ({}, {"compression": "zlib"}, {"tile": (16, 16)}):
-            write_tiff(tmp_path / "a.tiff", img, **encoding)
-            assert_same(tifffile.imread(tmp_path / "a.tiff"), image)
-            with tifffile.TiffFile(tmp_path / "a.tiff") as file:
-                assert {page.photometric.name for page in file.pages} == {"MINISBLACK"}
+    for file in files_of(image, tmp_path / "a.tiff", THREE):
+        assert_same(file.asarray(), image)
+        assert {page.photometric.name for page in file.pages} == {"MINISBLACK"}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -136,7 +106,7 @@ def test_pages_too_large_to_be_encoded_whole_are_encoded_in_tiles(
         image = image_of(shape, dtype)
         write_tiff(tmp_path / "a.tiff", in_odd_chunks(image), **encoding)
         assert_same(tifffile.imread(tmp_path / "a.tiff").astype(dtype, copy=False), image)
-        with tifffile.TiffFile(tmp_path / "a.tiff") as file:
+        with TiffFile(tmp_path / "a.tiff") as file:
             is_encoded = dtype == "bool" or encoding.keys() & {"compression", "tile"}
             assert file.pages[0].is_tiled == bool(is_encoded)
 
@@ -150,28 +120,23 @@ def test_another_library_reads_the_pages(tmp_path: Path) -> None:
 
 def test_the_other_byte_order_is_written_as_the_values_it_means(tmp_path: Path) -> None:
     image = image_of((3, 37, 61)).astype(">u2")
-    for img in (image, in_odd_chunks(image)):
-        for encoding in ({}, {"compression": "zlib"}):
-            write_tiff(tmp_path / "a.tiff", img, **encoding)
-            np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tiff"), image)
+    for file in files_of(image, tmp_path / "a.tiff", [{}, ZLIB]):
+        np.testing.assert_array_equal(file.asarray(), image)
 
 
 @pytest.mark.parametrize("name", ["a.ome.tif", "a.OME.TIFF"])
 def test_the_name_still_says_that_a_file_is_an_ome_tiff(tmp_path: Path, name: str) -> None:
     image = image_of((3, 37, 61))
-    for img in (image, in_odd_chunks(image)):
-        for encoding in ({}, {"compression": "zlib"}):
-            write_tiff(tmp_path / name, img, metadata={"axes": "CYX"}, **encoding)
-            with tifffile.TiffFile(tmp_path / name) as file:
-                assert file.is_ome
-                assert file.series[0].axes == "CYX"
-                np.testing.assert_array_equal(file.asarray(), image)
+    for file in files_of(image, tmp_path / name, [{}, ZLIB], metadata={"axes": "CYX"}):
+        assert file.is_ome
+        assert file.series[0].axes == "CYX"
+        np.testing.assert_array_equal(file.asarray(), image)
 
 
 def test_axes_that_nobody_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) -> None:
     # tifffile would take Z for C, and T for Z.
     write_tiff(tmp_path / "a.ome.tif", image_of((1, 8, 37, 61)))
-    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+    with TiffFile(tmp_path / "a.ome.tif") as file:
         assert not file.is_ome
         assert file.asarray().shape == (1, 8, 37, 61)
 
@@ -179,7 +144,7 @@ def test_axes_that_nobody_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) 
 def test_imagej_reads_a_file_for_imagej(tmp_path: Path) -> None:
     image = image_of((2, 3, 37, 61))
     write_tiff(tmp_path / "a.tif", in_odd_chunks(image), imagej=True)
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+    with TiffFile(tmp_path / "a.tif") as file:
         assert file.is_imagej
         assert_same(file.asarray(), image)
 
@@ -188,31 +153,30 @@ def test_a_colormap_makes_a_palette_image(tmp_path: Path) -> None:
     image = image_of((37, 61), "uint8")
     colormap = np.zeros((3, 256), "uint16")
     write_tiff(tmp_path / "a.tif", image, colormap=colormap)
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+    with TiffFile(tmp_path / "a.tif") as file:
         assert file.pages[0].photometric.name == "PALETTE"
 
 
 # --- Classic or BigTIFF.
 
 
-@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}])
 def test_a_file_is_a_bigtiff_where_it_would_not_fit_else_or_on_demand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def is_bigtiff(img: Any, **options: Any) -> bool:
-        write_tiff(tmp_path / "a.tif", img, **encoding, **options)
-        assert_same(tifffile.imread(tmp_path / "a.tif"), image)
-        with tifffile.TiffFile(tmp_path / "a.tif") as file:
-            return file.is_bigtiff
-
     image = image_of((3, 37, 61))
-    for img in (image, in_odd_chunks(image)):
-        assert not is_bigtiff(img)
-        assert is_bigtiff(img, bigtiff=True)
-        with monkeypatch.context() as patch:
-            patch.setattr(tiff, "CLASSIC_NBYTES", image.nbytes)
-            assert is_bigtiff(img)
-            assert not is_bigtiff(img, bigtiff=False)
+
+    def is_bigtiff(**options: Any) -> set[bool]:
+        found = set()
+        for file in files_of(image, tmp_path / "a.tif", [{}, ZLIB], **options):
+            assert_same(file.asarray(), image)
+            found.add(file.is_bigtiff)
+        return found
+
+    assert is_bigtiff() == {False}
+    assert is_bigtiff(bigtiff=True) == {True}
+    monkeypatch.setattr(tiff, "CLASSIC_NBYTES", image.nbytes)
+    assert is_bigtiff() == {True}
+    assert is_bigtiff(bigtiff=False) == {False}
 
 
 @pytest.mark.parametrize(
@@ -239,20 +203,19 @@ def test_pages_tiles_and_what_compression_may_add_count_for_a_bigtiff(
 # --- Whole or not at all.
 
 
-@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("encoding", THREE)
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt(), FileNotFoundError(2, "no", "src")])
 def test_a_chunk_that_fails_leaves_no_file_and_the_earlier_one_as_it_was(
     tmp_path: Path, error: BaseException, encoding: dict[str, Any]
 ) -> None:
-    with pytest.raises(type(error)) as raised:
-        write_tiff(tmp_path / "a.tiff", failing_at((2, 1, 0), error), **encoding)
-    # An error of the source is not one of the file.
-    assert str(raised.value) == str(error)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "a.tiff").write_bytes(b"earlier")
-    with pytest.raises(type(error)):
-        write_tiff(tmp_path / "a.tiff", failing_at((2, 1, 0), error), **encoding)
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.tiff", b"earlier")]
+    for before in ({}, {"a.tiff": b"earlier"}):
+        for name, content in before.items():
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(type(error)) as raised:
+            write_tiff(tmp_path / "a.tiff", failing(error), **encoding)
+        # An error of the source is not one of the file.
+        assert str(raised.value) == str(error)
+        assert tree(tmp_path) == before
 
 
 def test_until_it_is_complete_a_file_has_a_partial_name_and_the_earlier_one_stays(tmp_path: Path) -> None:
@@ -287,27 +250,14 @@ def test_a_parent_that_is_a_file_is_an_error_that_names_the_image(tmp_path: Path
         write_tiff(tmp_path / "a" / "b.tiff", image_of((5, 6)))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process")
 def test_a_file_that_cannot_grow_is_an_error_that_names_it_and_leaves_nothing(tmp_path: Path) -> None:
-    script = f"""
-import errno, resource, sys
-from itertools import product
-import dask.array, numpy as np
-from tilewright.images.tiff import write_tiff
-image = np.random.default_rng(0).integers(0, 255, (4, 200, 200)).astype("uint8")
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-images = (image, dask.array.from_array(image, chunks=(1, 90, 90)))
-for img, options in product(images, ({{}}, {{"compression": "zlib"}}, {{"tile": (16, 16)}})):
-    try:
-        write_tiff({str(tmp_path / "a.tiff")!r}, img, **options)
-    except OSError as error:
-        assert error.filename == {str(tmp_path / "a.tiff")!r}, error
+    image = np.random.default_rng(0).integers(0, 255, (4, 200, 200)).astype("uint8")
+    for img, encoding in product((image, dask.array.from_array(image, chunks=(1, 90, 90))), THREE):
+        with files_of_at_most(100_000), pytest.raises(OSError, match="could not write") as raised:
+            write_tiff(tmp_path / "a.tiff", img, **encoding)
+        assert raised.value.filename == str(tmp_path / "a.tiff")
         # numpy.ndarray.tofile does not say why it failed.
-        assert error.errno in (errno.EFBIG, errno.EIO), error
-    else:
-        sys.exit("written")
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
+        assert raised.value.errno in (errno.EFBIG, errno.EIO)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -417,41 +367,19 @@ def test_any_region_of_a_dask_array_is_read() -> None:
     assert len(list(lazy.chunk_regions())) == 27
 
 
-MEMORY = """
-import re
-from pathlib import Path
-import dask.array, numpy as np
-from tilewright.images.tiff import write_tiff
-
-def peak_mib():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-def image(shape, chunks):
-    ones = dask.array.ones(shape, chunks=chunks, dtype="uint16")
-    return ones.map_blocks(np.add, np.uint16(7), dtype="uint16")
-
-fast = {{"compression": "zlib", "compressionargs": {{"level": 1}}}}
-volume, page = ((20, 2048, 2048), (2, 2048, 2048)), ((1, 8192, 10240), (1, 2048, 4096))
-large = ((30, 2048, 2048), (2, 2048, 2048))
-for (shape, chunks), options in [
-    (large, {{}}), (page, {{}}), (volume, fast), (page, fast), (page, {{"tile": (512, 512)}})
-]:
-    write_tiff({path!r}, image(chunks, chunks), **options)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = peak_mib()
-    write_tiff({path!r}, image(shape, chunks), **options)
-    print(peak_mib() - before)
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_240_mib_and_160_mib_encoded_take_no_more_memory_than_a_few_chunks_of_16_mib(tmp_path: Path) -> None:
-    script = MEMORY.format(path=str(tmp_path / "a.tiff"))
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    growth_mib = [float(line) for line in done.stdout.split()]
-    # As they are, in pages and in one; then encoded, in pages, in one, and in tiles.
-    assert len(growth_mib) == 5
-    assert max(growth_mib) < 64
+    pages, page = (2, 2048, 2048), (1, 2048, 4096)
+    fast = {"compression": "zlib", "compressionargs": {"level": 1}}
+    cases = [
+        # As they are, in pages and in one; then encoded, in pages, in one, and in tiles.
+        ((30, 2048, 2048), pages, pages, {}),
+        ((1, 8192, 10240), page, page, {}),
+        ((20, 2048, 2048), pages, pages, fast),
+        ((1, 8192, 10240), page, page, fast),
+        ((1, 8192, 10240), page, page, {"tile": (512, 512)}),
+    ]
+    assert max(memory_growth_mib("tiff", tmp_path / "a.tiff", cases)) < 64
 
 
 # --- The declaration.

@@ -1,10 +1,9 @@
 """An image in Zarr holds what the image held, appears whole or not at all, and each object of it is written once."""
 
-import subprocess
+import errno
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
-from tests.support import is_metadata, read_by_tensorstore, tree
+from tests.lazy_images import calling, failing, image_of, in_odd_chunks, memory_growth_mib
+from tests.support import files_of_at_most, is_metadata, read_by_tensorstore, tree
 from zarr.storage import LocalStore
 
 from tilewright.errors import DestinationError, DestinationExistsError
@@ -26,42 +26,9 @@ from tilewright.stores.removal import being_written
 SHAPES = [(37, 61), (3, 37, 61), (2, 1, 5, 17, 31)]
 
 
-def image_of(shape: tuple[int, ...], dtype: str = "uint16") -> np.ndarray:
-    values = np.random.default_rng(8).integers(0, 60_000, shape)
-    if dtype == "bool":
-        return values % 3 == 0
-    # Labels that float32 cannot hold.
-    return (values + (2**24 + 1 if dtype in {"int32", "int64"} else 0)).astype(dtype)
-
-
-def in_odd_chunks(image: np.ndarray) -> dask.array.Array:
-    chunks = []
-    for extent in image.shape:
-        first = min(extent, 1 + extent // 5)
-        second = (extent - first) * 2 // 3
-        chunks.append(tuple(part for part in (first, second, extent - first - second) if part))
-    return dask.array.from_array(image, chunks=tuple(chunks))
-
-
-def calling(
-    function: Callable[[tuple[int, ...]], None], shape: tuple[int, ...], chunks: tuple[int, ...]
-) -> dask.array.Array:
-    """An image of ones that calls a function for each chunk, with its position, when it is computed."""
-
-    def computed(block: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
-        function(block_id)
-        return block
-
-    ones = dask.array.ones(shape, chunks=chunks, dtype="uint8")
-    return ones.map_blocks(computed, meta=np.empty((0,) * len(shape), "uint8"))
-
-
-def failing(error: BaseException) -> dask.array.Array:
-    def fail(block_id: tuple[int, ...]) -> None:
-        if block_id == (2, 1, 0):
-            raise error
-
-    return calling(fail, (4, 30, 30), (1, 16, 16))
+def array_at(path: Path) -> zarr.Array:
+    """The array of an image that was written."""
+    return zarr.open_array(path / "0", mode="r")
 
 
 @pytest.fixture
@@ -134,7 +101,7 @@ def test_every_object_is_set_once_and_none_is_read_back(
         stored.clear()
         write_zarr(tmp_path / "a.zarr", img, **options)
         counts = {key: count for key, count in stored.items() if count}
-        array = zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")
+        array = array_at(tmp_path / "a.zarr")
         extents = array.shards or array.chunks
         object_count = np.prod([-(-extent // step) for extent, step in zip(shape, extents, strict=True)])
         assert {key.split()[0] for key in counts} == {"set"}
@@ -148,7 +115,7 @@ def test_every_object_is_set_once_and_none_is_read_back(
 def test_options_of_the_array_reach_it(tmp_path: Path) -> None:
     options = {"chunks": (1, 16, 16), "compressors": zarr.codecs.GzipCodec(level=3), "fill_value": 5}
     write_zarr(tmp_path / "a.zarr", image_of((3, 37, 61)), axes="CYX", **options)
-    array = zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")
+    array = array_at(tmp_path / "a.zarr")
     assert array.chunks == (1, 16, 16)
     assert array.compressors == (zarr.codecs.GzipCodec(level=3),)
     assert array.fill_value == 5
@@ -157,7 +124,7 @@ def test_options_of_the_array_reach_it(tmp_path: Path) -> None:
 
 def test_dimensions_that_nobody_names_have_no_names(tmp_path: Path) -> None:
     write_zarr(tmp_path / "a.zarr", image_of((3, 5, 7, 6)))
-    assert zarr.open_array(tmp_path / "a.zarr" / "0", mode="r").metadata.dimension_names is None
+    assert array_at(tmp_path / "a.zarr").metadata.dimension_names is None
 
 
 # --- How a dask array is computed.
@@ -189,7 +156,7 @@ def test_each_chunk_is_computed_once_in_the_calling_thread_where_the_borders_mee
     write_zarr(tmp_path / "a.zarr", img, **options)
     assert counts == Counter(np.ndindex(img.numblocks))
     assert threads == {threading.get_ident()}
-    assert zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...].all()
+    assert array_at(tmp_path / "a.zarr")[...].all()
 
 
 @pytest.mark.usefixtures("small_units")
@@ -197,41 +164,17 @@ def test_an_object_larger_than_a_region_is_written_by_itself(tmp_path: Path, sto
     image = image_of((2, 100, 100), "float32")
     write_zarr(tmp_path / "a.zarr", in_odd_chunks(image), chunks=(1, 100, 100), compressors=None)
     assert sorted(count for count in stored.values() if count) == [1, 1]
-    np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...], image)
-
-
-MEMORY = """
-import re
-from pathlib import Path
-import dask.array, numpy as np
-from tilewright.stores.removal import being_written
-from tilewright.images.zarr import write_zarr
-
-def peak_mib():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-def image(shape, chunks):
-    ones = dask.array.ones(shape, chunks=chunks, dtype="uint16")
-    return ones.map_blocks(np.add, np.uint16(7), dtype="uint16")
-
-for chunks, options in [
-    ((1, 2, 2048, 2048), {}), ((1, 20, 512, 800), {"compressors": None, "shards": (1, 20, 512, 512)})
-]:
-    write_zarr(PATH, image((1, 4, 2048, 2048), chunks), **options)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = peak_mib()
-    write_zarr(PATH, image((1, 24, 2048, 2048), chunks), **options)
-    print(peak_mib() - before)
-"""
+    np.testing.assert_array_equal(array_at(tmp_path / "a.zarr")[...], image)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_192_mib_take_no_more_memory_than_a_few_regions(tmp_path: Path) -> None:
-    script = MEMORY.replace("PATH", repr(str(tmp_path / "a.zarr")))
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    growth_mib = [float(line) for line in done.stdout.split()]
-    assert len(growth_mib) == 2
-    assert max(growth_mib) < 100
+    shape, part = (1, 24, 2048, 2048), (1, 4, 2048, 2048)
+    cases = [
+        (shape, part, (1, 2, 2048, 2048), {}),
+        (shape, part, (1, 20, 512, 800), {"compressors": None, "shards": (1, 20, 512, 512)}),
+    ]
+    assert max(memory_growth_mib("zarr", tmp_path / "a.zarr", cases)) < 100
 
 
 # --- Whole or not at all.
@@ -242,17 +185,16 @@ def test_192_mib_take_no_more_memory_than_a_few_regions(tmp_path: Path) -> None:
 def test_a_chunk_that_fails_leaves_nothing_and_the_earlier_group_as_it_was(
     tmp_path: Path, error: BaseException
 ) -> None:
-    with pytest.raises(type(error)) as raised:
-        write_zarr(tmp_path / "a.zarr", failing(error))
-    # An error of the source is not one of the output.
-    assert str(raised.value) == str(error)
-    assert list(tmp_path.iterdir()) == []
-    write_zarr(tmp_path / "a.zarr", image_of((5, 6)))
-    before = tree(tmp_path)
-    with pytest.raises(type(error)):
-        write_zarr(tmp_path / "a.zarr", failing(error))
-    assert tree(tmp_path) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    for earlier in ([], ["a.zarr"]):
+        for name in earlier:
+            write_zarr(tmp_path / name, image_of((5, 6)))
+        before = tree(tmp_path)
+        with pytest.raises(type(error)) as raised:
+            write_zarr(tmp_path / "a.zarr", failing(error))
+        # An error of the source is not one of the output.
+        assert str(raised.value) == str(error)
+        assert tree(tmp_path) == before
+        assert [path.name for path in tmp_path.iterdir()] == earlier
 
 
 @pytest.mark.usefixtures("small_units")
@@ -263,7 +205,7 @@ def test_until_it_is_complete_a_group_has_a_partial_name_and_the_earlier_one_sta
         names = {path.name for path in tmp_path.iterdir()}
         assert len(names) == 2
         assert all(name.endswith(".partial") for name in names - {"a.zarr"})
-        np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr" / "0", mode="r")[...], earlier)
+        np.testing.assert_array_equal(array_at(tmp_path / "a.zarr")[...], earlier)
 
     write_zarr(tmp_path / "a.zarr", earlier)
     write_zarr(tmp_path / "a.zarr", calling(look, (2, 30, 30), (1, 16, 30)))
@@ -333,36 +275,24 @@ def test_what_is_no_zarr_is_refused_and_left(tmp_path: Path) -> None:
     (tmp_path / "folder" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(DestinationExistsError, match="folder exists and is no Zarr"):
-        write_zarr(tmp_path / "folder", image_of((5, 6)))
-    with pytest.raises(DestinationError, match="file is a file, not a folder"):
-        write_zarr(tmp_path / "file", image_of((5, 6)))
-    with pytest.raises(DestinationError, match="is a file, not a folder"):
-        write_zarr(tmp_path / "file" / "a.zarr", image_of((5, 6)))
-    with pytest.raises(DestinationError, match="is a URL"):
-        write_zarr("memory://a.zarr", image_of((5, 6)))
+    for destination, error, message in (
+        (tmp_path / "folder", DestinationExistsError, "folder exists and is no Zarr"),
+        (tmp_path / "file", DestinationError, "file is a file, not a folder"),
+        (tmp_path / "file" / "a.zarr", DestinationError, "is a file, not a folder"),
+        ("memory://a.zarr", DestinationError, "is a URL"),
+    ):
+        with pytest.raises(error, match=message):
+            write_zarr(destination, image_of((5, 6)))
     assert tree(tmp_path) == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process")
 def test_an_object_that_cannot_be_stored_is_an_error_that_names_the_image_and_leaves_nothing(tmp_path: Path) -> None:
-    script = f"""
-import errno, resource, sys
-import dask.array, numpy as np
-from tilewright.stores.removal import being_written
-from tilewright.images.zarr import write_zarr
-image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):
-    try:
-        write_zarr({str(tmp_path / "a.zarr")!r}, img)
-    except OSError as error:
-        assert error.filename == {str(tmp_path / "a.zarr")!r}, error
-        assert error.errno == errno.EFBIG, error
-    else:
-        sys.exit("written")
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
+    image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
+    for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):
+        with files_of_at_most(10_000), pytest.raises(OSError, match="could not write") as raised:
+            write_zarr(tmp_path / "a.zarr", img)
+        assert raised.value.filename == str(tmp_path / "a.zarr")
+        assert raised.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
 
 
@@ -402,11 +332,9 @@ def test_a_folder_above_that_is_zarr_of_another_kind_is_refused_before_anything_
     zarr.create_array(tmp_path / "array.zarr", shape=3, dtype="uint8")
     before = tree(tmp_path)
     computed: list[tuple[int, ...]] = []
-    img = calling(computed.append, (2, 30), (1, 30))
-    with pytest.raises(DestinationExistsError, match=r"of format 3, because .*group\.zarr is none; choose"):
-        write_zarr(tmp_path / "group.zarr" / "0", img)
-    with pytest.raises(DestinationExistsError, match=r"of format 3, because .*array\.zarr is none; choose"):
-        write_zarr(tmp_path / "array.zarr" / "0", img)
+    for name in ("group", "array"):
+        with pytest.raises(DestinationExistsError, match=rf"of format 3, because .*{name}\.zarr is none; choose"):
+            write_zarr(tmp_path / f"{name}.zarr" / "0", calling(computed.append, (2, 30), (1, 30)))
     assert tree(tmp_path) == before
     assert computed == []
 
@@ -433,13 +361,14 @@ def test_an_option_that_is_not_possible_is_an_error_before_anything_is_computed(
 
 
 def test_an_image_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown data type"):
-        write_zarr(tmp_path / "a.zarr", np.zeros((3, 4), "M8[s]"))
-    with pytest.raises(ValueError, match="must be"):
-        write_zarr(tmp_path / "a.zarr", np.zeros(3))
-    image = dask.array.from_array(image_of((30, 30)), chunks=10)
-    with pytest.raises(ValueError, match="compute_chunk_sizes"):
-        write_zarr(tmp_path / "a.zarr", image[image[:, 0] > 0])
+    lazy = dask.array.from_array(image_of((30, 30)), chunks=10)
+    for img, message in (
+        (np.zeros((3, 4), "M8[s]"), "unknown data type"),
+        (np.zeros(3), "must be"),
+        (lazy[lazy[:, 0] > 0], "compute_chunk_sizes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_zarr(tmp_path / "a.zarr", img)
     assert list(tmp_path.iterdir()) == []
 
 
