@@ -91,16 +91,14 @@ def object_files(output: Path) -> list[Path]:
     return sorted(path for path in output.rglob("*") if path.is_file() and not is_metadata(path.name))
 
 
-def unit_count(output: Path) -> int:
+def plan_of(output: Path) -> tw.WritePlan:
     header = LedgerFolder(ledger_of(output)).header()
     assert header is not None
-    return header.plan.unit_count
+    return header.plan
 
 
 def files_of_unit(output: Path, unit: int) -> list[Path]:
-    header = LedgerFolder(ledger_of(output)).header()
-    assert header is not None
-    return [output.joinpath("0", "c", *map(str, position)) for position in header.plan.objects_of_unit(unit)]
+    return [output.joinpath("0", "c", *map(str, position)) for position in plan_of(output).objects_of_unit(unit)]
 
 
 # Faults
@@ -198,7 +196,7 @@ def test_every_fault_is_told_from_the_others_and_named_by_its_region(
 def test_a_fault_of_any_object_is_one_of_its_unit_and_of_no_other(data: st.DataObject, finished: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = copy_of(finished, Path(folder))
-        units = data.draw(st.sets(st.integers(0, unit_count(output) - 1)))
+        units = data.draw(st.sets(st.integers(0, plan_of(output).unit_count - 1)))
         expected = {}
         for unit in units:
             fault = data.draw(st.sampled_from(list(FAULTS)))
@@ -207,18 +205,16 @@ def test_a_fault_of_any_object_is_one_of_its_unit_and_of_no_other(data: st.DataO
         assert verify(output).conditions == expected
 
 
-def test_objects_that_have_changed_places_are_damaged(output: Path) -> None:
+@pytest.mark.parametrize("how", ["two objects have changed places", "a folder stands in its place"])
+def test_an_object_that_is_another_or_none_is_damage(how: str, output: Path) -> None:
     first, second = files_of_unit(output, 4)[:2]
     first.rename(output / "aside")
-    second.rename(first)
-    (output / "aside").rename(second)
-    assert verify(output).conditions == {4: "damaged"}
-
-
-def test_a_folder_in_the_place_of_an_object_is_damage(output: Path) -> None:
-    file = files_of_unit(output, 4)[0]
-    file.unlink()
-    file.mkdir()
+    if "places" in how:
+        second.rename(first)
+        (output / "aside").rename(second)
+    else:
+        first.mkdir()
+        (output / "aside").unlink()
     assert verify(output).conditions == {4: "damaged"}
 
 
@@ -238,13 +234,6 @@ def test_of_an_output_that_is_gone_everything_is_missing(lost: str, output: Path
     path.unlink() if path.is_file() else shutil.rmtree(path)
     assert verify(output).conditions == dict.fromkeys(range(UNITS), "missing")
     assert command("verify", output).exit_code == INCOMPLETE
-
-
-def test_an_output_is_verified_without_its_source(embedded: Client, tmp_path: Path) -> None:
-    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
-    predict(tmp_path / "out.zarr", embedded, source=tmp_path / "raw.zarr")
-    shutil.rmtree(tmp_path / "raw.zarr")
-    assert verify(tmp_path / "out.zarr").is_complete
 
 
 def test_the_last_record_of_a_unit_counts(output: Path) -> None:
@@ -279,18 +268,18 @@ def paths_of(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", paths_of(Path("x")))
-def test_an_output_is_found_however_it_is_named(name: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(output.parent)
-    flip_first(files_of_unit(output, 3)[0])
-    assert verify(paths_of(output)[name]).conditions == {3: "damaged"}
-
-
-@pytest.mark.parametrize("name", sorted(set(paths_of(Path("x"))) - {"a read-only store"}))
-def test_an_output_is_mended_however_it_is_named(
+def test_an_output_is_found_and_mended_however_it_is_named(
     name: str, output: Path, finished: Path, embedded: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(output.parent)
     flip_first(files_of_unit(output, 3)[0])
+    assert verify(paths_of(output)[name]).conditions == {3: "damaged"}
+    before = tree(output.parent)
+    if "read-only" in name:
+        with pytest.raises(DestinationError, match="read-only"):
+            repair(paths_of(output)[name], embedded)
+        assert tree(output.parent) == before
+        return
     assert repair(paths_of(output)[name], embedded).unit_count == 1
     assert tree(output) == tree(finished)
     assert sorted(path.name for path in output.parent.iterdir()) == ["out.zarr", "out.zarr.ledger"]
@@ -303,28 +292,25 @@ def test_the_working_directory_may_be_the_output(output: Path, monkeypatch: pyte
     assert command("verify", ".").exit_code == 0
 
 
-def test_a_ledger_elsewhere_is_looked_for_there(output: Path, embedded: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["a folder", "memory"])
+def test_a_ledger_elsewhere_is_looked_for_there(kind: str, finished: Path, embedded: Client, tmp_path: Path) -> None:
     ledger = tmp_path / "elsewhere"
-    ledger_of(output).rename(ledger)
+    if kind == "memory":
+        output: Any = MemoryStore()
+        predict(output, embedded, ledger=ledger)
+        del output._store_dict["0/c/3/3"]
+    else:
+        output = copy_of(finished, tmp_path)
+        ledger_of(output).rename(ledger)
+        object_files(output)[0].unlink()
     with pytest.raises(ResumeError, match="has no ledger"):
         verify(output)
-    flip_first(object_files(output)[0])
-    assert len(verify(output, ledger=ledger).conditions) == 1
+    assert list(verify(output, ledger=ledger).conditions.values()) == ["missing"]
     assert repair(output, embedded, ledger=ledger).unit_count == 1
-    assert verify(LocalStore(output), ledger=ledger).is_complete
-    assert command("verify", output, "--ledger", ledger).exit_code == 0
-
-
-def test_a_store_in_memory_is_verified_and_mended_by_the_ledger_of_its_run(embedded: Client, tmp_path: Path) -> None:
-    store, ledger = MemoryStore(), tmp_path / "ledger"
-    predict(store, embedded, ledger=ledger)
-    assert verify(store, ledger=ledger).is_complete
-    with pytest.raises(ResumeError, match="has no ledger beside it; pass the ledger that the run was given"):
-        verify(store)
-    del store._store_dict["0/c/3/3"]
-    assert list(verify(store, ledger=ledger).conditions.values()) == ["missing"]
-    assert repair(store, embedded, ledger=ledger).unit_count == 1
-    assert verify(store, ledger=ledger).is_complete
+    assert verify(output, ledger=ledger).is_complete
+    if kind == "a folder":
+        assert verify(LocalStore(output), ledger=ledger).is_complete
+        assert command("verify", output, "--ledger", ledger).exit_code == 0
 
 
 @pytest.mark.parametrize("there", ["nothing", "an array", "an empty ledger", "another ledger"])
@@ -338,12 +324,10 @@ def test_without_a_ledger_nothing_can_be_said(there: str, output: Path, embedded
         ledger_of(output).mkdir()
     before = sorted(tmp_path.rglob("*"))
     words = f"the output {output} has no ledger {given.get('ledger', ledger_of(output))}; without it"
-    with pytest.raises(ResumeError) as caught:
-        verify(output, **given)
-    assert words in str(caught.value)
-    with pytest.raises(ResumeError) as caught:
-        repair(output, embedded, **given)
-    assert words in str(caught.value)
+    for call in (lambda: verify(output, **given), lambda: repair(output, embedded, **given)):
+        with pytest.raises(ResumeError) as caught:
+            call()
+        assert words in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -408,28 +392,27 @@ def test_an_output_of_any_kind_is_mended_by_what_its_ledger_and_its_metadata_say
     assert verify(output).is_complete
 
 
-def test_the_file_that_it_was_predicted_from_is_known(embedded: Client, tmp_path: Path) -> None:
+def test_the_file_that_it_was_predicted_from_is_known_and_needed_to_repair_alone(
+    embedded: Client, tmp_path: Path
+) -> None:
     zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
     output = tmp_path / "out.zarr"
     predict(output, embedded, source=tmp_path / "raw.zarr")
     flip_first(object_files(output)[0])
     assert repair(output, embedded, source=None).unit_count == 1
-    flip_first(object_files(output)[0])
     (tmp_path / "raw.zarr").rename(tmp_path / "moved.zarr")
+    assert verify(output).is_complete
+    flip_first(object_files(output)[0])
     with pytest.raises(SourceError, match=r"the source .*raw\.zarr does not exist"):
         repair(output, embedded, source=None)
     assert len(verify(output).conditions) == 1
-
-
-def test_an_array_that_it_was_predicted_from_must_be_passed(output: Path, embedded: Client) -> None:
-    with pytest.raises(ResumeError, match="was predicted from an array, not from a file; pass it as source"):
-        repair(output, embedded, source=None)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"model": np.positive}, "model: numpy.negative then, numpy.positive now"),
+        ({"source": None}, "was predicted from an array, not from a file; pass it as source"),
         ({"source": IMAGE + 1}, r"source: array \w+ then, array \w+ now"),
         ({"source": IMAGE[1:]}, r"source shape: \[240, 288\] then, \[239, 288\] now"),
         ({"source": IMAGE.astype("float64")}, "source dtype: <f4 then, <f8 now"),
@@ -462,16 +445,6 @@ def test_a_unit_that_was_given_up_is_mended_by_a_model_that_can(embedded: Client
     assert repair(output, embedded, BreaksOn(8), source).unit_count == len(expected)
     np.testing.assert_array_equal(zarr.open_group(output, mode="r")["0"][...], source)
     assert verify(output).is_complete
-
-
-def test_a_read_only_store_is_verified_and_not_mended(output: Path, embedded: Client) -> None:
-    store = LocalStore(output, read_only=True)
-    flip_first(object_files(output)[0])
-    before = tree(output.parent)
-    assert len(verify(store).conditions) == 1
-    with pytest.raises(DestinationError, match="read-only"):
-        repair(store, embedded)
-    assert tree(output.parent) == before
 
 
 def test_who_writes_is_named_and_keeps_others_from_mending(output: Path, embedded: Client) -> None:
@@ -544,16 +517,21 @@ def test_what_a_trainer_predicted_is_mended_by_a_trainer(name: str, trained: Pat
 # The command line
 
 
+CUT = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--layout", "compact", "--chunks", "24,24")
+
+
+def predict_by_command(model: object, *options: object) -> None:
+    arguments = ("predict", "raw.zarr", "out.zarr", "--model", model, *CUT, "--memory", "256KiB", *options)
+    result = command(*arguments)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.fixture
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An output that was predicted by a command, in the working directory."""
     zarr.create_array(tmp_path / "raw.zarr", data=IMAGE)
     monkeypatch.chdir(tmp_path)
-    result = command(
-        *("predict", "raw.zarr", "out.zarr", "--model", "numpy:negative", "--axes", "YX", "--tile-size", "48,48"),
-        *("--overlap", "12,12", "--layout", "compact", "--chunks", "24,24", "--memory", "256KiB"),
-    )
-    assert result.exit_code == 0, result.output
+    predict_by_command("numpy:negative")
     return tmp_path / "out.zarr"
 
 
@@ -578,22 +556,20 @@ def test_progress_is_shown_where_it_is_asked_for(typed: Path) -> None:
     assert "checking: 100%" in command("repair", "out.zarr", "--model", "numpy:negative", "--progress").stderr
 
 
-def test_another_model_is_one_line(typed: Path) -> None:
-    flip_first(object_files(typed)[0])
-    result = command("repair", "out.zarr", "--model", "numpy:positive")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("repair", "out.zarr", "--model", "numpy:positive"), "model: numpy.negative then, numpy.positive now"),
+        (("repair", "out.zarr", "--model", "numpy:positive"), "--if-exists overwrite"),
+        (("repair", "raw.zarr", "--model", "numpy:negative"), "raw.zarr has no ledger"),
+        (("verify", "raw.zarr"), "raw.zarr has no ledger"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: tuple[str, ...], words: str, typed: Path) -> None:
+    result = command(*arguments)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert "model: numpy.negative then, numpy.positive now" in line
-    assert "--if-exists overwrite" in line
-
-
-def test_a_file_without_a_ledger_is_one_line(typed: Path) -> None:
-    for name in ("verify", "repair"):
-        options = () if name == "verify" else ("--model", "numpy:negative")
-        result = command(name, "raw.zarr", *options)
-        assert result.exit_code == 1
-        (line,) = result.stderr.splitlines()
-        assert "raw.zarr has no ledger" in line
+    assert words in line
 
 
 def test_what_is_given_up_again_has_the_status_of_what_is_incomplete(typed: Path, tmp_path: Path) -> None:
@@ -606,9 +582,7 @@ def test_what_is_given_up_again_has_the_status_of_what_is_incomplete(typed: Path
         f"    assert not (Path('bad').exists() and (batch == {corner!r}).any()), 'a bad tile'\n"
         "    return -batch\n"
     )
-    cut = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--chunks", "24,24", "--memory", "256KiB")
-    overwrite = ("--if-exists", "overwrite", *cut, "--layout", "compact")
-    assert command("predict", "raw.zarr", "out.zarr", "--model", f"{models}:model", *overwrite).exit_code == 0
+    predict_by_command(f"{models}:model", "--if-exists", "overwrite")
     flip_first(files_of_unit(typed, UNITS - 1)[0])
     (tmp_path / "bad").touch()
     result = command("repair", "out.zarr", "--model", f"{models}:model")
