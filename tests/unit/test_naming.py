@@ -16,8 +16,8 @@ def paths(*names: str | None) -> list[Path | None]:
     return [None if name is None else Path(name) for name in names]
 
 
-def folders(*names: str | None) -> list[str]:
-    return [folder.as_posix() for folder, _ in zarr_output_names(paths(*names))]
+def outputs(extension: str, *names: str | None) -> list[str]:
+    return [name.as_posix() for name in output_names(paths(*names), extension)]
 
 
 @pytest.mark.parametrize(
@@ -40,102 +40,84 @@ def test_a_stem_keeps_its_dots_and_names_the_array_in_a_store(path: str, stem: s
     assert source_stem(Path(path)) == stem
 
 
-def test_sources_of_one_folder_lie_side_by_side() -> None:
-    assert folders("/data/a.tif", "/data/a.b.tif", "/data/c.zarr") == ["a.zarr", "a.b.zarr", "c.zarr"]
+NAMES = {
+    "no sources": ([], []),
+    "one source has no tree": (["/data/deep/down/raw.tif"], ["raw"]),
+    "of one folder, side by side": (["/data/a.tif", "/data/a.b.tif", "/data/c.zarr"], ["a", "a.b", "c"]),
+    "the tree below the common folder": (
+        ["/data/mouse/1/a.b.tif", "/data/mouse/2/a.b.tif", "/data/fly/raw.tif", "/data/fly.zarr/left"],
+        ["mouse/1/a.b", "mouse/2/a.b", "fly/raw", "fly_left"],
+    ),
+    "in the common folder itself": (["/data/raw.tif", "/data/more/raw.tif"], ["raw", "more/raw"]),
+    "folders that begin alike": (["/data/mouse/raw.tif", "/data/mouse2/raw.tif"], ["mouse/raw", "mouse2/raw"]),
+    "arrays of one store": (
+        ["/data/raw.zarr/left", "/data/raw.zarr/right", "/data/raw.zarr/0"],
+        ["raw_left", "raw_right", "raw"],
+    ),
+    # What `open_source` makes of "../other/raw.tif" and "raw.tif" in /data/here.
+    "beside the working folder": (["/data/here/../other/raw.tif", "/data/here/raw.tif"], ["other/raw", "here/raw"]),
+}
 
 
-def test_one_source_has_no_tree() -> None:
-    assert folders("/data/deep/down/raw.tif") == ["raw.zarr"]
-
-
-def test_the_tree_below_the_common_folder_is_kept() -> None:
-    names = folders("/data/mouse/1/raw.tif", "/data/mouse/2/raw.tif", "/data/fly/raw.tif")
-    assert names == ["mouse/1/raw.zarr", "mouse/2/raw.zarr", "fly/raw.zarr"]
-
-
-def test_a_source_in_the_common_folder_itself_stays_there() -> None:
-    assert folders("/data/raw.tif", "/data/more/raw.tif") == ["raw.zarr", "more/raw.zarr"]
-
-
-def test_folders_that_only_begin_alike_are_different() -> None:
-    assert folders("/data/mouse/raw.tif", "/data/mouse2/raw.tif") == ["mouse/raw.zarr", "mouse2/raw.zarr"]
-
-
-def test_arrays_of_one_store_have_their_own_outputs_beside_each_other() -> None:
-    assert folders("/data/raw.zarr/left", "/data/raw.zarr/right", "/data/raw.zarr/0") == [
-        "raw_left.zarr",
-        "raw_right.zarr",
-        "raw.zarr",
-    ]
+@pytest.mark.parametrize("extension", [".tiff", ".zarr", ".ome.tiff", ".npy"])
+@pytest.mark.parametrize("what", NAMES)
+def test_outputs_of_any_ending_keep_the_tree_below_the_common_folder(what: str, extension: str) -> None:
+    sources, expected = NAMES[what]
+    assert outputs(extension, *sources) == [f"{name}{extension}" for name in expected]
 
 
 def test_arrays_are_groups_by_their_index_among_all_images() -> None:
-    assert zarr_output_names(paths(None, "/data/raw.tif", None)) == [
+    assert zarr_output_names(paths(None, "/data/deep/raw.tif", None)) == [
         (Path("prediction.zarr"), "0"),
         (Path("raw.zarr"), ""),
         (Path("prediction.zarr"), "2"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ("/data/raw.tif", "/data/raw.tiff"),
-        ("/data/raw.tif", "/data/raw.zarr"),
-        ("/data/raw.zarr", "/data/raw.zarr/0"),
-        ("/data/a/raw.zarr/left", "/data/a/raw_left.tif"),
-    ],
-)
-def test_two_sources_of_one_name_are_refused_by_their_names(first: str, second: str) -> None:
-    with pytest.raises(DestinationError, match="would both be written to") as caught:
-        zarr_output_names(paths(first, "/data/between.tif", second))
-    assert f"{first} and {second}" in str(caught.value)
+BOTH = [".tiff", ".zarr"]
+BETWEEN = "/data/between.tif"
+REFUSED: list[tuple[list[str], list[str | None], list[str]]] = [
+    # For these outputs, of these sources, in these words.
+    (BOTH, ["/data/raw.tif", BETWEEN, "/data/raw.tiff"], ["/data/raw.tif and /data/raw.tiff would both be written to"]),
+    (BOTH, ["/data/raw.tif", BETWEEN, "/data/raw.zarr"], ["/data/raw.tif and /data/raw.zarr would both be written to"]),
+    (BOTH, ["/data/raw.zarr", BETWEEN, "/data/raw.zarr/0"], ["/data/raw.zarr and /data/raw.zarr/0 would both be"]),
+    (
+        BOTH,
+        ["/data/a/raw.zarr/left", BETWEEN, "/data/a/raw_left.tif"],
+        ["raw.zarr/left and /data/a/raw_left.tif would"],
+    ),
+    (
+        BOTH,
+        ["/data/a/raw.tif", "/data/b/raw.tif", "/data/a/raw.zarr"],
+        ["/data/a/raw.tif and /data/a/raw.zarr", "to a/raw."],
+    ),
+    (BOTH, ["/data/raw.tif", "/data/a.tif", "/data/raw.tif"], ["/data/raw.tif is given twice, as number 0 and 2"]),
+    (BOTH, ["/data/here/../raw.tif", "/data/raw.tif"], ["is given twice"]),
+    ([".tiff"], ["/data/prediction_1.tif", None], ["/data/prediction_1.tif", "array 1", "would both be written to"]),
+    ([".tiff"], [None, "/data/prediction_0.tif"], ["array 0", "/data/prediction_0.tif", "would both be written to"]),
+    ([".zarr"], ["/data/prediction.tif", None], ["/data/prediction.tif and an array would share prediction.zarr"]),
+    ([".zarr"], [None, "/data/prediction.tif"], ["/data/prediction.tif and an array would share prediction.zarr"]),
+]
 
 
-@pytest.mark.parametrize("order", [("/data/prediction.tif", None), (None, "/data/prediction.tif")])
-def test_a_source_that_would_share_the_place_of_arrays_is_refused(order: tuple[str | None, ...]) -> None:
-    with pytest.raises(DestinationError, match=r"/data/prediction\.tif and an array would share prediction\.zarr"):
-        zarr_output_names(paths(*order))
-
-
-def test_a_source_beside_the_working_directory_stays_in_the_output_folder() -> None:
-    # What `open_source` makes of "../other/raw.tif" and "raw.tif" in /data/here.
-    names = folders("/data/here/../other/raw.tif", "/data/here/raw.tif")
-    assert names == ["other/raw.zarr", "here/raw.zarr"]
-
-
-def test_a_source_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(DestinationError, match=r"/data/raw\.tif is given twice, as number 0 and 2"):
-        zarr_output_names(paths("/data/raw.tif", "/data/a.tif", "/data/raw.tif"))
-
-
-def test_two_ways_to_one_source_are_refused() -> None:
-    with pytest.raises(DestinationError, match="is given twice"):
-        zarr_output_names(paths("/data/here/../raw.tif", "/data/raw.tif"))
+@pytest.mark.parametrize("extension", BOTH)
+@pytest.mark.parametrize(("refused", "sources", "words"), REFUSED)
+def test_sources_of_one_output_are_refused_by_their_names(
+    refused: list[str], sources: list[str | None], words: list[str], extension: str
+) -> None:
+    if extension not in refused:
+        assert len(set(outputs(extension, *sources))) == len(sources)
+        return
+    with pytest.raises(DestinationError) as caught:
+        outputs(extension, *sources)
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_relative_and_absolute_paths_can_be_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A Zarr array that was opened by a relative path knows no other.
     monkeypatch.chdir(tmp_path)
-    assert folders("left/raw.zarr", str(tmp_path / "right" / "raw.tif")) == ["left/raw.zarr", "right/raw.zarr"]
-
-
-# --- Of files of any ending.
-
-
-def outputs(extension: str, *names: str | None) -> list[str]:
-    return [name.as_posix() for name in output_names(paths(*names), extension)]
-
-
-@pytest.mark.parametrize("extension", [".tiff", ".zarr", ".ome.tiff", ".npy"])
-def test_outputs_of_any_ending_keep_the_tree_below_the_common_folder(extension: str) -> None:
-    names = outputs(extension, "/data/mouse/1/a.b.tif", "/data/mouse/2/a.b.tif", "/data/fly.zarr/left")
-    assert names == [f"mouse/1/a.b{extension}", f"mouse/2/a.b{extension}", f"fly_left{extension}"]
-
-
-@pytest.mark.parametrize("extension", [".tiff", ".zarr"])
-def test_outputs_of_files_of_one_folder_have_no_tree(extension: str) -> None:
-    assert outputs(extension, "/data/deep/a.tif", "/data/deep/b.zarr") == [f"a{extension}", f"b{extension}"]
+    names = outputs(".zarr", "left/raw.zarr", str(tmp_path / "right" / "raw.tif"))
+    assert names == ["left/raw.zarr", "right/raw.zarr"]
 
 
 def test_arrays_share_a_zarr_store_and_have_a_file_each_of_any_other_kind() -> None:
@@ -145,34 +127,7 @@ def test_arrays_share_a_zarr_store_and_have_a_file_each_of_any_other_kind() -> N
     assert outputs(".ome.zarr", *sources) == ["prediction_0.ome.zarr", "raw.ome.zarr", "prediction_2.ome.zarr"]
 
 
-def test_no_sources_have_no_outputs() -> None:
-    assert outputs(".tiff") == []
-
-
-@pytest.mark.parametrize("extension", [".tiff", ".zarr"])
-def test_two_files_of_one_output_are_refused_by_both_names(extension: str) -> None:
-    with pytest.raises(DestinationError, match="would both be written to") as caught:
-        outputs(extension, "/data/a/raw.tif", "/data/b/raw.tif", "/data/a/raw.zarr")
-    assert "/data/a/raw.tif and /data/a/raw.zarr" in str(caught.value)
-    assert f"a/raw{extension}" in str(caught.value)
-
-
-@pytest.mark.parametrize("order", [("/data/prediction_1.tif", None), (None, "/data/prediction_0.tif")])
-def test_a_file_with_the_name_of_an_array_is_refused_where_that_is_a_file_too(order: tuple[str | None, ...]) -> None:
-    with pytest.raises(DestinationError, match="would both be written to") as caught:
-        outputs(".tiff", *order)
-    for index, name in enumerate(order):
-        assert (name or f"array {index}") in str(caught.value)
-    assert len(outputs(".zarr", *order)) == 2
-
-
-def test_a_file_named_as_the_store_of_arrays_is_refused_for_zarr_only() -> None:
-    with pytest.raises(DestinationError, match=r"prediction\.tif and an array would share prediction\.zarr"):
-        outputs(".zarr", "/data/prediction.tif", None)
-    assert outputs(".tiff", "/data/prediction.tif", None) == ["prediction.tiff", "prediction_1.tiff"]
-
-
-@pytest.mark.parametrize("extension", [".tiff", ".zarr"])
+@pytest.mark.parametrize("extension", BOTH)
 def test_no_output_lies_in_another_or_outside_the_folder(extension: str) -> None:
     names = output_names(
         paths("/data/raw.tif", "/data/raw/raw.tif", "/data/raw.zarr/x", None, "/data/here/../../other.tif"), extension
