@@ -1,6 +1,7 @@
-"""Two names of one place are one place, and a source is never replaced, however it is named or hidden."""
+"""A source is never replaced, however it is named or hidden, nor where it cannot be known what is one."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ import tifffile
 import zarr
 from distributed import Client
 from tests.support import tree
-from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, WrapperStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 import tilewright as tw
 from tilewright.errors import DestinationError
-from tilewright.stores.places import Place, folder_of, place_of_path, place_of_store, public_name
 
 IMAGE = np.arange(64 * 64, dtype="float32").reshape(64, 64)
 
@@ -36,131 +36,68 @@ def obstore_store(path: Path) -> Any:
     return zarr.storage.ObjectStore(stores.LocalStore(path))
 
 
-# --- Places.
-
-
-@pytest.mark.parametrize("open_store", [LocalStore, fsspec_store, obstore_store], ids=lambda opened: opened.__name__)
-def test_a_folder_is_one_place_whichever_store_opens_it(open_store: Any, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "link").symlink_to("data")
-    place = place_of_path(tmp_path / "link" / ".." / "data" / "raw.zarr")
-    for store in (
-        open_store(tmp_path / "link" / "raw.zarr"),
-        LoggingStore(WrapperStore(open_store(tmp_path / "data" / "raw.zarr"))),
-    ):
-        assert place_of_store(store) == place
-        assert folder_of(store) == tmp_path / "data" / "raw.zarr"
-    assert place_of_store(open_store(tmp_path / "data"), "raw.zarr/0") == Place("file", (*place.path, "0"))
-
-
-def test_the_same_bucket_is_one_place_in_both_libraries() -> None:
-    stores, fsspec = pytest.importorskip("obstore.store"), pytest.importorskip("fsspec")
-    secret = {"access_key_id": "me", "secret_access_key": "hidden", "region": "nowhere"}
-    one = place_of_store(zarr.storage.ObjectStore(stores.S3Store("bucket", prefix="data/raw.zarr", **secret)), "0")
-
-    class S3(fsspec.AbstractFileSystem):
-        protocol = ("s3", "s3a")
-        async_impl, asynchronous = True, True
-
-    other = place_of_store(FsspecStore(S3(), path="bucket/data"))
-    assert one == Place("s3", ("bucket", "data", "raw.zarr", "0"))
-    assert other == Place("s3", ("bucket", "data"))
-    assert one is not None
-    assert one.overlaps(other)
-    assert not one.overlaps(Place("s3", ("bucket", "data", "raw")))
-    assert "hidden" not in f"{one}{other}"
-
-
-def test_what_is_no_folder_has_a_place_too(tmp_path: Path) -> None:
-    memory = MemoryStore()
-    assert place_of_store(memory) == place_of_store(MemoryStore(memory._store_dict)) != place_of_store(MemoryStore())
-    zipped = ZipStore(tmp_path / "o.zip", mode="w")
-    assert place_of_store(zipped) == place_of_path(tmp_path / "o.zip")
-    assert folder_of(zipped) is None
-
-
-def test_a_folder_that_is_mounted_at_two_places_is_one_place(tmp_path: Path) -> None:
-    # A file with two names stands for it: its number in the file system is the same.
-    (tmp_path / "a.tif").write_bytes(b"")
-    os.link(tmp_path / "a.tif", tmp_path / "b.tif")
-    assert place_of_path(tmp_path / "a.tif").overlaps(place_of_path(tmp_path / "b.tif"))
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("https://me:secret@example.com:81/a/raw.zarr?signature=secret#secret", "https://example.com:81/a/raw.zarr"),
-        ("s3://key:secret@bucket/raw.zarr", "s3://bucket/raw.zarr"),
-        ("raw.zarr", "raw.zarr"),
-    ],
-)
-def test_no_secret_is_in_a_name(url: str, name: str) -> None:
-    assert public_name(url) == name
-
-
 # --- Sources.
 
 
-def hidden(kind: str, path: Path) -> Any:
-    """The same image, which lies at a path, in different guises."""
-    array = zarr.open_array(path, mode="r")
-    match kind:
-        case "path":
-            return path
-        case "dask":
-            return dask.array.from_zarr(array) + 1
-        case "dask of a path":
-            return dask.array.from_zarr(str(path))
-        case "store":
-            return LocalStore(path)
-        case "wrapped":
-            return zarr.open_array(WrapperStore(LocalStore(path)), mode="r")
-        case "fsspec":
-            return zarr.open_array(fsspec_store(path), mode="r")
-        case "obstore":
-            return zarr.open_array(obstore_store(path.parent), path=path.name, mode="r")
-        case "delayed path":
-            delayed = dask.delayed(lambda name: zarr.open_array(name, mode="r")[:])(str(path))
-            return dask.array.from_delayed(delayed, array.shape, array.dtype)
-        case "function of a module":
-            module: dict[str, Any] = {"zarr": zarr, "PATH": str(path), "__name__": "readers"}
-            exec("def load(): return zarr.open_array(PATH, mode='r')[:]", module)
-            return dask.array.from_delayed(dask.delayed(module["load"])(), array.shape, array.dtype)
-        case "link":
-            link = path.parent.parent / "link.zarr"
-            if not link.exists():
-                zarr.create_group(link)
-                (link / "0").symlink_to(path)
-            return link
-        case "closure":
-            return dask.array.map_blocks(
-                lambda block: block + zarr.open_array(path, mode="r")[0, 0], dask.array.zeros((64, 64), dtype="float32")
-            )
-        case "name of a module":
-            globals()["NAMED"] = str(path)
-            return dask.array.map_blocks(named_in_its_module, dask.array.zeros((64, 64), dtype="float32"))
-    raise AssertionError(kind)
+def opened(path: Path) -> zarr.Array:
+    return zarr.open_array(path, mode="r")
 
 
-def named_in_its_module(block: np.ndarray) -> np.ndarray:
-    return block + zarr.open_array(NAMED, mode="r")[0, 0]
+def read(path: Path | str) -> np.ndarray:
+    return zarr.open_array(path, mode="r")[:]
+
+
+def of_task(function: Any, *arguments: Any) -> dask.array.Array:
+    return dask.array.from_delayed(dask.delayed(function)(*arguments), IMAGE.shape, IMAGE.dtype)
+
+
+def of_blocks(function: Any) -> dask.array.Array:
+    return dask.array.map_blocks(function, dask.array.zeros(IMAGE.shape, dtype=IMAGE.dtype))
+
+
+def by_function_of_a_module(path: Path) -> dask.array.Array:
+    module: dict[str, Any] = {"zarr": zarr, "PATH": str(path), "__name__": "readers"}
+    exec("def load(): return zarr.open_array(PATH, mode='r')[:]", module)
+    return of_task(module["load"])
+
+
+def linked(path: Path) -> Path:
+    link = path.parent.parent / "link.zarr"
+    if not link.exists():
+        zarr.create_group(link)
+        (link / "0").symlink_to(path)
+    return link
 
 
 NAMED = ""
-KINDS = [
-    "path",
-    "dask",
-    "dask of a path",
-    "store",
-    "wrapped",
-    "fsspec",
-    "obstore",
-    "delayed path",
-    "closure",
-    "name of a module",
-    "function of a module",
-    "link",
-]
+
+
+def named_in_its_module(block: np.ndarray) -> np.ndarray:
+    return block + read(NAMED)[0, 0]
+
+
+def by_name_of_a_module(path: Path) -> dask.array.Array:
+    globals()["NAMED"] = str(path)
+    return of_blocks(named_in_its_module)
+
+
+GUISES: dict[str, Callable[[Path], Any]] = {
+    "path": lambda path: path,
+    "dask": lambda path: dask.array.from_zarr(opened(path)) + 1,
+    "dask of a path": lambda path: dask.array.from_zarr(str(path)),
+    "store": LocalStore,
+    "wrapped": lambda path: zarr.open_array(WrapperStore(LocalStore(path)), mode="r"),
+    "fsspec": lambda path: zarr.open_array(fsspec_store(path), mode="r"),
+    "obstore": lambda path: zarr.open_array(obstore_store(path.parent), path=path.name, mode="r"),
+    "delayed path": lambda path: of_task(read, str(path)),
+    "closure": lambda path: of_blocks(lambda block: block + read(path)[0, 0]),
+    "name of a module": by_name_of_a_module,
+    "function of a module": by_function_of_a_module,
+    "link": linked,
+}
+"""The same image, which lies at a path."""
+
+
 DESTINATIONS = {
     "itself": lambda path: path,
     "the folder around it": lambda path: path.parent,
@@ -173,15 +110,15 @@ DESTINATIONS = {
 
 
 @pytest.mark.parametrize("destination", DESTINATIONS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_source_is_not_replaced(kind: str, destination: str, embedded: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("guise", GUISES)
+def test_a_source_is_not_replaced(guise: str, destination: str, embedded: Client, tmp_path: Path) -> None:
     path = tmp_path / "data" / "raw.zarr"
     zarr.create_array(path, data=IMAGE, chunks=(32, 32))
-    hidden(kind, path)
+    GUISES[guise](path)
     before = tree(tmp_path)
     for if_exists in ("overwrite", "overwrite-foreign"):
         with pytest.raises(DestinationError, match=r"is the source .*raw\.zarr, holds it or lies inside it"):
-            predict(hidden(kind, path), DESTINATIONS[destination](path), if_exists=if_exists, client=embedded)
+            predict(GUISES[guise](path), DESTINATIONS[destination](path), if_exists=if_exists, client=embedded)
     assert tree(tmp_path) == before
 
 
@@ -202,10 +139,6 @@ def test_a_ledger_is_not_put_into_a_source(embedded: Client, tmp_path: Path) -> 
     with pytest.raises(DestinationError, match=r"ledger .* is the source"):
         predict(tmp_path / "raw.zarr", tmp_path / "o.zarr", ledger=tmp_path / "raw.zarr" / "ledger", client=embedded)
     assert tree(tmp_path) == before
-
-
-class UnknownStore(MemoryStore):
-    """A store of which nothing tells where its objects lie."""
 
 
 class Opaque:
@@ -229,19 +162,21 @@ class Renaming(WrapperStore[Any]):
     """A store of another package, which may keep an object under another name."""
 
 
-UNKNOWN = {
-    "array": Opaque,
-    "task": lambda: dask.array.from_delayed(dask.delayed(read_somewhere)(), (64, 64), "float32"),
-}
+UNKNOWN = {"array": Opaque, "task": lambda: of_task(read_somewhere)}
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_where_a_source_is_not_known_nothing_is_replaced(kind: str, embedded: Client, tmp_path: Path) -> None:
+def test_where_a_source_is_not_known_what_exists_is_kept_and_what_is_new_is_written(
+    kind: str, embedded: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "image.npy", IMAGE)
+    monkeypatch.setenv("NOWHERE", str(tmp_path / "image.npy"))
     predict(IMAGE, tmp_path / "o.zarr", client=embedded)
     before = tree(tmp_path)
     with pytest.raises(DestinationError, match="cannot be known whether a source is read from there"):
         predict(UNKNOWN[kind](), tmp_path / "o.zarr", if_exists="overwrite", client=embedded)
     assert tree(tmp_path) == before
+    assert predict(UNKNOWN[kind](), tmp_path / "new.zarr", if_exists="overwrite", client=embedded).unit_count
 
 
 def test_a_wrapper_of_another_package_may_hold_a_source_anywhere_in_its_store(embedded: Client) -> None:
@@ -254,17 +189,6 @@ def test_a_wrapper_of_another_package_may_hold_a_source_anywhere_in_its_store(em
     assert predict(source, outer, if_exists="overwrite", client=embedded).unit_count
     with pytest.raises(DestinationError, match="is the source"):
         predict(source, store, if_exists="overwrite", client=embedded)
-
-
-def test_where_it_cannot_be_known_what_exists_is_kept_and_what_is_new_is_written(
-    embedded: Client, tmp_path: Path
-) -> None:
-    predict(IMAGE, tmp_path / "o.zarr", client=embedded)
-    before = tree(tmp_path)
-    with pytest.raises(DestinationError, match="cannot be known whether a source is read from there"):
-        predict(Opaque(), tmp_path / "o.zarr", if_exists="overwrite", client=embedded)
-    assert tree(tmp_path) == before
-    assert predict(Opaque(), tmp_path / "new.zarr", if_exists="overwrite", client=embedded).unit_count
 
 
 # --- Sources of all images of a run.

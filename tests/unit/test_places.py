@@ -71,18 +71,23 @@ NAMES_OF_A_FOLDER: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("open_store", NAMES_OF_A_FOLDER.values(), ids=NAMES_OF_A_FOLDER)
 def test_a_local_folder_is_one_place_whatever_store_names_it(open_store: Callable[[Path], Any], tmp_path: Path) -> None:
-    folder = tmp_path / "raw.zarr"
-    folder.mkdir()
-    place = place_of_store(open_store(folder))
-    assert place == place_of_path(folder)
-    assert place_of_store(open_store(folder), "0/c") == place_of_path(folder / "0" / "c")
+    folder = tmp_path / "data" / "raw.zarr"
+    folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to("data")
+    for named in (folder, tmp_path / "link" / "raw.zarr"):
+        store = open_store(named)
+        assert place_of_store(store) == place_of_path(folder)
+        assert place_of_store(store, "0/c") == place_of_path(named / "0" / "c")
+        if not isinstance(store, StorePath):
+            assert folder_of(store) == folder
 
 
 def test_links_and_other_names_of_a_folder_are_seen_through(tmp_path: Path) -> None:
-    raw = tmp_path / "raw.zarr"
+    raw, link = tmp_path / "raw.zarr", tmp_path / "link"
     (raw / "0").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(raw)
-    assert place_of_path(tmp_path / "link" / "0") == place_of_path(raw / "0")
+    link.symlink_to(raw)
+    for named in (link / "0", link / ".." / "raw.zarr" / "0"):
+        assert place_of_path(named) == place_of_path(raw / "0") == Place("file", (*place_of_path(raw).path, "0"))
     file = tmp_path / "a.tif"
     file.touch()
     os.link(file, tmp_path / "b.tif")
@@ -109,69 +114,39 @@ def of_fsspec(protocol: str, path: str) -> Any:
     return FsspecStore(type("FileSystem", (AsyncFileSystem,), {"protocol": protocol})(asynchronous=True), path=path)
 
 
-@pytest.mark.parametrize(
-    ("stores", "expected"),
-    [
-        (
-            lambda: [
-                of_fsspec(("s3", "s3a"), "bucket/a/b.zarr"),
-                ObjectStore(obstore.S3Store("bucket", prefix="a/b.zarr", access_key_id="k", secret_access_key="hush")),
-                ObjectStore(obstore.from_url("https://bucket.s3.eu-west-1.amazonaws.com/a/b.zarr")),
-                ObjectStore(obstore.HTTPStore.from_url("https://s3.eu-west-1.amazonaws.com/bucket/a/b.zarr")),
-            ],
-            Place("s3", ("bucket", "a", "b.zarr")),
-        ),
-        (
-            lambda: [
-                of_fsspec(("gs", "gcs"), "bucket/a"),
-                ObjectStore(obstore.GCSStore("bucket", prefix="a")),
-                of_fsspec("http", "https://storage.googleapis.com/bucket/a"),
-            ],
-            Place(
-                "gs",
-                (
-                    "bucket",
-                    "a",
-                ),
-            ),
-        ),
-        (
-            lambda: [
-                of_fsspec(("abfs", "az"), "box/a"),
-                ObjectStore(obstore.AzureStore("box", prefix="a", account_name="account")),
-                ObjectStore(obstore.HTTPStore.from_url("https://account.blob.core.windows.net/box/a?sig=hush")),
-            ],
-            Place(
-                "az",
-                (
-                    "box",
-                    "a",
-                ),
-            ),
-        ),
-        (
-            lambda: [
-                of_fsspec(("http", "https"), "https://me:hush@host/a?sig=hush"),
-                ObjectStore(obstore.HTTPStore.from_url("https://me:hush@host/a?sig=hush")),
-            ],
-            Place(
-                "http",
-                (
-                    "host",
-                    "a",
-                ),
-            ),
-        ),
-        (
-            lambda: [FsspecStore.from_url("memory://a/b"), FsspecStore.from_url("memory:///a/b/")],
-            Place("fsspec memory", ("a", "b")),
-        ),
+NAMES_OF_A_BUCKET: dict[Place, Callable[[], list[Any]]] = {
+    Place("s3", ("bucket", "a", "b.zarr")): lambda: [
+        of_fsspec(("s3", "s3a"), "bucket/a/b.zarr"),
+        ObjectStore(obstore.S3Store("bucket", prefix="a/b.zarr", access_key_id="k", secret_access_key="hush")),
+        ObjectStore(obstore.from_url("https://bucket.s3.eu-west-1.amazonaws.com/a/b.zarr")),
+        ObjectStore(obstore.HTTPStore.from_url("https://s3.eu-west-1.amazonaws.com/bucket/a/b.zarr")),
     ],
-    ids=["s3", "gs", "azure", "http", "memory"],
-)
-def test_a_prefix_of_a_bucket_is_one_place_whatever_store_names_it(stores: Any, expected: Place) -> None:
-    for store in stores():
+    Place("gs", ("bucket", "a")): lambda: [
+        of_fsspec(("gs", "gcs"), "bucket/a"),
+        ObjectStore(obstore.GCSStore("bucket", prefix="a")),
+        of_fsspec("http", "https://storage.googleapis.com/bucket/a"),
+    ],
+    Place("az", ("box", "a")): lambda: [
+        of_fsspec(("abfs", "az"), "box/a"),
+        ObjectStore(obstore.AzureStore("box", prefix="a", account_name="account")),
+        ObjectStore(obstore.HTTPStore.from_url("https://account.blob.core.windows.net/box/a?sig=hush")),
+    ],
+    Place("http", ("host", "a")): lambda: [
+        of_fsspec(("http", "https"), "https://me:hush@host/a?sig=hush"),
+        ObjectStore(obstore.HTTPStore.from_url("https://me:hush@host/a?sig=hush")),
+    ],
+    Place("fsspec memory", ("a", "b")): lambda: [
+        FsspecStore.from_url("memory://a/b"),
+        FsspecStore.from_url("memory:///a/b/"),
+    ],
+}
+
+
+@pytest.mark.parametrize("expected", NAMES_OF_A_BUCKET, ids=lambda place: place.service)
+def test_a_prefix_of_a_bucket_is_one_place_whatever_store_names_it(expected: Place) -> None:
+    for store in NAMES_OF_A_BUCKET[expected]():
         assert place_of_store(store) == expected
+        assert place_of_store(store, "0") == Place(expected.service, (*expected.path, "0"))
         assert "hush" not in f"{place_of_store(store)} {public_name(store)} {public_name(store, '0/c')}"
 
 
@@ -187,9 +162,10 @@ def test_stores_on_one_dict_are_one_place() -> None:
 
 def test_an_archive_is_its_file(tmp_path: Path) -> None:
     path = tmp_path / "raw.zip"
+    # Whoever opens it to be written anew has lost all of it.
+    assert place_of_store(ZipStore(path, mode="w")) == place_of_path(path)
     with closing(ZipStore(path, mode="w")) as store:
         zarr.create_array(store, name="raw", shape=(2,), dtype="u1")
-        # Whoever opens it to be written anew has lost all of it.
         assert place_of_store(store, "raw") == place_of_path(path)
     store = ZipStore(path)
     inside = place_of_store(store, "raw")
@@ -212,6 +188,8 @@ def test_a_foreign_wrapper_may_give_other_names() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
+        ("https://me:secret@example.com:81/a.zarr?signature=secret#secret", "https://example.com:81/a.zarr"),
+        ("raw.zarr", "raw.zarr"),
         ("s3://key:secret@bucket/a.zarr?X-Amz-Signature=secret", "s3://bucket/a.zarr"),
         ("s3://key:se/cret@bucket/a", "s3://bucket/a"),
         ("https://secret@host:8000/a@b#secret", "https://host:8000/a@b"),
