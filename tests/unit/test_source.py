@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,22 @@ WINDOW = {"Z": (2, 5), "Y": (7, 16), "X": (0, 11)}
 EXPECTED = IMAGE[2:5, 7:16, 0:11]
 
 
-def zarr_path(folder: Path) -> Path:
-    array = zarr.create_array(folder / "a.zarr", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16")
-    array[...] = IMAGE
+STORED: dict[str, Any] = {"shape": IMAGE.shape, "chunks": (2, 8, 8), "dtype": "uint16"}
+
+
+def zarr_path(folder: Path, **options: Any) -> Path:
+    zarr.create_array(folder / "a.zarr", **STORED, **options)[...] = IMAGE
     return folder / "a.zarr"
 
 
-def zarr_2_path(folder: Path) -> Path:
-    array = zarr.create_array(folder / "b.zarr", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16", zarr_format=2)
-    array[...] = IMAGE
-    return folder / "b.zarr"
-
-
 def group_path(folder: Path) -> Path:
-    group = zarr.create_group(folder / "group.zarr")
-    group.create_array("0", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16")[...] = IMAGE
+    zarr.create_group(folder / "group.zarr").create_array("0", **STORED)[...] = IMAGE
     return folder / "group.zarr"
 
 
 def memory_store() -> MemoryStore:
     store = MemoryStore()
-    zarr.create_group(store).create_array("0", shape=IMAGE.shape, chunks=(2, 8, 8), dtype="uint16")[...] = IMAGE
+    zarr.create_group(store).create_array("0", **STORED)[...] = IMAGE
     return store
 
 
@@ -52,6 +48,14 @@ def memmap(folder: Path, order: str = "C") -> np.memmap:
     mapped[...] = IMAGE
     mapped.flush()
     return mapped
+
+
+def transposed_memmap(folder: Path) -> np.memmap:
+    """A view that is contiguous in no order."""
+    mapped = np.memmap(folder / "transposed.raw", "uint16", "w+", shape=(24, 6, 20))
+    mapped[...] = IMAGE.transpose(1, 0, 2)
+    mapped.flush()
+    return mapped.transpose(1, 0, 2)
 
 
 def sliced_memmap(folder: Path) -> np.memmap:
@@ -81,18 +85,10 @@ def npy(folder: Path) -> Path:
     return folder / "image.npy"
 
 
-def transposed_memmap(folder: Path) -> np.memmap:
-    """A view that is contiguous in no order."""
-    mapped = np.memmap(folder / "transposed.raw", "uint16", "w+", shape=(24, 6, 20))
-    mapped[...] = IMAGE.transpose(1, 0, 2)
-    mapped.flush()
-    return mapped.transpose(1, 0, 2)
-
-
 SOURCES: dict[str, Callable[[Path], Any]] = {
     "a path of a Zarr array": zarr_path,
     "a string": lambda folder: str(zarr_path(folder)),
-    "a path of a Zarr 2 array": zarr_2_path,
+    "a path of a Zarr 2 array": lambda folder: zarr_path(folder, zarr_format=2),
     "a path of a Zarr group": group_path,
     "a path of an array in a Zarr group": lambda folder: group_path(folder) / "0",
     "a Zarr array": lambda folder: zarr.open_array(zarr_path(folder), mode="r"),
@@ -120,16 +116,10 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_each_kind_gives_the_window(kind: str, tmp_path: Path) -> None:
+def test_each_kind_gives_the_window_and_does_so_after_a_journey(kind: str, tmp_path: Path) -> None:
     source = open_source(SOURCES[kind](tmp_path), "ZYX")
     assert source.axes.shape == IMAGE.shape
     np.testing.assert_array_equal(source.read_window(WINDOW), EXPECTED[np.newaxis])
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-def test_each_kind_gives_the_window_after_a_journey(kind: str, tmp_path: Path) -> None:
-    source = open_source(SOURCES[kind](tmp_path), "ZYX")
-    source.read_window(WINDOW)
     travelled = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(travelled.read_window(WINDOW), EXPECTED[np.newaxis])
 
@@ -145,19 +135,17 @@ FILES = [
 
 
 def test_files_are_read_in_another_process(tmp_path: Path) -> None:
-    folders = [tmp_path / str(number) for number in range(len(FILES))]
-    for folder in folders:
-        folder.mkdir()
-    sources = [open_source(SOURCES[kind](folder), "ZYX") for kind, folder in zip(FILES, folders, strict=True)]
+    sources = []
+    for kind in FILES:
+        (tmp_path / kind).mkdir()
+        sources.append(open_source(SOURCES[kind](tmp_path / kind), "ZYX"))
     program = (
         "import pickle, sys\n"
-        "sources = pickle.load(sys.stdin.buffer)\n"
-        "windows = [source.read_window({'Z': (2, 5), 'Y': (7, 16), 'X': (0, 11)}) for source in sources]\n"
+        f"windows = [source.read_window({WINDOW!r}) for source in pickle.load(sys.stdin.buffer)]\n"
         "sys.stdout.buffer.write(pickle.dumps(windows))\n"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program], input=pickle.dumps(sources), capture_output=True, check=True
-    )
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, input=pickle.dumps(sources), capture_output=True, check=True)
     for window in pickle.loads(answer.stdout):
         np.testing.assert_array_equal(window, EXPECTED[np.newaxis])
 
@@ -192,18 +180,12 @@ def test_axes_in_any_order_give_windows_in_the_order_of_the_model(axes: str) -> 
     np.testing.assert_array_equal(open_source(image, axes).read_window(window), expected)
 
 
-def test_reading_a_window_gets_only_its_chunks() -> None:
+def test_opening_a_source_gets_no_data_and_reading_a_window_only_its_chunks() -> None:
     store = CountingStore(memory_store())
     source = open_source(store, "ZYX")
-    store.gets.clear()
+    assert all(map(is_metadata, store.gets))
     source.read_window({"Z": (2, 4), "Y": (8, 17), "X": (0, 8)})
     assert {key for key in store.gets if not is_metadata(key)} == {"0/c/1/1/0", "0/c/1/2/0"}
-
-
-def test_opening_a_source_gets_no_data() -> None:
-    store = CountingStore(memory_store())
-    open_source(store, "ZYX")
-    assert [key for key in store.gets if not is_metadata(key)] == []
 
 
 def test_a_dask_array_computes_only_the_blocks_of_the_window() -> None:
@@ -230,79 +212,82 @@ def test_what_an_image_in_memory_gives_is_contiguous_or_can_be_stacked(axes: str
 # --- What cannot be read.
 
 
-def test_a_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"nowhere\.zarr does not exist"):
-        open_source(tmp_path / "nowhere.zarr", "ZYX")
+def file_of(content: bytes, name: str, folder: Path) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
 
 
-def test_a_url_is_refused_with_the_remedy() -> None:
-    with pytest.raises(SourceError, match=r"s3://bucket/raw\.zarr.* is a URL; open it with zarr"):
-        open_source("s3://bucket/raw.zarr", "ZYX")
+def group_of_labels(folder: Path) -> Path:
+    zarr.create_group(folder / "g.zarr").create_array("labels", shape=(4, 4), dtype="uint8")
+    return folder / "g.zarr"
 
 
-@pytest.mark.parametrize("content", [b"", b"II*\0 this is no TIFF", b"\x89PNG\r\n\x1a\n"])
-def test_a_corrupt_tiff_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "broken.tif").write_bytes(content)
-    with pytest.raises(SourceError, match=r"could not open the source .*broken\.tif"):
-        open_source(tmp_path / "broken.tif", "YX")
+def empty_folder(folder: Path) -> Path:
+    (folder / "folder").mkdir()
+    return folder / "folder"
 
 
-def test_a_tiff_with_broken_strips_is_named_with_the_window(tmp_path: Path) -> None:
-    path = tiff(tmp_path, compression="zlib", rowsperstrip=8)
+NO_SOURCE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a missing path": (lambda folder: folder / "nowhere.zarr", r"nowhere\.zarr does not exist"),
+    "a URL": (lambda folder: "s3://bucket/raw.zarr", r"s3://bucket/raw\.zarr.* is a URL; open it with zarr"),
+    **{
+        f"a TIFF of {content[:4]!r}": (partial(file_of, content, "a.tif"), r"could not open the source .*a\.tif")
+        for content in (b"", b"II*\0 this is no TIFF", b"\x89PNG\r\n\x1a\n")
+    },
+    "a file of another kind": (partial(file_of, b"hello", "notes.txt"), r"could not open the source .*notes\.txt"),
+    "a folder": (empty_folder, "could not open the source .*folder"),
+    "a group without an array 0": (group_of_labels, r"g\.zarr.*with no array '0'.*labels"),
+    "an empty group": (
+        lambda folder: zarr.create_group(folder / "empty.zarr") and folder / "empty.zarr",
+        r"empty\.zarr",
+    ),
+    "an open group without an array 0": (lambda folder: zarr.create_group(MemoryStore()), "no array '0'"),
+    "elements that are no numbers": (lambda folder: np.array([["a", "b"]]), "elements of type"),
+    "None": (lambda folder: None, "a source is a path, or an array"),
+    "a number": (lambda folder: 3, "a source is a path, or an array"),
+    "a list": (lambda folder: [[1, 2], [3, 4]], "a source is a path, or an array"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SOURCE)
+def test_what_is_no_source_is_named(kind: str, tmp_path: Path) -> None:
+    make, message = NO_SOURCE[kind]
+    source = make(tmp_path)
+    with pytest.raises(SourceError, match=message):
+        open_source(source, "YX")
+
+
+def with_broken_strips(folder: Path) -> Path:
+    path = tiff(folder, compression="zlib", rowsperstrip=8)
     with tifffile.TiffFile(path) as file:
         starts = [start for page in file.pages for start in page.dataoffsets]
     content = bytearray(path.read_bytes())
     for start in starts:
         content[start : start + 8] = b"\xff" * 8
     path.write_bytes(content)
-    source = open_source(path, "ZYX")
-    with pytest.raises(SourceError, match=r"could not read Z 2:5, Y 7:16, X 0:11 of .*image\.tif"):
-        source.read_window(WINDOW)
+    return path
 
 
-def test_a_truncated_chunk_is_named_with_the_window(tmp_path: Path) -> None:
-    path = zarr_path(tmp_path)
+def with_a_truncated_chunk(folder: Path) -> Path:
+    path = zarr_path(folder)
     chunk = path / "c" / "1" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:20])
+    return path
+
+
+@pytest.mark.parametrize("broken", [with_broken_strips, with_a_truncated_chunk])
+def test_what_is_broken_is_named_with_the_window(broken: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = broken(tmp_path)
     source = open_source(path, "ZYX")
-    with pytest.raises(SourceError, match=r"could not read Z 2:5, Y 7:16, X 0:11 of .*a\.zarr") as caught:
+    with pytest.raises(SourceError, match=rf"could not read Z 2:5, Y 7:16, X 0:11 of .*{path.name}") as caught:
         source.read_window(WINDOW)
     assert caught.value.__cause__ is not None
-
-
-def test_a_group_without_an_array_0_says_what_it_holds(tmp_path: Path) -> None:
-    zarr.create_group(tmp_path / "g.zarr").create_array("labels", shape=(4, 4), dtype="uint8")
-    with pytest.raises(SourceError, match=r"g\.zarr.*with no array '0'.*labels"):
-        open_source(tmp_path / "g.zarr", "YX")
-
-
-def test_an_empty_group_is_a_source_error(tmp_path: Path) -> None:
-    zarr.create_group(tmp_path / "empty.zarr")
-    with pytest.raises(SourceError, match=r"empty\.zarr"):
-        open_source(tmp_path / "empty.zarr", "YX")
-
-
-def test_an_open_group_without_an_array_0_is_a_source_error() -> None:
-    with pytest.raises(SourceError, match="no array '0'"):
-        open_source(zarr.create_group(MemoryStore()), "YX")
 
 
 def test_a_store_of_a_single_array_is_that_array() -> None:
     store = MemoryStore()
     zarr.create_array(store, shape=(4, 4), dtype="uint8")[...] = 7
     assert (open_source(store, "YX").read_window({}) == 7).all()
-
-
-def test_a_folder_that_is_no_zarr_is_named(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(SourceError, match=r"could not open the source .*folder"):
-        open_source(tmp_path / "folder", "YX")
-
-
-def test_a_file_that_is_neither_zarr_nor_tiff_is_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(SourceError, match=r"could not open the source .*notes\.txt"):
-        open_source(tmp_path / "notes.txt", "YX")
 
 
 def test_a_memmap_whose_file_is_gone_is_named(tmp_path: Path) -> None:
@@ -316,33 +301,18 @@ def test_a_memmap_whose_file_is_gone_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ("YX", r"names 2 axes, but the source has 3.*\(6, 24, 20\)"),
-        ("ZYQ", r"unknown letters \['Q'\]"),
-        ("YYX", r"names \['Y'\] more than once"),
-        ("SZY", "must name both Y and X"),
-        ("zyx", "unknown letters"),
-        ("", "must name both Y and X"),
+        ("YX", r"a\.zarr.*names 2 axes, but the source has 3.*\(6, 24, 20\)"),
+        ("ZYQ", r"a\.zarr.*unknown letters \['Q'\]"),
+        ("YYX", r"a\.zarr.*names \['Y'\] more than once"),
+        ("SZY", r"a\.zarr.*must name both Y and X"),
+        ("zyx", r"a\.zarr.*unknown letters"),
+        ("", r"a\.zarr.*must name both Y and X"),
+        (("Z", "Y", "X"), "axes must be a string such as 'ZYX'"),
     ],
 )
-def test_wrong_axes_name_the_source_and_what_is_wrong(axes: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(GeometryError, match=r"a\.zarr.*" + message):
+def test_wrong_axes_name_the_source_and_what_is_wrong(axes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(GeometryError, match=message):
         open_source(zarr_path(tmp_path), axes)
-
-
-def test_axes_that_are_no_string_are_refused() -> None:
-    with pytest.raises(GeometryError, match="axes must be a string such as 'ZYX'"):
-        open_source(IMAGE, ("Z", "Y", "X"))  # type: ignore[arg-type]
-
-
-def test_elements_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(SourceError, match="elements of type"):
-        open_source(np.array([["a", "b"]]), "YX")
-
-
-@pytest.mark.parametrize("source", [None, 3, [[1, 2], [3, 4]]])
-def test_what_is_no_source_is_refused(source: Any) -> None:
-    with pytest.raises(SourceError, match="a source is a path, or an array"):
-        open_source(source, "YX")
 
 
 def test_an_empty_image_is_refused() -> None:
