@@ -36,6 +36,12 @@ def obstore_store(path: Path) -> Any:
     return zarr.storage.ObjectStore(stores.LocalStore(path))
 
 
+def link_to(path: Path) -> Path:
+    link = path.parent.with_name("link")
+    link.symlink_to(path)
+    return link
+
+
 # --- Sources.
 
 
@@ -102,6 +108,7 @@ DESTINATIONS = {
     "itself": lambda path: path,
     "the folder around it": lambda path: path.parent,
     "a folder in it": lambda path: path / "prediction.zarr",
+    "itself by a link": link_to,
     "itself by fsspec": fsspec_store,
     "around it by fsspec": lambda path: fsspec_store(path.parent),
     "itself wrapped": lambda path: WrapperStore(LocalStore(path)),
@@ -115,10 +122,10 @@ def test_a_source_is_not_replaced(guise: str, destination: str, embedded: Client
     path = tmp_path / "data" / "raw.zarr"
     zarr.create_array(path, data=IMAGE, chunks=(32, 32))
     GUISES[guise](path)
-    before = tree(tmp_path)
+    before, place = tree(tmp_path), DESTINATIONS[destination](path)
     for if_exists in ("overwrite", "overwrite-foreign"):
         with pytest.raises(DestinationError, match=r"is the source .*raw\.zarr, holds it or lies inside it"):
-            predict(GUISES[guise](path), DESTINATIONS[destination](path), if_exists=if_exists, client=embedded)
+            predict(GUISES[guise](path), place, if_exists=if_exists, client=embedded)
     assert tree(tmp_path) == before
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from distributed import Client
+from distributed import Client, default_client
 from tests.support import CallCounter, FullStore, PositionModel, noted, stitched, tree
 from zarr.storage import MemoryStore
 
@@ -79,6 +79,8 @@ BAD_REQUESTS = {
         DestinationError,
         r"s3://bucket/out\.zarr.* is a URL; pass a local path",
     ),
+    "a read-only store": ({"destination": MemoryStore(read_only=True)}, DestinationError, "read-only"),
+    "a model that is none": ({"model": "model.ckpt"}, TypeError, "the model must be"),
     "a missing source": ({"source": "nowhere.tif"}, SourceError, r"nowhere\.tif does not exist"),
     "a source that is a URL": ({"source": "https://host/raw.zarr"}, SourceError, "is a URL"),
 }
@@ -90,16 +92,14 @@ def test_bad_requests_are_refused_before_anything_is_predicted_or_created(
 ) -> None:
     options, error, message = BAD_REQUESTS[name]
     with pytest.raises(error, match=message):
-        predict(CallCounter(str(tmp_path / "calls")), **options)
+        predict(**{"model": CallCounter(str(tmp_path / "calls"))} | options)
     assert noted(tmp_path / "calls") == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_is_none_is_refused_before_anything_is_created(
-    predict: Callable[..., Any], tmp_path: Path
-) -> None:
-    with pytest.raises(TypeError, match="the model must be"):
-        predict("model.ckpt")
+def test_too_little_memory_is_refused_with_numbers_and_remedy(predict: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(MemoryPlanError, match=r"\d+ bytes.*memory_nbytes allows 10 B \(10 bytes\); give more memory"):
+        predict(memory_nbytes=10, chunks=(7, 7), layout="compact")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,6 +111,10 @@ def test_a_destination_that_exists_is_left_as_it_is(predict: Callable[..., Any],
     assert isinstance(caught.value, FileExistsError)
     assert noted(tmp_path / "calls") == 0
     assert tree(tmp_path) == before
+    store = MemoryStore()
+    predict(destination=store)
+    with pytest.raises(DestinationExistsError, match="exists"):
+        predict(destination=store)
 
 
 def test_overwriting_replaces_the_whole_group(predict: Callable[..., Any], tmp_path: Path) -> None:
@@ -131,79 +135,83 @@ def test_overwriting_leaves_the_neighbours_alone(predict: Callable[..., Any], tm
     assert {name: after[name] for name in before} == before
 
 
-def test_overwriting_what_does_not_exist_creates_it(predict: Callable[..., Any]) -> None:
-    report = predict(np.positive, if_exists="overwrite")
-    np.testing.assert_array_equal(report.array[...], IMAGE)
+NO_ZARR: list[tuple[str, str, str, type[Exception], str]] = [
+    # What is there, the destination, what is said of an existing one, and what that is.
+    ("out.zarr/thesis.tex", "out.zarr", "overwrite", DestinationExistsError, "is no Zarr group or array, so it is not"),
+    ("out.zarr", "out.zarr", "overwrite", DestinationError, r"out\.zarr is a file"),
+    ("file", "file/deep/out.zarr", "fail", DestinationError, "file is a file, not a folder"),
+]
 
 
-def test_overwriting_is_refused_where_there_is_no_zarr(predict: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "out.zarr").mkdir()
-    (tmp_path / "out.zarr" / "thesis.tex").write_text("years of work")
-    with pytest.raises(DestinationExistsError, match="is no Zarr group or array, so it is not overwritten"):
-        predict(if_exists="overwrite")
-    assert tree(tmp_path) == {"out.zarr/thesis.tex": b"years of work"}
+@pytest.mark.parametrize(("there", "destination", "if_exists", "error", "message"), NO_ZARR)
+def test_what_is_no_zarr_is_not_overwritten(
+    there: str,
+    destination: str,
+    if_exists: str,
+    error: type[Exception],
+    message: str,
+    predict: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("years of work")
+    with pytest.raises(error, match=message):
+        predict(destination=tmp_path / destination, if_exists=if_exists)
+    assert tree(tmp_path) == {there: b"years of work"}
 
 
-def test_what_a_refused_overwrite_would_replace_stays(predict: Callable[..., Any], tmp_path: Path) -> None:
-    predict()
-    before = tree(tmp_path)
-    with pytest.raises(GeometryError):
-        predict(if_exists="overwrite", overlap=(16, 16))
-    assert tree(tmp_path) == before
-
-
-def test_what_is_to_be_replaced_stays_where_the_model_fails(predict: Callable[..., Any], tmp_path: Path) -> None:
-    predict()
-    before = tree(tmp_path)
-    with pytest.raises(ModelOutputError):
-        predict(lambda batch: batch[:, :, 1:], if_exists="overwrite")
-    assert tree(tmp_path) == before
-
-
-UNFIT = {
-    "shards in Zarr 2": {"zarr_format": 2, "shards": (16, 16), "chunks": (8, 8)},
-    "unknown compressors": {"compressors": "nonsense"},
-    "compressors of the other format": {"zarr_format": 2, "compressors": zarr.codecs.ZstdCodec()},
-    "a fill value of another type": {"fill_value": "nothing"},
+UNFIT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "an overlap as large as the tile": ({"overlap": (16, 16)}, GeometryError, "overlap"),
+    "shards in Zarr 2": ({"zarr_format": 2, "shards": (16, 16), "chunks": (8, 8)}, ValueError, "shard"),
+    "unknown compressors": ({"compressors": "nonsense"}, ValueError, "compressors"),
+    "compressors of the other format": (
+        {"zarr_format": 2, "compressors": zarr.codecs.ZstdCodec()},
+        ValueError,
+        "compressors",
+    ),
+    "a fill value of another type": ({"fill_value": "nothing"}, ValueError, "fill_value"),
+    "a prediction of another size": (
+        {"model": lambda batch: batch[:, :, 2:]},
+        ModelOutputError,
+        r"spatial size \(16, 16\) and returned \(14, 16\)",
+    ),
+    "a prediction of too few axes": (
+        {"model": lambda batch: batch[:, 0]},
+        ModelOutputError,
+        r"tiles of shape \(1, 1, 16, 16\) and returned \(1, 16, 16\)",
+    ),
+    "a prediction of complex numbers": (
+        {"model": lambda batch: batch.astype(complex)},
+        ModelOutputError,
+        "elements of type complex128 .*only numbers are stored",
+    ),
+    "a prediction of text": ({"model": lambda batch: batch.astype(str)}, ModelOutputError, "only numbers are stored"),
 }
 
 
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "overwrite"])
 @pytest.mark.parametrize("name", UNFIT)
-def test_what_is_to_be_replaced_stays_where_the_new_array_cannot_be_created(
-    name: str, predict: Callable[..., Any], tmp_path: Path
+def test_what_is_there_stays_where_the_first_tile_or_the_array_does_not_fit(
+    name: str, is_there: bool, predict: Callable[..., Any], tmp_path: Path
 ) -> None:
-    predict()
+    options, error, message = UNFIT[name]
+    if is_there:
+        predict()
     before = tree(tmp_path)
-    with pytest.raises((ValueError, TypeError, OSError)):
-        predict(if_exists="overwrite", **UNFIT[name])
+    with pytest.raises(error, match=message):
+        predict(if_exists="overwrite" if is_there else "fail", **options)
     assert tree(tmp_path) == before
+    assert bool(before) == is_there == (tmp_path / "out.zarr").exists()
 
 
-@pytest.mark.parametrize("name", UNFIT)
-def test_nothing_is_left_where_the_array_cannot_be_created(
-    name: str, predict: Callable[..., Any], tmp_path: Path
+@pytest.mark.parametrize("if_exists", ["fail", "overwrite"])
+@pytest.mark.parametrize("is_there", [False, True], ids=["nothing", "an empty folder"])
+def test_where_nothing_is_an_output_is_created(
+    is_there: bool, if_exists: str, predict: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with pytest.raises((ValueError, TypeError, OSError)):
-        predict(**UNFIT[name])
-    assert tree(tmp_path) == {}
-
-
-def test_an_empty_folder_is_a_destination(predict: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "out.zarr").mkdir()
-    np.testing.assert_array_equal(predict(np.positive).array[...], IMAGE)
-
-
-def test_a_destination_that_is_a_file_is_refused(predict: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "out.zarr").write_text("a file")
-    with pytest.raises(DestinationError, match=r"out\.zarr is a file"):
-        predict(if_exists="overwrite")
-    assert tree(tmp_path) == {"out.zarr": b"a file"}
-
-
-def test_a_destination_below_a_file_is_refused(predict: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(DestinationError, match="file is a file, not a folder"):
-        predict(destination=tmp_path / "file" / "deep" / "out.zarr")
+    if is_there:
+        (tmp_path / "out.zarr").mkdir()
+    np.testing.assert_array_equal(predict(np.positive, if_exists=if_exists).array[...], IMAGE)
 
 
 def test_a_folder_is_refused_just_where_this_user_may_not_write(predict: Callable[..., Any], tmp_path: Path) -> None:
@@ -240,34 +248,12 @@ def test_a_destination_in_the_source_is_refused(
     assert {name: content for name, content in tree(tmp_path).items() if name in before} == before
 
 
-def test_a_destination_that_is_the_source_by_another_name_is_refused(
-    predict: Callable[..., Any], tmp_path: Path
-) -> None:
-    path = source_group(tmp_path / "raw.zarr")
-    (tmp_path / "link").symlink_to(path)
-    with pytest.raises(DestinationError, match="source"):
-        predict(np.positive, path, tmp_path / "link", if_exists="overwrite")
-    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[...], IMAGE)
-
-
 def test_a_store_that_is_the_source_is_refused(predict: Callable[..., Any]) -> None:
     store = MemoryStore()
     zarr.create_group(store).create_array("0", shape=IMAGE.shape, dtype="uint8", chunks=(8, 8))[...] = IMAGE
     with pytest.raises(DestinationError):
         predict(np.positive, store, store, if_exists="overwrite")
     np.testing.assert_array_equal(zarr.open_group(store, mode="r")["0"][...], IMAGE)
-
-
-def test_a_read_only_store_is_refused(predict: Callable[..., Any]) -> None:
-    with pytest.raises(DestinationError, match="read-only"):
-        predict(destination=MemoryStore(read_only=True))
-
-
-def test_a_store_with_something_in_it_is_left_as_it_is(predict: Callable[..., Any]) -> None:
-    store = MemoryStore()
-    predict(destination=store)
-    with pytest.raises(DestinationExistsError, match="exists"):
-        predict(destination=store)
 
 
 def test_overwriting_a_store_replaces_it(predict: Callable[..., Any]) -> None:
@@ -278,30 +264,7 @@ def test_overwriting_a_store_replaces_it(predict: Callable[..., Any]) -> None:
     assert sum(key.startswith("0/c/") for key in store._store_dict) == 9
 
 
-def test_too_little_memory_is_refused_with_numbers_and_remedy(predict: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(MemoryPlanError, match=r"\d+ bytes.*memory_nbytes allows 10 B \(10 bytes\); give more memory"):
-        predict(memory_nbytes=10, chunks=(7, 7), layout="compact")
-    assert list(tmp_path.iterdir()) == []
-
-
 # --- What the model does wrong.
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda batch: batch[:, :, 2:], r"spatial size \(16, 16\) and returned \(14, 16\)"),
-        (lambda batch: batch[:, 0], r"tiles of shape \(1, 1, 16, 16\) and returned \(1, 16, 16\)"),
-        (lambda batch: batch.astype(complex), "elements of type complex128 .*only numbers are stored"),
-        (lambda batch: batch.astype(str), "only numbers are stored"),
-    ],
-)
-def test_a_wrong_prediction_is_refused_before_anything_is_created(
-    model: Any, message: str, predict: Callable[..., Any], tmp_path: Path
-) -> None:
-    with pytest.raises(ModelOutputError, match=message):
-        predict(model)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_number_of_channels_for_a_later_tile_is_an_error(predict: Callable[..., Any]) -> None:
@@ -327,28 +290,14 @@ def test_nan_and_infinity_pass_through_unchanged(dtype: str, predict: Callable[.
 
 
 @pytest.mark.parametrize(
-    ("values", "dtype", "expected"),
-    [
-        ([0.4, 0.5, 1.5, 2.6, -3.0, 300.0], "uint8", [0, 0, 2, 3, 0, 255]),
-        ([np.nan, np.inf, -np.inf, -1.0, 1.0, 2.0], "uint8", [0, 255, 0, 0, 1, 2]),
-        ([1e30, -1e30, 2.0**31, -(2.0**31), 7.49, 7.5], "int32", [2**31 - 1, -(2**31), 2**31 - 1, -(2**31), 7, 8]),
-        ([1e30, -1e30, 2.0**63, 2.0**62, 0, -1], "int64", [2**63 - 1, -(2**63), 2**63 - 1, 2**62, 0, -1]),
-        ([1e30, -1e30, 2.0**64, 2.0**63, 0, -1], "uint64", [2**64 - 1, 0, 2**64 - 1, 2**63, 0, 0]),
-        ([0.1, 1e5, -1e5, 65504.0, 1.0, 2.0], "float32", [0.1, 1e5, -1e5, 65504.0, 1.0, 2.0]),
-    ],
-)
-def test_values_become_whole_numbers_by_rounding_within_limits(
-    values: list[float], dtype: str, expected: list[float], predict: Callable[..., Any]
-) -> None:
-    image = np.tile(np.array(values, "float64"), (4, 1))
-    array = predict(np.positive, image, dtype=dtype, tile_size=(4, 4), overlap=(0, 0)).array
-    assert array.dtype == dtype
-    np.testing.assert_array_equal(array[...], np.tile(np.array(expected, dtype), (4, 1)))
-
-
-@pytest.mark.parametrize(
     ("source", "target", "values", "expected"),
     [
+        ("float64", "uint8", [0.4, 0.5, 1.5, 2.6, -3.0, 300.0], [0, 0, 2, 3, 0, 255]),
+        ("float64", "uint8", [np.nan, np.inf, -np.inf, -1.0, 1.0, 2.0], [0, 255, 0, 0, 1, 2]),
+        ("float64", "int32", [1e30, -1e30, 2.0**31, -(2.0**31), 7.49], [2**31 - 1, -(2**31), 2**31 - 1, -(2**31), 7]),
+        ("float64", "int64", [1e30, -1e30, 2.0**63, 2.0**62, -1], [2**63 - 1, -(2**63), 2**63 - 1, 2**62, -1]),
+        ("float64", "uint64", [1e30, -1e30, 2.0**64, 2.0**63, -1], [2**64 - 1, 0, 2**64 - 1, 2**63, 0]),
+        ("float64", "float32", [0.1, 1e5, -1e5, 65504.0], [0.1, 1e5, -1e5, 65504.0]),
         ("int32", "uint8", [-5, 0, 255, 256], [0, 0, 255, 255]),
         ("uint64", "int8", [0, 127, 128, 2**64 - 1], [0, 127, 127, 127]),
         ("int64", "uint64", [-1, 0, 1, 2**63 - 1], [0, 0, 1, 2**63 - 1]),
@@ -357,18 +306,13 @@ def test_values_become_whole_numbers_by_rounding_within_limits(
         ("bool", "uint8", [0, 1, 1, 0], [0, 1, 1, 0]),
     ],
 )
-def test_whole_numbers_become_others_within_their_limits(
-    source: str, target: str, values: list[int], expected: list[int], predict: Callable[..., Any]
+def test_values_become_others_by_rounding_within_limits(
+    source: str, target: str, values: list[Any], expected: list[Any], predict: Callable[..., Any]
 ) -> None:
     image = np.array([values] * 4, source)
-    array = predict(
-        np.positive if source != "bool" else np.array, image, dtype=target, tile_size=(2, 2), overlap=(0, 0)
-    )
-    np.testing.assert_array_equal(array.array[...], np.array([expected] * 4, target))
-
-
-def test_the_data_type_of_the_model_is_kept(predict: Callable[..., Any]) -> None:
-    assert predict(PositionModel(1, "float16")).array.dtype == "float16"
+    array = predict(lambda tiles: tiles.copy(), image, dtype=target, tile_size=(4, 4), overlap=(0, 0)).array
+    assert array.dtype == target
+    np.testing.assert_array_equal(array[...], np.array([expected] * 4, target))
 
 
 @pytest.mark.parametrize("layout", ["compact", "auto"])
@@ -381,12 +325,13 @@ def test_the_output_is_a_plain_stitching(layout: str, batch_size: int, predict: 
     assert report.array.shape == (2, 40, 48)
 
 
-def test_the_array_names_its_axes(predict: Callable[..., Any]) -> None:
-    assert predict(PositionModel(3, "uint8")).array.metadata.dimension_names == ("c", "y", "x")
-
-
-def test_the_fill_value_is_that_of_the_array(predict: Callable[..., Any]) -> None:
-    assert predict(fill_value=7).array.fill_value == 7
+def test_the_array_has_the_type_of_the_model_the_names_of_its_axes_and_its_fill_value(
+    predict: Callable[..., Any],
+) -> None:
+    array = predict(PositionModel(3, "float16"), fill_value=7).array
+    assert array.dtype == "float16"
+    assert array.metadata.dimension_names == ("c", "y", "x")
+    assert array.fill_value == 7
 
 
 def test_axes_of_the_source_in_any_order_give_the_axes_of_the_output(predict: Callable[..., Any]) -> None:
@@ -485,18 +430,7 @@ def test_a_folder_that_goes_away_is_an_error_that_names_the_file(predict: Callab
     assert str(tmp_path / "out.zarr" / "0" / "c") in str(caught.value.filename)
 
 
-def test_without_a_client_a_cluster_is_opened_and_closed_again(tmp_path: Path) -> None:
-    from distributed import default_client
-
-    report = tw.predict_to_zarr(
-        np.positive,
-        IMAGE,
-        tmp_path / "out.zarr",
-        axes="YX",
-        tile_size=(16, 16),
-        overlap=(4, 4),
-        progress=False,
-    )
-    np.testing.assert_array_equal(report.array[...], IMAGE)
+def test_without_a_client_a_cluster_is_opened_and_closed_again(predict: Callable[..., Any]) -> None:
+    np.testing.assert_array_equal(predict(np.positive, client=None).array[...], IMAGE)
     with pytest.raises(ValueError, match="No clients found"):
         default_client()
