@@ -3,7 +3,6 @@
 import itertools
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.strategies import in_small_units
 from tests.support import Case, CountingStore, PositionModel, Receipts, cases, objects, tree
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore
 
 from tilewright.coordinator import Coordinator
 from tilewright.executors.serial import SerialExecutor
@@ -68,11 +67,21 @@ class Written:
         assert stored is not None
         return bytes(stored.to_bytes())
 
-    def put(self, key: str, content: bytes) -> None:
-        sync(self.store.set(key, cpu.Buffer.from_bytes(content)))
+    def put(self, contents: dict[str, bytes | None]) -> None:
+        for key, content in contents.items():
+            if content is None:
+                sync(self.store.delete(key))
+            else:
+                sync(self.store.set(key, cpu.Buffer.from_bytes(content)))
 
-    def delete(self, key: str) -> None:
-        sync(self.store.delete(key))
+    def check_with(self, unit: int, contents: dict[str, bytes | None]) -> Condition:
+        """Look at a unit while some objects hold something else, or are gone."""
+        before: dict[str, bytes | None] = {key: self.get(key) for key in contents}
+        self.put(contents)
+        try:
+            return self.check(unit)
+        finally:
+            self.put(before)
 
     def path(self, key: str) -> Path:
         return Path(self.store.root) / key
@@ -137,13 +146,6 @@ def in_folder(tmp_path: Path) -> Written:
     return written(case_of("straddling"), tmp_path / "o.zarr")
 
 
-def units_of_several(output: Written) -> list[int]:
-    """Units of at least two objects."""
-    found = [unit for unit in output.records if len(output.keys(unit)) > 1]
-    assert found
-    return found
-
-
 def test_all_units_are_intact_after_they_were_written(output: Written) -> None:
     assert {unit: output.check(unit) for unit in output.records} == dict.fromkeys(output.records, INTACT)
     # Every object belongs to one unit, so that none goes unseen.
@@ -159,9 +161,7 @@ def test_any_changed_byte_of_any_object_is_damage(output: Written) -> None:
             for place in {len(content) - 1, *range(0, len(content), max(1, len(content) // 6))}:
                 changed = bytearray(content)
                 changed[place] ^= 1 << (place % 8)
-                output.put(key, bytes(changed))
-                assert output.check(unit) is DAMAGED, (key, place)
-            output.put(key, content)
+                assert output.check_with(unit, {key: bytes(changed)}) is DAMAGED, (key, place)
         assert output.check(unit) is INTACT
 
 
@@ -187,73 +187,52 @@ def test_what_becomes_of_an_object_is_told_of_its_unit_and_of_no_other(output: W
             for how, (spoil, expected) in SPOILED.items():
                 changed = spoil(content)
                 assert changed != content
-                if changed is None:
-                    output.delete(key)
-                else:
-                    output.put(key, changed)
+                output.put({key: changed})
                 assert output.check(unit) is expected, (how, key)
                 # All look alike from there.
                 assert place > 0 or output.others_are_intact(unit), (how, key)
-            output.put(key, content)
+            output.put({key: content})
     assert output.others_are_intact(-1)
+    for unit in output.records:
+        output.put(dict.fromkeys(output.keys(unit)))
+    assert {output.check(unit) for unit in output.records} == {MISSING}
 
 
-def neighbours(output: Written) -> Iterator[tuple[int, str, str]]:
-    """Each two objects of one unit that follow each other."""
-    for unit in units_of_several(output):
-        keys = output.keys(unit)
-        yield from ((unit, first, second) for first, second in itertools.pairwise(keys))
+def neighbours(output: Written) -> Iterator[tuple[int, str, str, bytes, bytes]]:
+    """Each two objects of one unit that follow each other, and what they hold."""
+    assert any(len(output.keys(unit)) > 1 for unit in output.records)
+    for unit in output.records:
+        for first, second in itertools.pairwise(output.keys(unit)):
+            yield unit, first, second, output.get(first), output.get(second)
 
 
-def test_objects_of_a_unit_that_have_changed_places_are_damage(output: Written) -> None:
+def test_objects_that_have_changed_places_are_damage(output: Written) -> None:
     swapped = 0
-    for unit, first, second in neighbours(output):
-        contents = output.get(first), output.get(second)
-        if contents[0] == contents[1]:
-            continue
-        swapped += len(contents[0]) == len(contents[1])
-        output.put(first, contents[1])
-        output.put(second, contents[0])
-        assert output.check(unit) is DAMAGED
-        output.put(first, contents[0])
-        output.put(second, contents[1])
+    for unit, first, second, held, other in neighbours(output):
+        if held != other:
+            swapped += len(held) == len(other)
+            assert output.check_with(unit, {first: other, second: held}) is DAMAGED
     if output.checker.encoder.array.compressors == ():
         assert swapped
+    # Nor is an object one of another unit.
+    keys = [(unit, output.keys(unit)[0]) for unit in output.records]
+    for (unit, key), (_, other_key) in itertools.pairwise(keys):
+        foreign = output.get(other_key)
+        expected = SHORT if len(foreign) < len(output.get(key)) else DAMAGED
+        assert output.check_with(unit, {key: foreign}) is expected
 
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_bytes_that_move_from_one_object_to_the_next_are_damage(count: int, output: Written) -> None:
-    for unit, first, second in neighbours(output):
-        contents = output.get(first), output.get(second)
+    for unit, first, second, held, other in neighbours(output):
         # One after the other they are the same bytes as before.
-        output.put(first, contents[0][:-count])
-        output.put(second, contents[0][-count:] + contents[1])
-        assert output.check(unit) is DAMAGED
-        output.put(first, contents[0] + contents[1][:count])
-        output.put(second, contents[1][count:])
-        assert output.check(unit) is DAMAGED
-        output.put(first, contents[0] + contents[1])
-        output.put(second, b"")
-        assert output.check(unit) is DAMAGED
-        output.put(first, contents[0])
-        output.put(second, contents[1])
+        for moved in (
+            {first: held[:-count], second: held[-count:] + other},
+            {first: held + other[:count], second: other[count:]},
+            {first: held + other, second: b""},
+        ):
+            assert output.check_with(unit, moved) is DAMAGED
         assert output.check(unit) is INTACT
-
-
-def test_an_object_of_another_unit_in_its_place_is_damage(output: Written) -> None:
-    keys = [(unit, output.keys(unit)[0]) for unit in output.records]
-    for (unit, key), (_, other) in itertools.pairwise(keys):
-        content, foreign = output.get(key), output.get(other)
-        output.put(key, foreign)
-        assert output.check(unit) is (SHORT if len(foreign) < len(content) else DAMAGED)
-        output.put(key, content)
-
-
-def test_all_objects_gone_is_missing(output: Written) -> None:
-    for unit in output.records:
-        for key in output.keys(unit):
-            output.delete(key)
-    assert {output.check(unit) for unit in output.records} == {MISSING}
 
 
 @settings(max_examples=20)
@@ -267,73 +246,65 @@ def test_whatever_the_plan_a_change_of_one_object_is_noticed(case: Case, data: s
     start = data.draw(st.integers(0, len(content)))
     stop = data.draw(st.integers(start, len(content)))
     changed = content[:start] + data.draw(st.binary(max_size=8)) + content[stop:]
-    output.put(key, changed)
-    if changed == content:
-        assert output.check(unit) is INTACT
-    else:
-        assert output.check(unit) is (SHORT if len(changed) < len(content) else DAMAGED)
+    output.put({key: changed})
+    expected = INTACT if changed == content else SHORT if len(changed) < len(content) else DAMAGED
+    assert output.check(unit) is expected
     assert output.others_are_intact(unit)
 
 
 # --- What only a folder has.
 
 
-def test_a_folder_in_place_of_an_object_is_damage(in_folder: Written) -> None:
-    for unit in in_folder.records:
-        for key in in_folder.keys(unit):
-            path = in_folder.path(key)
-            path.rename(path.with_name("aside"))
-            path.mkdir()
-            assert in_folder.check(unit) is DAMAGED
-            assert in_folder.others_are_intact(unit)
-            path.rmdir()
-            path.with_name("aside").rename(path)
-    assert in_folder.others_are_intact(-1)
-
-
 def test_a_file_in_place_of_a_folder_of_objects_is_damage(in_folder: Written) -> None:
     folder = in_folder.path(in_folder.keys(0)[0]).parent
-    folder.rename(folder.with_name("aside"))
+    aside = folder.rename(folder.with_name("aside"))
     folder.write_text("no folder")
     assert in_folder.check(0) is DAMAGED
     folder.unlink()
     assert in_folder.check(0) is MISSING
-    folder.with_name("aside").rename(folder)
+    aside.rename(folder)
     assert in_folder.check(0) is INTACT
 
 
-def test_an_object_that_may_not_be_read_is_damage(in_folder: Written) -> None:
-    path = in_folder.path(in_folder.keys(0)[0])
+def unreadable(path: Path) -> None:
+    path.write_bytes(path.with_name("aside").read_bytes())
     path.chmod(0)
-    try:
-        if os.access(path, os.R_OK):
-            pytest.skip("this user may read everything")
-        assert in_folder.check(0) is DAMAGED
-        assert in_folder.others_are_intact(0)
-    finally:
-        path.chmod(0o600)
-    assert in_folder.check(0) is INTACT
-
-
-def test_an_object_that_leads_to_itself_is_damage_and_one_that_leads_nowhere_is_missing(in_folder: Written) -> None:
-    path = in_folder.path(in_folder.keys(0)[-1])
-    for target, expected in ((path, DAMAGED), (path.with_name("nowhere"), MISSING)):
+    if os.access(path, os.R_OK):
         path.unlink()
-        path.symlink_to(target)
-        assert in_folder.check(0) is expected
-        assert in_folder.others_are_intact(0)
+        pytest.skip("this user may read everything")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that fails when it is read is one of Linux")
-def test_an_object_of_which_the_disk_gives_nothing_is_damage(in_folder: Written) -> None:
+def on_a_broken_disk(path: Path) -> None:
     broken = Path("/proc/self/mem")
+    if not broken.exists():
+        pytest.skip("a file that fails when it is read is one of Linux")
     with broken.open("rb", buffering=0) as file, pytest.raises(OSError, match="Input/output error"):
         file.read(1)
-    path = in_folder.path(in_folder.keys(0)[-1])
-    path.unlink()
     path.symlink_to(broken)
-    assert in_folder.check(0) is DAMAGED
-    assert in_folder.others_are_intact(0)
+
+
+INSTEAD: dict[str, tuple[Callable[[Path], None], Condition]] = {
+    "a folder": (Path.mkdir, DAMAGED),
+    "a link to itself": (lambda path: path.symlink_to(path), DAMAGED),
+    "a link that leads nowhere": (lambda path: path.symlink_to("nowhere"), MISSING),
+    "a file that may not be read": (unreadable, DAMAGED),
+    "a file of which the disk gives nothing": (on_a_broken_disk, DAMAGED),
+}
+
+
+@pytest.mark.parametrize("what", INSTEAD)
+def test_what_else_is_in_the_place_of_an_object_is_no_error(what: str, in_folder: Written) -> None:
+    make, expected = INSTEAD[what]
+    for unit in in_folder.records:
+        for key in in_folder.keys(unit):
+            path = in_folder.path(key)
+            aside = path.rename(path.with_name("aside"))
+            make(path)
+            assert in_folder.check(unit) is expected
+            assert in_folder.others_are_intact(unit)
+            path.rmdir() if path.is_dir() else path.unlink()
+            aside.rename(path)
+    assert in_folder.others_are_intact(-1)
 
 
 def test_looking_changes_nothing(in_folder: Written, tmp_path: Path) -> None:
@@ -352,58 +323,44 @@ def test_an_object_that_is_read_in_pieces_is_the_same(
     assert in_folder.others_are_intact(-1)
     key = in_folder.keys(0)[-1]
     content = in_folder.get(key)
-    in_folder.put(key, content[:-1] + bytes([content[-1] ^ 1]))
-    assert in_folder.check(0) is DAMAGED
-    in_folder.put(key, content[:-1])
-    assert in_folder.check(0) is SHORT
+    assert in_folder.check_with(0, {key: content[:-1] + bytes([content[-1] ^ 1])}) is DAMAGED
+    assert in_folder.check_with(0, {key: content[:-1]}) is SHORT
 
 
 # --- What is asked, and how often.
 
 
-def test_a_unit_that_was_given_up_is_not_looked_at() -> None:
-    store = CountingStore()
-    output = written(case_of("straddling"), store)
-    store.gets.clear()
-    assert output.checker.check(Record(0, Status.GIVEN_UP)) is Condition.GIVEN_UP
-    assert not store.gets
-
-
-def test_each_object_is_read_once_and_written_never() -> None:
+def test_each_object_is_read_once_and_written_never_and_none_of_a_unit_that_was_given_up() -> None:
     store = CountingStore()
     output = written(case_of("straddling"), store)
     store.gets.clear()
     store.sets.clear()
+    assert output.checker.check(Record(0, Status.GIVEN_UP)) is Condition.GIVEN_UP
+    assert not store.gets
     assert output.others_are_intact(-1)
     assert store.gets == dict.fromkeys(objects(store._store), 1)
     assert not store.sets
     assert not store.deletes
 
 
-class BrokenStore(WrapperStore[MemoryStore]):
-    """A store that cannot read some objects, and says so in its own way."""
-
-    def __init__(self, store: MemoryStore | None = None, broken: str = "") -> None:
-        super().__init__(MemoryStore() if store is None else store)
-        self.broken = broken
-
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        if key == self.broken:
-            raise RuntimeError("503 slow down")
-        return await self._store.get(key, prototype, byte_range)
-
-
-def test_an_object_that_a_store_cannot_read_is_damage() -> None:
-    store = BrokenStore()
+def test_an_object_that_a_store_cannot_read_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CountingStore()
     output = written(case_of("straddling"), store)
-    assert output.others_are_intact(-1)
-    store.broken = output.keys(0)[-1]
+    broken, get = output.keys(0)[-1], CountingStore.get
+
+    async def slow_down(self: CountingStore, key: str, *rest: Any) -> Any:
+        if key == broken:
+            # In its own way.
+            raise RuntimeError("503 slow down")
+        return await get(self, key, *rest)
+
+    monkeypatch.setattr(CountingStore, "get", slow_down)
     assert output.check(0) is DAMAGED
     assert output.others_are_intact(0)
 
 
 def test_a_checker_that_has_travelled_finds_the_same(in_folder: Written) -> None:
-    in_folder.delete(in_folder.keys(1)[0])
+    in_folder.put({in_folder.keys(1)[0]: None})
     elsewhere = pickle.loads(pickle.dumps(in_folder.checker))
     assert elsewhere.check(in_folder.records[0]) is INTACT
     assert elsewhere.check(in_folder.records[1]) is MISSING
