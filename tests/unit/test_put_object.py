@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import CountingStore, FullStore, files_of_at_most, objects, tree
+from tests.support import CountingStore, files_of_at_most, objects, tree
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
@@ -42,25 +44,23 @@ class FailingStore(CountingStore):
         self.error = error or OSError(errno.EIO, os.strerror(errno.EIO))
         self.asked_at: list[float] = []
 
-    def _fail(self) -> None:
+    def _fail(self, counts: Counter[str], key: str) -> None:
         self.asked_at.append(monotonic())
         if len(self.asked_at) <= self.failures:
+            counts[key] += 1
             raise self.error
 
     async def set(self, key: str, value: Any) -> None:
-        self.sets[key] += 1
-        self._fail()
-        await self._store.set(key, value)
+        self._fail(self.sets, key)
+        await super().set(key, value)
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        self.gets[key] += 1
-        self._fail()
-        return await self._store.get(key, prototype, byte_range)
+        self._fail(self.gets, key)
+        return await super().get(key, prototype, byte_range)
 
     async def delete(self, key: str) -> None:
-        self.deletes[key] += 1
-        self._fail()
-        await self._store.delete(key)
+        self._fail(self.deletes, key)
+        await super().delete(key)
 
 
 class HangingStore(CountingStore):
@@ -153,21 +153,16 @@ def test_any_error_of_a_store_is_borne_and_the_last_one_raised(error: Exception)
 
 
 @pytest.mark.parametrize("number", FATAL)
-def test_a_disk_that_takes_nothing_is_asked_once(number: int) -> None:
-    store = FailingStore(failures=5, error=OSError(number, os.strerror(number)))
-    with pytest.raises(OSError, match=os.strerror(number)) as raised:
-        put_object(store, "c/0", [b"x"], AT_ONCE)
-    assert raised.value.errno == number
-    assert is_fatal(raised.value)
-    assert store.sets == {"c/0": 1}
-
-
-def test_what_a_full_store_had_before_stays() -> None:
-    store = FullStore(room=1)
+def test_a_disk_that_takes_nothing_is_asked_once_and_keeps_what_it_had(number: int) -> None:
+    store = FailingStore(error=OSError(number, os.strerror(number)))
     put_object(store, "c/0", [b"x"], AT_ONCE)
-    for key in ("c/0", "c/1"):
-        with pytest.raises(OSError, match="No space left"):
+    store.failures = 10
+    for key, count in (("c/0", 2), ("c/1", 1)):
+        with pytest.raises(OSError, match=os.strerror(number)) as raised:
             put_object(store, key, [b"y"], AT_ONCE)
+        assert raised.value.errno == number
+        assert is_fatal(raised.value)
+        assert store.sets[key] == count
     assert objects(store._store) == {"c/0": b"x"}
 
 
@@ -245,26 +240,18 @@ def test_a_store_that_answers_at_last_has_the_object(hanging: Callable[..., Hang
 
 def test_a_store_that_hangs_holds_no_other_thread_up(hanging: Callable[..., HangingStore]) -> None:
     slow, quick = hanging(), CountingStore()
-    caught: list[Exception] = []
-
-    def put_slowly() -> None:
+    patience = Patience(attempts=1, answer_seconds=DEADLINE_SECONDS)
+    with ThreadPoolExecutor(1) as threads:
+        putting = threads.submit(put_object, slow, "c/0", [b"x"], patience)
         try:
-            put_object(slow, "c/0", [b"x"], Patience(attempts=1, answer_seconds=DEADLINE_SECONDS))
-        except TimeoutError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=put_slowly)
-    thread.start()
-    try:
-        while not slow.waiting:
-            threading.Event().wait(0.005)
-        put_object(quick, "c/0", [b"x"], AT_ONCE)
-        assert objects(quick._store) == {"c/0": b"x"}
-        assert slow.waiting
-    finally:
-        slow.let_go = True
-        thread.join()
-    assert caught == []
+            while not slow.waiting:
+                threading.Event().wait(0.005)
+            put_object(quick, "c/0", [b"x"], AT_ONCE)
+            assert objects(quick._store) == {"c/0": b"x"}
+            assert slow.waiting
+        finally:
+            slow.let_go = True
+        putting.result()
 
 
 # --- Files.
@@ -281,21 +268,15 @@ def test_a_store_that_hangs_holds_no_other_thread_up(hanging: Callable[..., Hang
     ],
     ids=["no part", "an empty part", "several", "some empty", "large"],
 )
-def test_a_file_is_the_parts_one_after_the_other_under_its_name_alone(parts: Sequence[Any], tmp_path: Path) -> None:
-    expected = b"".join(parts)
-    store = LocalStore(tmp_path)
+def test_an_object_is_the_parts_one_after_the_other_under_its_name_alone(parts: Sequence[Any], tmp_path: Path) -> None:
+    expected = {"g/0/c/1/2": b"".join(parts)}
+    store, memory = LocalStore(tmp_path), MemoryStore()
     for _ in range(2):
         put_object(store, "g/0/c/1/2", parts)
-        assert tree(tmp_path) == {"g/0/c/1/2": expected}
-    assert write_file(tmp_path / "g/0/c/1/2", parts) == len(expected)
-    assert tree(tmp_path) == {"g/0/c/1/2": expected}
-
-
-def test_files_and_what_a_store_is_given_are_the_same(tmp_path: Path) -> None:
-    local, memory = LocalStore(tmp_path), MemoryStore()
-    for store in (local, memory):
-        put_object(store, "0/c/0", PARTS)
-    assert tree(tmp_path) == objects(memory)
+        put_object(memory, "g/0/c/1/2", parts)
+        assert tree(tmp_path) == objects(memory) == expected
+    assert write_file(tmp_path / "g/0/c/1/2", parts) == len(expected["g/0/c/1/2"])
+    assert tree(tmp_path) == expected
 
 
 def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:
@@ -308,38 +289,31 @@ def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:
         while not stopped.is_set():
             write_file(path, [content[:70_000], content[70_000:]])
 
-    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
-    for thread in threads:
-        thread.start()
-    try:
-        seen = [path.read_bytes() for _ in range(300)]
-    finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.map(write, contents)
+        try:
+            seen = [path.read_bytes() for _ in range(300)]
+        finally:
+            stopped.set()
+        assert list(writing) == [None, None]
     assert set(seen) <= set(contents)
-    assert os.listdir(path.parent) == ["0"]  # noqa: PTH208
+    assert [file.name for file in path.parent.iterdir()] == ["0"]
 
 
 def test_threads_that_make_the_same_folders_do_not_disturb_each_other(tmp_path: Path) -> None:
     start = threading.Barrier(4)
-    failed: list[BaseException] = []
 
     def write(number: int) -> None:
         try:
             for step in range(40):
                 start.wait(DEADLINE_SECONDS)
                 write_file(tmp_path / str(step) / "a" / "b" / str(number), [b"x"])
-        except BaseException as error:
+        except BaseException:
             start.abort()
-            failed.append(error)
+            raise
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(write, range(4))) == [None] * 4
     assert set(tree(tmp_path)) == {f"{step}/a/b/{number}" for step in range(40) for number in range(4)}
 
 
@@ -359,9 +333,9 @@ def test_a_write_that_is_cut_short_leaves_what_was_there(room: int, tmp_path: Pa
 
 
 class StopsHere(Sequence[bytes]):
-    """Parts of which the second one never comes."""
+    """Parts of which the second one never comes: there is an error, or none, and the process is to be killed."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
     def __len__(self) -> int:
@@ -370,7 +344,10 @@ class StopsHere(Sequence[bytes]):
     def __getitem__(self, index: Any) -> Any:
         if index == 0:
             return b"half of it"
-        raise self.error
+        if self.error is not None:
+            raise self.error
+        while True:
+            threading.Event().wait(60)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), ValueError("no part")])
@@ -380,12 +357,15 @@ def test_who_is_interrupted_leaves_nothing_and_does_not_go_on(error: BaseExcepti
     assert tree(tmp_path) == {}
 
 
-def test_a_file_that_stands_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "c").write_text("no folder")
-    with pytest.raises(NotADirectoryError, match="could not write") as raised:
-        put_object(LocalStore(tmp_path), "c/0", [b"x"], AT_ONCE)
-    assert raised.value.filename == str(tmp_path / "c" / "0")
-    assert tree(tmp_path) == {"c": b"no folder"}
+def test_what_stands_in_the_way_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "folder" / "0").mkdir(parents=True)
+    for key, error in (("file/0", NotADirectoryError), ("folder/0", IsADirectoryError)):
+        with pytest.raises(error, match="could not write") as raised:
+            put_object(LocalStore(tmp_path), key, [b"x"], AT_ONCE)
+        assert raised.value.filename == str(tmp_path / key)
+    assert tree(tmp_path) == {"file": b"no folder"}
+    assert [entry.name for entry in (tmp_path / "folder").iterdir()] == ["0"]
 
 
 def test_errors_of_the_system_name_what_the_user_knows() -> None:
@@ -403,48 +383,28 @@ def test_errors_of_the_system_name_what_the_user_knows() -> None:
 # --- A real disk that takes nothing any more.
 
 
-def test_a_full_disk_is_asked_once_and_keeps_what_it_had(small_disk: Path) -> None:
+@pytest.mark.parametrize("why", ["No space left", "Read-only"])
+def test_a_real_disk_that_takes_nothing_is_asked_once_and_keeps_what_it_had(why: str, small_disk: Path) -> None:
     store = LocalStore(small_disk)
     put_object(store, "c/0", [b"x" * 10_000], NEVER_AGAIN)
     before = tree(small_disk)
-    for key in ("c/0", "c/1"):
-        with pytest.raises(OSError, match="could not write: No space left") as raised:
+    if why == "Read-only":
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for key in ("c/0", "c/1", "new/0"):
+        with pytest.raises(OSError, match=f"could not write: {why}") as raised:
             put_object(store, key, [b"y" * 30_000, b"z" * 30_000], NEVER_AGAIN)
         assert is_fatal(raised.value)
         assert raised.value.filename == str(small_disk / key)
         assert tree(small_disk) == before
-    put_object(store, "c/1", [b"y" * 30_000], NEVER_AGAIN)
-
-
-def test_a_disk_that_became_read_only_is_asked_once(small_disk: Path) -> None:
-    store = LocalStore(small_disk)
-    put_object(store, "c/0", [b"x"], NEVER_AGAIN)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    for key in ("c/0", "new/0"):
-        with pytest.raises(OSError, match="Read-only") as raised:
-            put_object(store, key, [b"y"], NEVER_AGAIN)
-        assert is_fatal(raised.value)
-    assert tree(small_disk) == {"c/0": b"x"}
+    if why == "No space left":
+        put_object(store, "c/1", [b"y" * 30_000], NEVER_AGAIN)
 
 
 # --- What killed processes leave.
 
 
-class WaitsForEver(Sequence[bytes]):
-    """Parts of which the second one never comes, in a process that is to be killed."""
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: Any) -> Any:
-        if index == 0:
-            return b"half of it"
-        while True:
-            threading.Event().wait(60)
-
-
 def write_half(path: str) -> None:
-    write_file(Path(path), WaitsForEver())
+    write_file(Path(path), StopsHere(None))
 
 
 def write_half_as_zarr_does(path: str) -> None:
@@ -518,9 +478,7 @@ def test_folders_and_what_lies_elsewhere_stay(tmp_path: Path) -> None:
     remove_partial_files(inside)
     assert (outside / PARTIAL[0]).exists()
     assert (inside / PARTIAL[0]).is_dir()
-
-
-def test_a_folder_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
+    # A folder that is not there has nothing to remove.
     remove_partial_files(tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -533,11 +491,3 @@ def test_the_buffer_that_a_store_is_given_is_its_own() -> None:
     assert objects(store) == {"c/0": b"abc"}
     sync(store.set("c/1", cpu.Buffer.from_bytes(b"abc")))
     assert objects(store)["c/1"] == b"abc"
-
-
-def test_an_object_that_cannot_take_its_place_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "c" / "0").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError, match="could not write") as raised:
-        put_object(LocalStore(tmp_path), "c/0", [b"x"], AT_ONCE)
-    assert raised.value.filename == str(tmp_path / "c" / "0")
-    assert [entry.name for entry in (tmp_path / "c").iterdir()] == ["0"]
