@@ -285,6 +285,7 @@ def on_a_broken_disk(path: Path) -> None:
 
 INSTEAD: dict[str, tuple[Callable[[Path], None], Condition]] = {
     "a folder": (Path.mkdir, DAMAGED),
+    "a pipe": (os.mkfifo, DAMAGED),
     "a link to itself": (lambda path: path.symlink_to(path), DAMAGED),
     "a link that leads nowhere": (lambda path: path.symlink_to("nowhere"), MISSING),
     "a file that may not be read": (unreadable, DAMAGED),
