@@ -141,22 +141,25 @@ def test_what_a_function_reads_is_a_source_beside_its_path(raw: Path) -> None:
     assert place_of_path(raw) in places_of(other).places
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        lambda raw: dask.array.from_delayed(dask.delayed(np.load)(str(raw.with_suffix(".npy"))), (64, 64), "uint16"),
-        lambda raw: dask.array.from_delayed(dask.delayed(np.load)(raw.with_suffix(".npy")), (64, 64), "uint16"),
-        lambda raw: dask.array.from_delayed(dask.delayed(np.load)(bytes(raw.with_suffix(".npy"))), (64, 64), "uint16"),
-        lambda raw: lazy(functools.partial(add, other=str(raw.with_suffix(".npy")))),
-        lambda raw: lazy(closing_over(str(raw.with_suffix(".npy")))),
-        lambda raw: lazy(functools.partial(add, other=np.str_(raw.with_suffix(".npy")))),
-        lambda raw: lazy(functools.partial(add, other=f"file://{raw.with_suffix('.npy')}")),
-    ],
-    ids=["text", "path", "bytes", "partial", "closure", "text of NumPy", "URL"],
-)
-def test_a_file_that_is_named_is_taken_for_one_that_is_read(source: Callable[[Path], Any], raw: Path) -> None:
-    found = places_of(source(raw))
-    assert place_of_path(raw.with_suffix(".npy")) in found.places
+def delayed(function: Any, *arguments: Any) -> dask.array.Array:
+    return dask.array.from_delayed(dask.delayed(function)(*arguments), IMAGE.shape, "uint16")
+
+
+NAMING: dict[str, Callable[[Path], Any]] = {
+    "text": lambda file: delayed(np.load, str(file)),
+    "path": lambda file: delayed(np.load, file),
+    "bytes": lambda file: delayed(np.load, bytes(file)),
+    "partial": lambda file: lazy(functools.partial(add, other=str(file))),
+    "closure": lambda file: lazy(closing_over(str(file))),
+    "text of NumPy": lambda file: lazy(functools.partial(add, other=np.str_(file))),
+    "URL": lambda file: lazy(functools.partial(add, other=f"file://{file}")),
+}
+
+
+@pytest.mark.parametrize("how", NAMING)
+def test_a_file_that_is_named_is_taken_for_one_that_is_read(how: str, raw: Path) -> None:
+    file = raw.with_suffix(".npy")
+    assert place_of_path(file) in places_of(NAMING[how](file)).places
 
 
 def test_a_pattern_names_what_is_there(tmp_path: Path, raw: Path) -> None:

@@ -1,6 +1,7 @@
 """What does not make a whole image is an error that says why; what does is written once, by a graph."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,30 +173,21 @@ def test_there_must_be_tiles_and_as_much_tile_information(stitch: Any, tiles: in
         stitch(all_tiles[:tiles], all_infos[:infos])
 
 
-def test_a_tile_smaller_than_what_is_kept_of_it_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("place", "shape", "message"),
+    [
+        (4, (2, 9, 4), r"sample 0 .*extents \(9, 4\)"),
+        (0, (9, 8), r"C\(Z\)YX"),
+        (0, (2, 2, 9, 8), r"C\(Z\)YX"),
+        (0, (1, 1, 2, 9, 8), r"C\(Z\)YX"),
+    ],
+)
+def test_a_tile_smaller_than_what_is_kept_or_of_other_axes_is_refused(
+    place: int, shape: tuple[int, ...], message: str
+) -> None:
     tiles, infos = cut()
-    tiles[4] = tiles[4][:, :, :4]
-    with pytest.raises(GeometryError, match=r"sample 0 .*extents \(9, 4\)"):
-        tw.stitch_prediction(tiles, infos)
-
-
-@pytest.mark.parametrize("shape", [(9, 8), (2, 2, 9, 8), (1, 1, 2, 9, 8)])
-def test_a_tile_of_too_few_or_too_many_axes_is_refused(shape: tuple[int, ...]) -> None:
-    tiles, infos = cut()
-    tiles[0] = np.zeros(shape, "uint16")
-    with pytest.raises(GeometryError, match=r"C\(Z\)YX"):
-        tw.stitch_prediction(tiles, infos)
-
-
-@pytest.mark.parametrize("place", [0, 3, -1])
-@pytest.mark.parametrize("change", ["channels cut", "channels added", "data type"])
-def test_a_tile_unlike_the_others_is_refused(change: str, place: int) -> None:
-    tiles, infos = cut()
-    if change == "data type":
-        tiles[place] = tiles[place].astype("float32")
-    else:
-        tiles[place] = tiles[place][:1] if change == "channels cut" else np.concatenate([tiles[place]] * 2)
-    with pytest.raises(ModelOutputError, match=r"sample 0 has .*others have"):
+    tiles[place] = np.zeros(shape, "uint16")
+    with pytest.raises(GeometryError, match=message):
         tw.stitch_prediction(tiles, infos)
 
 
@@ -206,53 +198,56 @@ def test_tiles_of_images_of_different_extents_are_no_sample() -> None:
         tw.stitch_prediction(tiles, infos)
 
 
+UNLIKE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "channels cut": lambda tile: tile[:1],
+    "channels added": lambda tile: np.concatenate([tile] * 2),
+    "data type": lambda tile: tile.astype("float32"),
+}
+
+
+@pytest.mark.parametrize("place", [0, 3, -1])
+@pytest.mark.parametrize("change", UNLIKE)
+def test_a_tile_or_a_sample_unlike_the_others_is_neither_broadcast_nor_cast(change: str, place: int) -> None:
+    tiles, infos = cut()
+    tiles[place] = UNLIKE[change](tiles[place])
+    with pytest.raises(ModelOutputError, match=r"sample 0 has .*others have"):
+        tw.stitch_prediction(tiles, infos)
+    how, tiles = stitching_of(np.concatenate([IMAGE, IMAGE]))
+    others = zip(tiles, how.tile_infos, strict=True)
+    changed = [tile if information.sample_id == 0 else UNLIKE[change](tile) for tile, information in others]
+    with pytest.raises(ModelOutputError):
+        how.stitch(changed)
+
+
 @pytest.mark.parametrize("missing", [0, 5, -1])
-def test_a_duplicate_stands_in_for_no_tile(missing: int) -> None:
+def test_neither_a_duplicate_nor_tiles_that_overlap_make_up_for_a_tile(missing: int) -> None:
     tiles, infos = cut()
     rows, columns = (stop - start for start, stop in infos[missing].stitch_coords)
     tiles[missing], infos[missing] = tiles[1], infos[1]
     with pytest.raises(IncompleteImageError, match=f"sample 0 misses {rows * columns} elements of {20 * 23}"):
         tw.stitch_prediction_single(tiles, infos)
-
-
-def test_tiles_that_overlap_do_not_make_up_for_a_hole() -> None:
     infos = [whole(((0, 1), interval), (1, 1, 6)) for interval in ((0, 4), (2, 4))]
     with pytest.raises(IncompleteImageError, match="misses 2 elements of 6"):
         tw.stitch_prediction([np.ones((1, 1, 4)), np.ones((1, 1, 2))], infos)
 
 
-def test_the_sample_that_is_incomplete_is_named() -> None:
-    tiles, infos = cut(np.concatenate([IMAGE] * 3))
-    [*left_tiles, _], [*left_infos, gone] = tiles, infos
-    rows, columns = (stop - start for start, stop in gone.stitch_coords)
-    with pytest.raises(IncompleteImageError, match=f"sample 2 misses {rows * columns} elements"):
-        tw.stitch_prediction(left_tiles, left_infos)
-
-
 # --- How one image of several samples is stitched.
 
 
-def of_two_samples(samples: np.ndarray) -> tuple[ImageStitching, list[np.ndarray]]:
-    tiles, infos = cut(samples)
-    return ImageStitching("raw.tif", 0, 2, infos, samples.shape[1], samples.dtype), tiles
+def stitching_of(arr: np.ndarray = IMAGE, tile_count: int | None = None) -> tuple[ImageStitching, list[np.ndarray]]:
+    """How an image is stitched, of all its tiles or some, and these tiles."""
+    tiles, infos = cut(arr)
+    return ImageStitching("raw.tif", 0, len(arr), infos[:tile_count], arr.shape[1], arr.dtype), tiles[:tile_count]
 
 
-def test_a_sample_that_is_incomplete_is_named_by_its_image_and_its_place() -> None:
-    how, tiles = of_two_samples(np.concatenate([IMAGE, IMAGE]))
-    left = ImageStitching("raw.tif", 0, 2, how.tile_infos[:-1], 2, how.dtype)
-    with pytest.raises(IncompleteImageError, match=r"image raw\.tif, sample 1 misses \d+ elements"):
-        left.stitch(tiles[:-1])
-
-
-@pytest.mark.parametrize("change", ["one channel", "another data type"])
-def test_a_sample_unlike_the_others_is_neither_broadcast_nor_cast(change: str) -> None:
-    how, tiles = of_two_samples(np.concatenate([IMAGE, IMAGE]))
-    changed = [
-        tile if information.sample_id == 0 else (tile[:1] if change == "one channel" else tile.astype("float32"))
-        for tile, information in zip(tiles, how.tile_infos, strict=True)
-    ]
-    with pytest.raises(ModelOutputError):
-        how.stitch(changed)
+def test_the_sample_that_is_incomplete_is_named_by_its_image_and_its_place() -> None:
+    tiles, infos = cut(np.concatenate([IMAGE] * 3))
+    rows, columns = (stop - start for start, stop in infos[-1].stitch_coords)
+    with pytest.raises(IncompleteImageError, match=f"sample 2 misses {rows * columns} elements"):
+        tw.stitch_prediction(tiles[:-1], infos[:-1])
+    how, tiles = stitching_of(np.concatenate([IMAGE] * 3), -1)
+    with pytest.raises(IncompleteImageError, match=rf"image raw\.tif, sample 2 misses {rows * columns} elements"):
+        how.stitch(tiles)
 
 
 # --- The graph of an image.
@@ -282,34 +277,40 @@ class WrittenLazily(Written):
         return super().__call__(*args, **kwargs)
 
 
-def stitching_of(arr: np.ndarray = IMAGE) -> tuple[ImageStitching, list[np.ndarray]]:
-    tiles, infos = cut(arr)
-    return ImageStitching("raw.tif", 0, len(arr), infos, arr.shape[1], arr.dtype), tiles
-
-
+@pytest.mark.parametrize("kind", [Written, WrittenLazily])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_the_graph_of_an_image_writes_it_once_with_the_keywords_given(samples: int, tmp_path: Path) -> None:
-    written, path = Written(), tmp_path / "not" / "yet" / "there.tiff"
+def test_the_graph_of_an_image_writes_it_once_with_the_keywords_given(
+    samples: int, kind: type[Written], tmp_path: Path
+) -> None:
+    written, path, fetched = kind(), tmp_path / "not" / "yet" / "there.tiff", []
     arr = np.concatenate([IMAGE] * samples)
-    graph = image_graph(*stitching_of(arr), written, path, {"compression": "zlib", "level": 3})
+    how, tiles = stitching_of(arr)
+
+    def fetch(numbers: Any) -> list[np.ndarray]:
+        fetched.extend(numbers)
+        return [tiles[number] for number in numbers]
+
+    keywords = {"compression": "zlib", "level": 3}
+    if kind is WrittenLazily:
+        graph = image_graph(how, range(len(tiles)), written, path, keywords, fetch)
+    else:
+        graph = image_graph(how, tiles, written, path, keywords)
     assert written.calls == []
     assert not path.parent.exists()
-    assert graph.compute(scheduler="threads") is None
+    with dask.config.set(scheduler="threads", num_workers=2):
+        assert graph.compute() is None
     [(args, kwargs)] = written.calls
     assert args == ()
+    is_lazy = isinstance(kwargs.pop("lazy", None), dask.array.Array)
+    assert is_lazy == (kind is WrittenLazily)
     assert kwargs.keys() == {"file_path", "img", "compression", "level"}
     assert (kwargs["file_path"], kwargs["compression"], kwargs["level"]) == (path, "zlib", 3)
     assert isinstance(kwargs["file_path"], Path)
     assert isinstance(kwargs["img"], np.ndarray)
     np.testing.assert_array_equal(kwargs["img"], arr[0] if samples == 1 else arr)
+    assert sorted(fetched) == (list(range(len(tiles))) if is_lazy else [])
     assert written.folder_was_there == [True]
-
-
-def test_the_graph_of_an_image_runs_on_the_threads_of_dask(tmp_path: Path) -> None:
-    written = Written()
-    graph = image_graph(*stitching_of(), written, tmp_path / "a.tiff", {})
-    with dask.config.set(scheduler="threads", num_workers=2):
-        graph.compute()
+    # On the threads of dask.
     assert len(written.threads) == 1
     assert threading.get_ident() not in written.threads
 
@@ -324,32 +325,11 @@ def test_graphs_of_images_of_one_name_do_not_stand_in_for_each_other(tmp_path: P
         np.testing.assert_array_equal(by_path[path], IMAGE[0] + at)
 
 
-def test_a_function_that_takes_a_lazy_image_gets_one(tmp_path: Path) -> None:
-    written, path, fetched = WrittenLazily(), tmp_path / "new" / "a.zarr", []
-
-    def fetch(numbers: Any) -> list[np.ndarray]:
-        fetched.extend(numbers)
-        return [tiles[number] for number in numbers]
-
-    how, tiles = stitching_of()
-    graph = image_graph(how, range(len(tiles)), written, path, {"level": 3}, fetch)
-    assert graph.compute(scheduler="threads") is None
-    [(args, kwargs)] = written.calls
-    assert args == ()
-    assert kwargs.keys() == {"file_path", "img", "level", "lazy"}
-    assert isinstance(kwargs["lazy"], dask.array.Array)
-    np.testing.assert_array_equal(kwargs["img"], IMAGE[0])
-    assert sorted(fetched) == list(range(len(tiles)))
-    assert written.folder_was_there == [True]
-
-
 @pytest.mark.parametrize("kind", [Written, WrittenLazily])
 def test_an_image_that_misses_tiles_is_not_written(kind: type[Written], tmp_path: Path) -> None:
     written = kind()
-    how, tiles = stitching_of()
-    left = ImageStitching("raw.tif", 0, 1, how.tile_infos[1:], 2, how.dtype)
     with pytest.raises(IncompleteImageError, match=r"image raw\.tif misses"):
-        image_graph(left, tiles[1:], written, tmp_path / "a.tiff", {}).compute(scheduler="threads")
+        image_graph(*stitching_of(tile_count=-1), written, tmp_path / "a.tiff", {}).compute(scheduler="threads")
     assert written.calls == []
 
 
