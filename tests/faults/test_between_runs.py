@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tifffile
 from distributed import Client, LocalCluster
 from tests.faults.test_resume import (
     CLIENTS,
@@ -70,15 +73,10 @@ ALIGNED = {"layout": "aligned", "memory_nbytes": 2**17}
 
 
 def threads_that_predict() -> int:
-    return sum("_produce" in str(frame) for frame in map(stack_of, sys._current_frames().values()))
-
-
-def stack_of(frame: Any) -> list[str]:
-    names = []
-    while frame is not None:
-        names.append(frame.f_code.co_name)
-        frame = frame.f_back
-    return names
+    return sum(
+        any(walked.f_code.co_name == "_produce" for walked, _ in traceback.walk_stack(frame))
+        for frame in sys._current_frames().values()
+    )
 
 
 @pytest.fixture
@@ -111,9 +109,7 @@ class Fills:
 
 
 def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_records(
-    disk: Disk,
-    embedded: Client,
-    tmp_path: Path,
+    disk: Disk, embedded: Client, tmp_path: Path
 ) -> None:
     image = np.tile(IMAGE, (2, 2))
     output, ledger = tmp_path / "out.zarr", disk.path / "ledger"
@@ -136,10 +132,7 @@ def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_record
 
 
 @pytest.mark.timeout(60)
-def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(
-    disk: Disk,
-    embedded: Client,
-) -> None:
+def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(disk: Disk, embedded: Client) -> None:
     filler = disk.fill()
     output = disk.path / "out.zarr"
     with pytest.raises(DestinationError, match="No space left") as caught:
@@ -153,34 +146,28 @@ def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(
     assert monotonic() - since < 10
 
 
-def test_an_output_that_appeared_meanwhile_is_left_as_it_is(embedded: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("if_exists", "faster", "error", "words"),
+    [
+        ("fail", {}, DestinationExistsError, "exists and is left as it is"),
+        ("resume", {"memory_nbytes": 2**20}, ResumeError, "run this one again"),
+    ],
+)
+def test_an_output_that_somebody_made_meanwhile_is_left_as_it_is(
+    if_exists: str, faster: dict[str, Any], error: type[Exception], words: str, embedded: Client, tmp_path: Path
+) -> None:
     output = tmp_path / "out.zarr"
 
     def somebody_is_faster(_plan: Any) -> None:
-        predict(output, Company(), client=embedded)
+        predict(output, Company(), client=embedded, **faster)
 
-    with pytest.raises(DestinationExistsError, match="exists and is left as it is"):
-        predict(output, Company(), client=embedded, on_plan=somebody_is_faster)
-    assert tw.verify(output, progress=False).is_complete
-
-
-def test_an_output_that_was_begun_meanwhile_is_not_spoilt(embedded: Client, tmp_path: Path) -> None:
-    output = tmp_path / "out.zarr"
-
-    def somebody_is_faster(_plan: Any) -> None:
-        predict(output, Company(), client=embedded, memory_nbytes=2**20)
-
-    try:
-        predict(output, Company(), client=embedded, if_exists="resume", on_plan=somebody_is_faster)
-    except ResumeError as error:
-        assert "run this one again" in str(error)  # noqa: PT017
+    with pytest.raises(error, match=words):
+        predict(output, Company(), client=embedded, if_exists=if_exists, on_plan=somebody_is_faster)
     assert tw.verify(output, progress=False).is_complete
 
 
 def test_a_client_that_was_killed_and_not_yet_waited_for_is_dead(
-    folder: Path,
-    start_client: Any,
-    embedded: Client,
+    folder: Path, start_client: Any, embedded: Client
 ) -> None:
     process = start_client({})
     os.kill(process.pid, signal.SIGKILL)
@@ -198,11 +185,7 @@ def _runs(process: int) -> bool:
 
 
 @pytest.mark.parametrize("second", [None, signal.SIGINT])
-def test_grace_is_kept_in_the_embedded_cluster(
-    second: int | None,
-    folder: Path,
-    start_client: Any,
-) -> None:
+def test_grace_is_kept_in_the_embedded_cluster(second: int | None, folder: Path, start_client: Any) -> None:
     process = start_client({"grace_seconds": 1.0 if second is None else 60.0})
     ask_to_stop(process.pid, signal.SIGINT, folder)
     if second is not None:
@@ -212,8 +195,7 @@ def test_grace_is_kept_in_the_embedded_cluster(
     assert outcome_of(folder)["error"] == ("RunStoppedError" if second is None else "KeyboardInterrupt")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL])
-def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(number: int, tmp_path: Path) -> None:
+def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     with (
         LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
@@ -222,7 +204,7 @@ def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(number
         process = CLIENTS.Process(target=run_straggler, args=(tmp_path, cluster.scheduler_address))
         process.start()
         wait_for((tmp_path / "running").exists, "the last tile")
-        os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGKILL)
         process.join()
         predict(output, np.negative, client=client, if_exists="overwrite", **ALIGNED)
         whole = tree(output)
@@ -233,38 +215,25 @@ def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(number
         assert tree(output) == whole
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"zarr_format": 3, "node_type": "group"}'])
-def test_metadata_that_are_damaged_are_said_to_be(content: bytes, output: Path, embedded: Client) -> None:
-    (output / "0" / "zarr.json").write_bytes(content)
-    before = tree(output.parent)
-    for call in (
-        lambda: predict(output, Company(), client=embedded, if_exists="resume"),
-        lambda: tw.repair(output, Company(), IMAGE, client=embedded, progress=False),
-        lambda: tw.verify(output, progress=False),
-    ):
-        with pytest.raises(ResumeError, match=r"zarr\.json|0"):
-            call()
-    assert tree(output.parent) == before
-
-
-@pytest.mark.parametrize("name", ["chunk_grid", "data_type", "shape", "codecs", "fill_value"])
-def test_another_array_is_not_proven_complete(name: str, output: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chunk_grid", {"name": "regular", "configuration": {"chunk_shape": [12, 48]}}),
+        ("data_type", "int32"),
+        ("shape", [240, 287]),
+        ("codecs", [{"name": "bytes", "configuration": {"endian": "little"}}]),
+        ("fill_value", 5),
+    ],
+)
+def test_another_array_is_not_proven_complete(name: str, value: Any, output: Path) -> None:
     file = output / "0" / "zarr.json"
-    metadata = json.loads(file.read_bytes())
-    metadata[name] = {
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [12, 48]}},
-        "data_type": "int32",
-        "shape": [240, 287],
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-        "fill_value": 5,
-    }[name]
+    metadata = json.loads(file.read_bytes()) | {name: value}
     if name == "data_type":
         metadata["fill_value"] = 0
     file.write_text(json.dumps(metadata))
-    try:
-        assert not tw.verify(output, progress=False).is_complete
-    except ResumeError as error:
-        assert name in str(error)  # noqa: PT017
+    verification = tw.verify(output, progress=False)
+    assert not verification.is_complete
+    assert name in str(verification)
 
 
 def test_a_group_that_is_gone_is_found_and_mended(output: Path, embedded: Client) -> None:
@@ -289,8 +258,6 @@ def test_an_output_that_is_gone_is_written_anew_or_said_to_be(lost: str, output:
 
 
 def test_a_source_that_moved_may_be_named(embedded: Client, tmp_path: Path) -> None:
-    import tifffile
-
     tifffile.imwrite(tmp_path / "raw.tif", IMAGE, photometric="minisblack")
     output = tmp_path / "out.zarr"
     predict(output, Company(), tmp_path / "raw.tif", client=embedded)
@@ -301,28 +268,56 @@ def test_a_source_that_moved_may_be_named(embedded: Client, tmp_path: Path) -> N
     assert tree(output) == whole
 
 
-@pytest.mark.parametrize("how", ["offset", "order"])
-def test_another_part_of_a_raw_file_is_another_source(how: str, embedded: Client, tmp_path: Path) -> None:
+def scaled(tiles: np.ndarray, by: float) -> np.ndarray:
+    return by * tiles
+
+
+def mapped(folder: Path, **options: Any) -> np.memmap:
+    return np.memmap(folder / "raw", "float32", "r", shape=IMAGE.shape, **options)
+
+
+Options = Callable[[Path], dict[str, Any]]
+ELSE: dict[str, tuple[Options, Options, str]] = {
+    # What a run was begun from, and what is something else.
+    "another part of a raw file": (
+        lambda folder: {"source": mapped(folder)},
+        lambda folder: {"source": mapped(folder, offset=IMAGE.nbytes)},
+        "source: ",
+    ),
+    "another order of a raw file": (
+        lambda folder: {"source": mapped(folder)},
+        lambda folder: {"source": mapped(folder, order="F")},
+        "source: ",
+    ),
+    "another dimension": (
+        lambda folder: {"chunks": "auto"},
+        lambda folder: {"source": IMAGE[np.newaxis], "axes": "ZYX", "tile_size": (1, 48, 48), "overlap": (0, 12, 12)},
+        "source axes: YX then, ZYX now",
+    ),
+    "shards that were not asked for": (lambda folder: {}, lambda folder: {"shards": "auto"}, "shards: None then"),
+    "another argument of a partial function": (
+        lambda folder: {"model": functools.partial(scaled, by=2)},
+        lambda folder: {"model": functools.partial(scaled, by=3)},
+        "model: ",
+    ),
+    "another partial function": (
+        lambda folder: {"model": functools.partial(scaled, by=2)},
+        lambda folder: {"model": functools.partial(np.add, 2)},
+        "model: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ELSE)
+def test_something_else_is_told_from_the_same_made_again(what: str, embedded: Client, tmp_path: Path) -> None:
+    first, other, words = ELSE[what]
     np.stack([IMAGE, IMAGE[::-1]]).tofile(tmp_path / "raw")
-    first = np.memmap(tmp_path / "raw", "float32", "r", 0, IMAGE.shape)
-    options = {"offset": IMAGE.nbytes} if how == "offset" else {"order": "F"}
-    second = np.memmap(tmp_path / "raw", "float32", "r", shape=IMAGE.shape, **options)
-    predict(tmp_path / "out.zarr", Company(), first, client=embedded)
-    with pytest.raises(ResumeError, match="source: "):
-        predict(tmp_path / "out.zarr", Company(), second, client=embedded, if_exists="resume")
-
-
-def test_a_source_of_other_dimensions_is_refused_as_something_else(embedded: Client, tmp_path: Path) -> None:
-    auto: dict[str, Any] = {"chunks": "auto", "client": embedded}
-    predict(tmp_path / "out.zarr", Company(), **auto)
-    volume: dict[str, Any] = {"axes": "ZYX", "tile_size": (1, 48, 48), "overlap": (0, 12, 12)}
-    with pytest.raises(ResumeError, match="source axes: YX then, ZYX now"):
-        predict(tmp_path / "out.zarr", Company(), IMAGE[np.newaxis], if_exists="resume", **auto | volume)
-
-
-def test_shards_that_were_not_asked_for_then_are_something_else(output: Path, embedded: Client) -> None:
-    with pytest.raises(ResumeError, match="shards: None then"):
-        predict(output, Company(), client=embedded, if_exists="resume", shards="auto")
+    always = {"destination": tmp_path / "out.zarr", "model": Company(), "client": embedded}
+    predict(**always | first(tmp_path))
+    again = always | first(tmp_path) | {"if_exists": "resume"}
+    assert predict(**again).unit_count == 0
+    with pytest.raises(ResumeError, match=words):
+        predict(**again | other(tmp_path))
 
 
 def test_a_ledger_inside_its_output_is_refused_or_survives(embedded: Client, tmp_path: Path) -> None:
@@ -342,24 +337,6 @@ def test_a_ledger_of_another_output_is_not_cleared(embedded: Client, tmp_path: P
     with pytest.raises(DestinationError):
         predict(tmp_path / "b.zarr", np.negative, client=embedded, ledger=ledger)
     assert tw.verify(tmp_path / "a.zarr", ledger=ledger, progress=False).is_complete
-
-
-def test_a_roundabout_path_is_the_path_that_it_stands_for(output: Path) -> None:
-    assert tw.verify(output / "0" / "..", progress=False).is_complete
-
-
-def scaled(tiles: np.ndarray, by: float) -> np.ndarray:
-    return by * tiles
-
-
-def test_another_partial_function_is_another_model(embedded: Client, tmp_path: Path) -> None:
-    predict(tmp_path / "out.zarr", functools.partial(scaled, by=2), client=embedded)
-    again = functools.partial(scaled, by=2)
-    assert predict(tmp_path / "out.zarr", again, client=embedded, if_exists="resume").unit_count == 0
-    with pytest.raises(ResumeError, match="model: "):
-        predict(tmp_path / "out.zarr", functools.partial(np.add, 2), client=embedded, if_exists="resume")
-    with pytest.raises(ResumeError, match="model: "):
-        predict(tmp_path / "out.zarr", functools.partial(scaled, by=3), client=embedded, if_exists="resume")
 
 
 def test_a_link_to_an_output_is_that_output(output: Path, embedded: Client) -> None:

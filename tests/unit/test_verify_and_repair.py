@@ -259,6 +259,7 @@ def paths_of(output: Path) -> dict[str, Any]:
         "a relative path": "out.zarr",
         "a relative path with a slash": "out.zarr/",
         "a roundabout path": f"../{output.parent.name}/out.zarr",
+        "a path through its array": output / "0" / "..",
         "the array": output / "0",
         "the array, with a slash": f"{output}/0/",
         "the array, relative": "out.zarr/0",
