@@ -55,6 +55,12 @@ def add(ledger: Ledger, record: Record) -> None:
         ledger.add_written(UnitReceipt(record.unit, record.object_count, record.stored_nbytes, record.digest))
 
 
+def add_all(ledger: Ledger, records: Sequence[Record]) -> Sequence[Record]:
+    for record in records:
+        add(ledger, record)
+    return records
+
+
 def some_records(count: int, first: int = 0) -> list[Record]:
     """Records of which every byte matters to somebody."""
     return [
@@ -74,8 +80,7 @@ def begun(folder: Path, header: Header = HEADER) -> Ledger:
 def record_run(folder: Path, records: Sequence[Record], header: Header = HEADER) -> Path:
     """Let one run record, and return its file."""
     ledger = begun(folder, header)
-    for record in records:
-        add(ledger, record)
+    add_all(ledger, records)
     ledger.close()
     return ledger.file
 
@@ -356,11 +361,9 @@ def test_a_write_that_is_cut_short_leaves_whole_records_only(tmp_path: Path) -> 
     for room in range(3 * RECORD_NBYTES + 1):
         folder = tmp_path / str(room)
         ledger = begun(folder)
-        for record in some_records(2):
-            add(ledger, record)
+        add_all(ledger, some_records(2))
         ledger.flush()
-        for record in some_records(4, first=2):
-            add(ledger, record)
+        add_all(ledger, some_records(4, first=2))
         with files_of_at_most(HEADER_NBYTES + 2 * RECORD_NBYTES + room):
             with pytest.raises(DestinationError, match=FULL_MESSAGE) as raised:
                 ledger.flush()
@@ -371,9 +374,7 @@ def test_a_write_that_is_cut_short_leaves_whole_records_only(tmp_path: Path) -> 
             ledger.flush()
         assert raised.value.errno == errno.EFBIG
         assert raised.value.filename == str(ledger.file)
-        later = some_records(2, first=90)
-        for record in later:
-            add(ledger, record)
+        later = add_all(ledger, some_records(2, first=90))
         ledger.close()
         assert said_in(folder) == by_unit(some_records(kept), later)
 
@@ -394,9 +395,7 @@ def test_a_full_disk_costs_only_what_did_not_fit(small_disk: Path) -> None:
     before = first.read_bytes()
     ledger = begun(folder)
     give_back = fill(small_disk)
-    later = some_records(1000, first=100)
-    for record in later:
-        add(ledger, record)
+    later = add_all(ledger, some_records(1000, first=100))
     with pytest.raises(DestinationError, match=FULL_MESSAGE) as raised:
         ledger.flush()
     assert raised.value.errno == errno.ENOSPC
@@ -415,18 +414,9 @@ def test_a_full_disk_costs_only_what_did_not_fit(small_disk: Path) -> None:
     assert raised_by_begin.value.errno == errno.ENOSPC
     assert sorted(file.name for file in folder.iterdir()) == names
     give_back()
-    after = some_records(2, first=5000)
-    for record in after:
-        add(ledger, record)
+    after = add_all(ledger, some_records(2, first=5000))
     ledger.close()
     assert said_in(folder) == by_unit(some_records(3), later[:kept], after)
-
-
-def test_a_ledger_that_cannot_be_begun_names_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match="is no folder, or lies in none") as raised:
-        begun(tmp_path / "file" / "o.ledger")
-    assert str(tmp_path / "file") in str(raised.value.filename)
 
 
 # --- Ledgers of several groups in one store.
@@ -514,21 +504,23 @@ def test_a_header_that_was_made_by_hand_is_none(change: dict[str, Any], tmp_path
         LedgerFolder(tmp_path).header()
 
 
-@pytest.mark.parametrize("what", ["a folder", "a link that leads nowhere", "a pipe"])
-def test_what_has_the_name_of_a_file_and_is_none_is_named(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")],
+    ids=["a folder", "a pipe", "a link that leads nowhere"],
+)
+def test_what_has_the_name_of_a_file_and_is_none_is_named(make: Callable[[Path], None], tmp_path: Path) -> None:
     record_run(tmp_path, some_records(2))
     path = tmp_path / "000002.ledger"
-    if what == "a folder":
-        path.mkdir()
-    elif what == "a pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to("nowhere")
+    make(path)
     with pytest.raises(ResumeError, match=str(path)):
         LedgerFolder(tmp_path).header()
 
 
-def test_a_ledger_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "o.ledger").write_text("notes")
+def test_what_is_no_folder_of_a_ledger_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("notes")
     with pytest.raises(DestinationError, match="is no folder"):
-        LedgerFolder(tmp_path / "o.ledger").header()
+        LedgerFolder(tmp_path / "file").header()
+    with pytest.raises(OSError, match="is no folder, or lies in none") as raised:
+        begun(tmp_path / "file" / "o.ledger")
+    assert str(tmp_path / "file") in str(raised.value.filename)

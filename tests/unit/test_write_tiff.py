@@ -141,18 +141,13 @@ def test_axes_that_nobody_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) 
         assert file.asarray().shape == (1, 8, 37, 61)
 
 
-def test_imagej_reads_a_file_for_imagej(tmp_path: Path) -> None:
+def test_a_file_is_for_imagej_or_in_colours_where_that_is_asked_for(tmp_path: Path) -> None:
     image = image_of((2, 3, 37, 61))
     write_tiff(tmp_path / "a.tif", in_odd_chunks(image), imagej=True)
     with TiffFile(tmp_path / "a.tif") as file:
         assert file.is_imagej
         assert_same(file.asarray(), image)
-
-
-def test_a_colormap_makes_a_palette_image(tmp_path: Path) -> None:
-    image = image_of((37, 61), "uint8")
-    colormap = np.zeros((3, 256), "uint16")
-    write_tiff(tmp_path / "a.tif", image, colormap=colormap)
+    write_tiff(tmp_path / "a.tif", image_of((37, 61), "uint8"), colormap=np.zeros((3, 256), "uint16"))
     with TiffFile(tmp_path / "a.tif") as file:
         assert file.pages[0].photometric.name == "PALETTE"
 
@@ -237,17 +232,14 @@ def test_missing_folders_are_made_and_a_path_may_be_a_str(tmp_path: Path) -> Non
     assert_same(tifffile.imread(tmp_path / "a/b/c.tiff"), image_of((5, 6)))
 
 
-def test_a_folder_of_that_name_is_left(tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_named_and_left(tmp_path: Path) -> None:
     (tmp_path / "a.tiff").mkdir()
+    (tmp_path / "a").write_bytes(b"")
     with pytest.raises(DestinationExistsError, match=r"a\.tiff exists and is a folder"):
         write_tiff(tmp_path / "a.tiff", image_of((5, 6)))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tiff"]
-
-
-def test_a_parent_that_is_a_file_is_an_error_that_names_the_image(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"")
     with pytest.raises(OSError, match=r"could not write.*a/b\.tiff"):
         write_tiff(tmp_path / "a" / "b.tiff", image_of((5, 6)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.tiff"]
 
 
 def test_a_file_that_cannot_grow_is_an_error_that_names_it_and_leaves_nothing(tmp_path: Path) -> None:
@@ -264,26 +256,27 @@ def test_a_file_that_cannot_grow_is_an_error_that_names_it_and_leaves_nothing(tm
 # --- What is refused.
 
 
-@pytest.mark.parametrize("dtype", ["longdouble", "M8[s]", "S3", "O", "u1,u2"])
-def test_a_data_type_that_tiff_cannot_hold_is_refused(tmp_path: Path, dtype: str) -> None:
-    image = np.zeros((4, 5), dtype)
+UNFIT: list[tuple[np.ndarray, dict[str, Any], str]] = [
+    *(
+        (np.zeros((4, 5), dtype), {}, r"a\.tiff cannot be a TIFF file: unknown data type")
+        for dtype in ("longdouble", "M8[s]", "S3", "O", "u1,u2")
+    ),
+    *((np.zeros(shape), {}, "at least two axes and no empty one") for shape in ((), (5,), (0, 5), (3, 5, 0))),
+    *(
+        (np.zeros((5, 6)), {option: None}, f"does not take {option}")
+        for option in ("append", "data", "dtype", "mode", "returnoffset", "shape")
+    ),
+]
+
+
+@pytest.mark.parametrize(("image", "options", "message"), UNFIT)
+def test_an_image_that_tiff_cannot_hold_and_options_that_are_set_here_are_refused(
+    tmp_path: Path, image: np.ndarray, options: dict[str, Any], message: str
+) -> None:
     for img in (image, dask.array.from_array(image, chunks=3)):
-        with pytest.raises(ValueError, match=r"a\.tiff cannot be a TIFF file: unknown data type"):
-            write_tiff(tmp_path / "a.tiff", img)
+        with pytest.raises(ValueError, match=message):
+            write_tiff(tmp_path / "a.tiff", img, **options)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("shape", [(), (5,), (0, 5), (3, 5, 0)])
-def test_an_image_without_a_plane_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    for img in (np.zeros(shape), dask.array.zeros(shape)):
-        with pytest.raises(ValueError, match=r"at least two axes and no empty one"):
-            write_tiff(tmp_path / "a.tiff", img)
-
-
-@pytest.mark.parametrize("option", ["append", "data", "dtype", "mode", "returnoffset", "shape"])
-def test_options_that_are_set_here_are_refused(tmp_path: Path, option: str) -> None:
-    with pytest.raises(ValueError, match=f"does not take {option}"):
-        write_tiff(tmp_path / "a.tiff", image_of((5, 6)), **{option: None})
 
 
 @pytest.mark.parametrize(

@@ -112,19 +112,14 @@ def test_every_object_is_set_once_and_none_is_read_back(
         np.testing.assert_array_equal(array[...], np.asarray(img))
 
 
-def test_options_of_the_array_reach_it(tmp_path: Path) -> None:
+def test_options_of_the_array_reach_it_and_dimensions_that_nobody_names_have_no_names(tmp_path: Path) -> None:
     options = {"chunks": (1, 16, 16), "compressors": zarr.codecs.GzipCodec(level=3), "fill_value": 5}
-    write_zarr(tmp_path / "a.zarr", image_of((3, 37, 61)), axes="CYX", **options)
-    array = array_at(tmp_path / "a.zarr")
-    assert array.chunks == (1, 16, 16)
-    assert array.compressors == (zarr.codecs.GzipCodec(level=3),)
-    assert array.fill_value == 5
-    assert array.metadata.dimension_names == ("c", "y", "x")
-
-
-def test_dimensions_that_nobody_names_have_no_names(tmp_path: Path) -> None:
-    write_zarr(tmp_path / "a.zarr", image_of((3, 5, 7, 6)))
-    assert array_at(tmp_path / "a.zarr").metadata.dimension_names is None
+    for axes, names in (("CYX", ("c", "y", "x")), (None, None)):
+        write_zarr(tmp_path / "a.zarr", image_of((3, 37, 61)), axes=axes, **options)
+        array = array_at(tmp_path / "a.zarr")
+        assert (array.chunks, array.fill_value) == ((1, 16, 16), 5)
+        assert array.compressors == (zarr.codecs.GzipCodec(level=3),)
+        assert array.metadata.dimension_names == names
 
 
 # --- How a dask array is computed.
@@ -243,15 +238,24 @@ def test_an_earlier_output_of_either_format_is_replaced(tmp_path: Path, earlier_
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_groups_and_arrays_of_others_are_refused_and_left(tmp_path: Path, zarr_format: int) -> None:
+def test_what_is_of_others_is_refused_and_left(tmp_path: Path, zarr_format: int) -> None:
     zarr.create_array(tmp_path / "array", shape=3, dtype="uint8", zarr_format=zarr_format)
     zarr.create_group(tmp_path / "group", zarr_format=zarr_format)
     write_zarr(tmp_path / "shared", image_of((5, 6)), zarr_format=zarr_format)
     zarr.open_group(tmp_path / "shared").create_array("labels", shape=3, dtype="uint8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
     before = tree(tmp_path)
-    for name in ("array", "group", "shared"):
-        with pytest.raises(DestinationExistsError, match="in the way"):
-            write_zarr(tmp_path / name, image_of((5, 6)))
+    for destination, error, message in (
+        *((tmp_path / name, DestinationExistsError, "in the way") for name in ("array", "group", "shared")),
+        (tmp_path / "folder", DestinationExistsError, "folder exists and is no Zarr"),
+        (tmp_path / "file", DestinationError, "file is a file, not a folder"),
+        (tmp_path / "file" / "a.zarr", DestinationError, "is a file, not a folder"),
+        ("memory://a.zarr", DestinationError, "is a URL"),
+    ):
+        with pytest.raises(error, match=message):
+            write_zarr(destination, image_of((5, 6)))
     assert tree(tmp_path) == before
 
 
@@ -268,22 +272,6 @@ def test_what_a_killed_process_has_left_is_removed_and_what_a_live_one_writes_is
             f"a.zarr.{'2' * 32}.partial",
             "b.zarr.partial",
         ]
-
-
-def test_what_is_no_zarr_is_refused_and_left(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "notes.txt").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    before = tree(tmp_path)
-    for destination, error, message in (
-        (tmp_path / "folder", DestinationExistsError, "folder exists and is no Zarr"),
-        (tmp_path / "file", DestinationError, "file is a file, not a folder"),
-        (tmp_path / "file" / "a.zarr", DestinationError, "is a file, not a folder"),
-        ("memory://a.zarr", DestinationError, "is a URL"),
-    ):
-        with pytest.raises(error, match=message):
-            write_zarr(destination, image_of((5, 6)))
-    assert tree(tmp_path) == before
 
 
 def test_an_object_that_cannot_be_stored_is_an_error_that_names_the_image_and_leaves_nothing(tmp_path: Path) -> None:
@@ -348,27 +336,21 @@ def test_a_folder_above_that_is_zarr_of_another_kind_is_refused_before_anything_
         ({"zarr_format": 4}, "zarr_format must be 2 or 3, got 4"),
         ({"chunks": (10, 10), "shards": (15, 15)}, "not a whole multiple"),
         ({"chunks": (10, 10, 10)}, "chunk"),
+        ({"img": np.zeros((3, 4), "M8[s]")}, "unknown data type"),
+        ({"img": np.zeros(3)}, "must be"),
+        (
+            {"img": (lazy := dask.array.from_array(image_of((30, 30)), chunks=10))[lazy[:, 0] > 0]},
+            "compute_chunk_sizes",
+        ),
     ],
 )
-def test_an_option_that_is_not_possible_is_an_error_before_anything_is_computed(
+def test_what_is_not_possible_is_an_error_before_anything_is_computed(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     computed: list[tuple[int, ...]] = []
     with pytest.raises(ValueError, match=message):
-        write_zarr(tmp_path / "a.zarr", calling(computed.append, (30, 30), (30, 30)), **options)
+        write_zarr(tmp_path / "a.zarr", **{"img": calling(computed.append, (30, 30), (30, 30))} | options)
     assert computed == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_image_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
-    lazy = dask.array.from_array(image_of((30, 30)), chunks=10)
-    for img, message in (
-        (np.zeros((3, 4), "M8[s]"), "unknown data type"),
-        (np.zeros(3), "must be"),
-        (lazy[lazy[:, 0] > 0], "compute_chunk_sizes"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            write_zarr(tmp_path / "a.zarr", img)
     assert list(tmp_path.iterdir()) == []
 
 
