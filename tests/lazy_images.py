@@ -1,10 +1,6 @@
-"""Images that are computed chunk by chunk, and what a process needs to write them."""
+"""Images that are computed chunk by chunk."""
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import dask.array
 import numpy as np
@@ -49,34 +45,3 @@ def failing(error: BaseException) -> dask.array.Array:
             raise error
 
     return calling(fail, (4, 30, 30), (1, 16, 16))
-
-
-MEMORY = """
-import re
-from pathlib import Path
-import dask.array, numpy as np
-from tilewright.images.MODULE import write_MODULE as write
-
-def peak_mib():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-def image(shape, chunks):
-    ones = dask.array.ones(shape, chunks=chunks, dtype="uint16")
-    return ones.map_blocks(np.add, np.uint16(7), dtype="uint16")
-
-for shape, part, chunks, options in CASES:
-    write(PATH, image(part, chunks), **options)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = peak_mib()
-    write(PATH, image(shape, chunks), **options)
-    print(peak_mib() - before)
-"""
-
-
-def memory_growth_mib(module: str, path: Path, cases: list[Any]) -> list[float]:
-    """How much more memory a process takes that writes an image than one that writes a part of it, for each case."""
-    script = MEMORY.replace("MODULE", module).replace("PATH", repr(str(path))).replace("CASES", repr(cases))
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    grown = [float(line) for line in done.stdout.split()]
-    assert len(grown) == len(cases)
-    return grown

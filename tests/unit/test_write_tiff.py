@@ -1,10 +1,7 @@
 """A TIFF file holds what the image held, appears whole or not at all, and takes no memory that grows with the image."""
 
-import errno
 import functools
 import sys
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -15,8 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageSequence
-from tests.lazy_images import calling, failing, image_of, in_odd_chunks, memory_growth_mib
-from tests.support import files_of_at_most, tree
+from tests.lazy_images import calling, image_of, in_odd_chunks
 from tifffile import TiffFile
 
 from tilewright.errors import DestinationExistsError
@@ -195,36 +191,7 @@ def test_pages_tiles_and_what_compression_may_add_count_for_a_bigtiff(
     assert tiff._needs_bigtiff(shape, 1, options) == is_big
 
 
-# --- Whole or not at all.
-
-
-@pytest.mark.parametrize("encoding", THREE)
-@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt(), FileNotFoundError(2, "no", "src")])
-def test_a_chunk_that_fails_leaves_no_file_and_the_earlier_one_as_it_was(
-    tmp_path: Path, error: BaseException, encoding: dict[str, Any]
-) -> None:
-    for before in ({}, {"a.tiff": b"earlier"}):
-        for name, content in before.items():
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(type(error)) as raised:
-            write_tiff(tmp_path / "a.tiff", failing(error), **encoding)
-        # An error of the source is not one of the file.
-        assert str(raised.value) == str(error)
-        assert tree(tmp_path) == before
-
-
-def test_until_it_is_complete_a_file_has_a_partial_name_and_the_earlier_one_stays(tmp_path: Path) -> None:
-    def look(_: tuple[int, ...]) -> None:
-        names = {path.name for path in tmp_path.iterdir()}
-        assert len(names) > 1
-        assert all(name.endswith(".partial") for name in names - {"a.tiff"})
-        assert (tmp_path / "a.tiff").read_bytes() == b"earlier"
-
-    for encoding in ({}, {"compression": "zlib"}):
-        (tmp_path / "a.tiff").write_bytes(b"earlier")
-        write_tiff(tmp_path / "a.tiff", calling(look, (2, 30, 30), (1, 16, 30)), **encoding)
-        assert tifffile.imread(tmp_path / "a.tiff").all()
-        assert [path.name for path in tmp_path.iterdir()] == ["a.tiff"]
+# --- Where to.
 
 
 def test_missing_folders_are_made_and_a_path_may_be_a_str(tmp_path: Path) -> None:
@@ -240,17 +207,6 @@ def test_what_stands_in_the_way_is_named_and_left(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"could not write.*a/b\.tiff"):
         write_tiff(tmp_path / "a" / "b.tiff", image_of((5, 6)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.tiff"]
-
-
-def test_a_file_that_cannot_grow_is_an_error_that_names_it_and_leaves_nothing(tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (4, 200, 200)).astype("uint8")
-    for img, encoding in product((image, dask.array.from_array(image, chunks=(1, 90, 90))), THREE):
-        with files_of_at_most(100_000), pytest.raises(OSError, match="could not write") as raised:
-            write_tiff(tmp_path / "a.tiff", img, **encoding)
-        assert raised.value.filename == str(tmp_path / "a.tiff")
-        # numpy.ndarray.tofile does not say why it failed.
-        assert raised.value.errno in (errno.EFBIG, errno.EIO)
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- What is refused.
@@ -330,20 +286,6 @@ def test_a_dask_array_that_does_not_know_its_extents_or_is_wrong_about_its_chunk
 # --- How a dask array is computed.
 
 
-@pytest.mark.parametrize("encoding", [{}, {"compression": "zlib"}, {"tile": (16, 16), "compression": "zlib"}])
-def test_each_chunk_is_computed_once_in_the_calling_thread(tmp_path: Path, encoding: dict[str, Any]) -> None:
-    counts: Counter[tuple[int, ...]] = Counter()
-    threads = set()
-
-    def count(block_id: tuple[int, ...]) -> None:
-        counts[block_id] += 1
-        threads.add(threading.get_ident())
-
-    write_tiff(tmp_path / "a.tiff", calling(count, (3, 50, 70), (2, 17, 29)), **encoding)
-    assert counts == Counter(np.ndindex(2, 3, 3))
-    assert threads == {threading.get_ident()}
-
-
 def test_chunks_without_elements_are_passed_over(tmp_path: Path) -> None:
     image = image_of((3, 30, 30))
     parts = [image[:1], image[1:1], image[1:]]
@@ -358,21 +300,6 @@ def test_any_region_of_a_dask_array_is_read() -> None:
     for region in (((0, 5), (0, 30), (0, 31)), ((1, 2), (3, 29), (6, 8)), ((4, 5), (0, 1), (30, 31))):
         assert_same(lazy.read(region), image[tuple(slice(*interval) for interval in region)])
     assert len(list(lazy.chunk_regions())) == 27
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_240_mib_and_160_mib_encoded_take_no_more_memory_than_a_few_chunks_of_16_mib(tmp_path: Path) -> None:
-    pages, page = (2, 2048, 2048), (1, 2048, 4096)
-    fast = {"compression": "zlib", "compressionargs": {"level": 1}}
-    cases = [
-        # As they are, in pages and in one; then encoded, in pages, in one, and in tiles.
-        ((30, 2048, 2048), pages, pages, {}),
-        ((1, 8192, 10240), page, page, {}),
-        ((20, 2048, 2048), pages, pages, fast),
-        ((1, 8192, 10240), page, page, fast),
-        ((1, 8192, 10240), page, page, {"tile": (512, 512)}),
-    ]
-    assert max(memory_growth_mib("tiff", tmp_path / "a.tiff", cases)) < 64
 
 
 # --- The declaration.

@@ -1,8 +1,5 @@
 """An image in Zarr holds what the image held, appears whole or not at all, and each object of it is written once."""
 
-import errno
-import sys
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +9,8 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
-from tests.lazy_images import calling, failing, image_of, in_odd_chunks, memory_growth_mib
-from tests.support import files_of_at_most, is_metadata, read_by_tensorstore, tree
+from tests.lazy_images import calling, image_of, in_odd_chunks
+from tests.support import is_metadata, read_by_tensorstore, tree
 from zarr.storage import LocalStore
 
 from tilewright.errors import DestinationError, DestinationExistsError
@@ -126,35 +123,6 @@ def test_options_of_the_array_reach_it_and_dimensions_that_nobody_names_have_no_
 
 
 @pytest.mark.usefixtures("small_units")
-@pytest.mark.parametrize(
-    ("shape", "chunks", "options"),
-    [
-        ((3, 50, 70), (1, 24, 32), {"chunks": (1, 8, 16)}),
-        ((3, 50, 70), (1, 24, 32), {"chunks": (1, 8, 16), "shards": (1, 24, 32)}),
-        ((3, 50, 70), (3, 50, 70), {"chunks": (1, 4, 7)}),
-        ((3, 50, 70), (1, 10, 10), {"chunks": (1, 20, 30)}),
-        ((2, 700, 900), (1, 100, 450), {}),
-        ((2, 12, 700, 30), (1, 1, 700, 30), {"chunks": (1, 1, 100, 30)}),
-    ],
-)
-def test_each_chunk_is_computed_once_in_the_calling_thread_where_the_borders_meet(
-    tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], options: dict[str, Any]
-) -> None:
-    counts: Counter[tuple[int, ...]] = Counter()
-    threads = set()
-
-    def count(block_id: tuple[int, ...]) -> None:
-        counts[block_id] += 1
-        threads.add(threading.get_ident())
-
-    img = calling(count, shape, chunks)
-    write_zarr(tmp_path / "a.zarr", img, **options)
-    assert counts == Counter(np.ndindex(img.numblocks))
-    assert threads == {threading.get_ident()}
-    assert array_at(tmp_path / "a.zarr")[...].all()
-
-
-@pytest.mark.usefixtures("small_units")
 def test_an_object_larger_than_a_region_is_written_by_itself(tmp_path: Path, stored: Counter[str]) -> None:
     image = image_of((2, 100, 100), "float32")
     write_zarr(tmp_path / "a.zarr", in_odd_chunks(image), chunks=(1, 100, 100), compressors=None)
@@ -162,50 +130,7 @@ def test_an_object_larger_than_a_region_is_written_by_itself(tmp_path: Path, sto
     np.testing.assert_array_equal(array_at(tmp_path / "a.zarr")[...], image)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_192_mib_take_no_more_memory_than_a_few_regions(tmp_path: Path) -> None:
-    shape, part = (1, 24, 2048, 2048), (1, 4, 2048, 2048)
-    cases = [
-        (shape, part, (1, 2, 2048, 2048), {}),
-        (shape, part, (1, 20, 512, 800), {"compressors": None, "shards": (1, 20, 512, 512)}),
-    ]
-    assert max(memory_growth_mib("zarr", tmp_path / "a.zarr", cases)) < 100
-
-
 # --- Whole or not at all.
-
-
-@pytest.mark.usefixtures("small_units")
-@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt(), FileNotFoundError(2, "no", "src")])
-def test_a_chunk_that_fails_leaves_nothing_and_the_earlier_group_as_it_was(
-    tmp_path: Path, error: BaseException
-) -> None:
-    for earlier in ([], ["a.zarr"]):
-        for name in earlier:
-            write_zarr(tmp_path / name, image_of((5, 6)))
-        before = tree(tmp_path)
-        with pytest.raises(type(error)) as raised:
-            write_zarr(tmp_path / "a.zarr", failing(error))
-        # An error of the source is not one of the output.
-        assert str(raised.value) == str(error)
-        assert tree(tmp_path) == before
-        assert [path.name for path in tmp_path.iterdir()] == earlier
-
-
-@pytest.mark.usefixtures("small_units")
-def test_until_it_is_complete_a_group_has_a_partial_name_and_the_earlier_one_stays(tmp_path: Path) -> None:
-    earlier = image_of((5, 6))
-
-    def look(_: tuple[int, ...]) -> None:
-        names = {path.name for path in tmp_path.iterdir()}
-        assert len(names) == 2
-        assert all(name.endswith(".partial") for name in names - {"a.zarr"})
-        np.testing.assert_array_equal(array_at(tmp_path / "a.zarr")[...], earlier)
-
-    write_zarr(tmp_path / "a.zarr", earlier)
-    write_zarr(tmp_path / "a.zarr", calling(look, (2, 30, 30), (1, 16, 30)))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
-    assert list(zarr.open_group(tmp_path / "a.zarr", mode="r").keys()) == ["0"]
 
 
 def test_a_group_that_cannot_have_its_name_leaves_the_earlier_one(
@@ -272,16 +197,6 @@ def test_what_a_killed_process_has_left_is_removed_and_what_a_live_one_writes_is
             f"a.zarr.{'2' * 32}.partial",
             "b.zarr.partial",
         ]
-
-
-def test_an_object_that_cannot_be_stored_is_an_error_that_names_the_image_and_leaves_nothing(tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
-    for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):
-        with files_of_at_most(10_000), pytest.raises(OSError, match="could not write") as raised:
-            write_zarr(tmp_path / "a.zarr", img)
-        assert raised.value.filename == str(tmp_path / "a.zarr")
-        assert raised.value.errno == errno.EFBIG
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- Groups above.
