@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,23 @@ def predict(destination: Any, model: Any = np.negative, **options: Any) -> tw.Re
     return tw.predict_to_zarr(model, IMAGE, destination, **request | options)
 
 
-def store_of(kind: str, folder: Path) -> Any:
-    """The same folder, or the same memory, as different stores."""
-    if kind == "path":
-        return folder
-    if kind == "wrapper":
-        return WrapperStore(LocalStore(folder))
-    if kind == "fsspec":
-        pytest.importorskip("fsspec")
-        return FsspecStore.from_url(f"file://{folder}", storage_options={"auto_mkdir": True})
+def fsspec_store(folder: Path) -> FsspecStore:
+    pytest.importorskip("fsspec")
+    return FsspecStore.from_url(f"file://{folder}", storage_options={"auto_mkdir": True})
+
+
+def obstore_store(folder: Path) -> Any:
     obstore = pytest.importorskip("obstore.store")
-    folder.mkdir(exist_ok=True)
-    return zarr.storage.ObjectStore(obstore.LocalStore(folder))
+    return zarr.storage.ObjectStore(obstore.LocalStore(folder, mkdir=True))
 
 
-STORES = ["path", "wrapper", "fsspec", "obstore"]
+STORES: dict[str, Callable[[Path], Any]] = {
+    "path": lambda folder: folder,
+    "wrapper": lambda folder: WrapperStore(LocalStore(folder)),
+    "fsspec": fsspec_store,
+    "obstore": obstore_store,
+}
+"""The same folder as different stores."""
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def held(tmp_path: Path) -> Iterator[OutputLock]:
 
 @pytest.mark.parametrize("kind", STORES)
 def test_two_ledgers_do_not_let_two_runs_write_one_output(kind: str, tmp_path: Path) -> None:
-    first, second = (Output.at(store_of(kind, tmp_path / "o.zarr"), ledger=tmp_path / name) for name in ("a", "b"))
+    first, second = (Output.at(STORES[kind](tmp_path / "o.zarr"), ledger=tmp_path / name) for name in ("a", "b"))
     lock = first.lock()
     lock.acquire()
     with pytest.raises(OutputInUseError, match=f"process {os.getpid()}"):
@@ -137,8 +139,8 @@ def test_groups_of_one_memory_are_locked_apart_and_not_inside_each_other() -> No
 class LosesItsLock:
     """Remove the lock, or let another holder have it, after some predictions."""
 
-    def __init__(self, folder: Path, how: str) -> None:
-        self.lock = folder / "o.zarr.ledger" / "lock"
+    def __init__(self, lock: Path, how: str) -> None:
+        self.lock = lock
         self.how = how
         self.count = 0
 
@@ -156,25 +158,17 @@ class LosesItsLock:
 def test_a_run_that_has_lost_its_lock_ends_at_once_and_gives_nothing_up(
     layout: str, how: str, embedded: Client, tmp_path: Path
 ) -> None:
-    model = LosesItsLock(tmp_path, how)
+    output, lock = tmp_path / "o.zarr", tmp_path / "o.zarr.ledger" / "lock"
+    options: dict[str, Any] = {"client": embedded, "layout": layout, "memory_nbytes": 2**16}
     with pytest.raises(OutputInUseError, match="nothing more is written"):
-        predict(tmp_path / "o.zarr", model, client=embedded, layout=layout, memory_nbytes=2**16)
-    assert (tmp_path / "o.zarr.ledger" / "lock").exists() == (how == "taken")
-    (tmp_path / "o.zarr.ledger" / "lock").unlink(missing_ok=True)
-    stored = {
-        path: path.read_bytes() for path in (tmp_path / "o.zarr").rglob("*") if path.name.isdigit() and path.is_file()
-    }
+        predict(output, LosesItsLock(lock, how), **options)
+    assert lock.exists() == (how == "taken")
+    lock.unlink(missing_ok=True)
+    stored = {key: content for key, content in tree(output).items() if Path(key).name.isdigit()}
     assert not list(tmp_path.rglob("*.partial"))
-    report = predict(
-        tmp_path / "o.zarr",
-        LosesItsLock(tmp_path, "never"),
-        client=embedded,
-        layout=layout,
-        memory_nbytes=2**16,
-        if_exists="resume",
-    )
+    report = predict(output, LosesItsLock(lock, "never"), **options, if_exists="resume")
     assert (report.array[:] == -IMAGE).all()
-    assert stored.items() <= tree(tmp_path / "o.zarr").items()
+    assert stored.items() <= tree(output).items()
 
 
 @pytest.mark.parametrize("takes_over_by", ["removing half-written files", "moving the output aside"])
@@ -227,7 +221,7 @@ def test_a_put_that_was_stopped_after_its_last_look_at_the_lock_replaces_nothing
 
 def hold_in(store_path: str, ready: Any) -> None:
     """Hold the lock of an output whose tasks run elsewhere, until the process is killed."""
-    output = Output.at(store_of("fsspec", Path(store_path)))
+    output = Output.at(fsspec_store(Path(store_path)))
     output.lock().acquire(has_workers=True)
     ready.send(True)
     ready.recv()
@@ -236,15 +230,15 @@ def hold_in(store_path: str, ready: Any) -> None:
 def test_something_else_is_not_written_where_tasks_of_a_dead_run_may_still_put(
     embedded: Client, tmp_path: Path
 ) -> None:
-    predict(store_of("fsspec", tmp_path / "o.zarr"), client=embedded, ledger=tmp_path / "ledger")
+    output, ledger = tmp_path / "o.zarr", tmp_path / "ledger"
+    predict(fsspec_store(output), client=embedded, ledger=ledger)
     connection, theirs = CHILDREN.Pipe()
-    process = CHILDREN.Process(target=hold_in, args=(str(tmp_path / "o.zarr"), theirs))
+    process = CHILDREN.Process(target=hold_in, args=(str(output), theirs))
     process.start()
     assert connection.recv()
     process.kill()
     process.join()
-    before = tree(tmp_path / "ledger")
-    again = {"client": embedded, "ledger": tmp_path / "ledger"}
+    before = tree(ledger)
     with pytest.raises(OutputInUseError, match="may still write"):
-        predict(store_of("fsspec", tmp_path / "o.zarr"), np.abs, if_exists="overwrite", **again)
-    assert tree(tmp_path / "ledger") == before
+        predict(fsspec_store(output), np.abs, if_exists="overwrite", client=embedded, ledger=ledger)
+    assert tree(ledger) == before

@@ -18,8 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import CountingStore, files_of_at_most, objects, tree
-from zarr.core.buffer import cpu
-from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from tilewright.stores.patience import FATAL, Patience, is_fatal, naming
@@ -193,13 +191,12 @@ def test_a_store_that_is_read_or_cleared_is_borne_as_well(failures: int, attempt
 
 
 def test_an_object_that_is_not_there_is_asked_for_once() -> None:
-    store = FailingStore()
+    store = CountingStore()
     with pytest.raises(FileNotFoundError) as raised:
         get_object(store, "c/0", NEVER_AGAIN)
     assert raised.value.filename == f"{public_name(store)}/c/0"
-    assert store.gets == {"c/0": 1}
     delete_object(store, "c/0", NEVER_AGAIN)
-    assert store.deletes == {"c/0": 1}
+    assert store.gets == store.deletes == {"c/0": 1}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
@@ -489,5 +486,3 @@ def test_the_buffer_that_a_store_is_given_is_its_own() -> None:
     put_object(store, "c/0", [part])
     part[:] = b"xyz"
     assert objects(store) == {"c/0": b"abc"}
-    sync(store.set("c/1", cpu.Buffer.from_bytes(b"abc")))
-    assert objects(store)["c/1"] == b"abc"
