@@ -340,14 +340,6 @@ def test_a_process_that_has_the_number_of_the_dead_is_another_one(folder: Path) 
 # --- Who is on another machine.
 
 
-def test_a_lock_from_another_machine_that_is_touched_is_refused(folder: Path) -> None:
-    path = write_lock(folder, on_another_machine())
-    content = path.read_bytes()
-    with touching(path), pytest.raises(OutputInUseError, match=f"process {os.getpid()} on {ELSEWHERE}"):
-        held(folder)
-    assert path.read_bytes() == content
-
-
 def test_a_lock_from_another_machine_that_nobody_touches_is_taken_over_in_time(
     folder: Path, dead_after: Callable[[float], None]
 ) -> None:
@@ -391,6 +383,7 @@ def test_who_was_held_for_dead_and_comes_back_notices_it_and_leaves_the_lock_alo
 
 # --- What is no lock.
 
+THERE = Holder(ELSEWHERE, f"{ELSEWHERE} since it was started", 7, 1.0, 1.0, "t")
 TORN = [
     b"",
     b"{",
@@ -400,20 +393,24 @@ TORN = [
     b'{"host": "a", "machine": "b", "process": 1, "process_started": 1.0, "since": 1.0, "tok',
     # With numbers that are none.
     *(
-        json.dumps(asdict(Holder("a", "b", 1, 1.0, 1.0, "t")) | {field: value}).encode()
+        json.dumps(asdict(THERE) | {field: value}).encode()
         for field in ("process", "process_started", "token")
         for value in ("/x", None, [], -5, 1e300, 2**80)
     ),
 ]
 
 
-@pytest.mark.parametrize("content", TORN, ids=range(len(TORN)))
-def test_a_lock_that_was_torn_is_refused_while_it_is_touched_and_not_for_ever(
-    content: bytes, folder: Path, dead_after: Callable[[float], None]
+@pytest.mark.parametrize(
+    ("content", "holder"),
+    [(THERE.to_bytes(), f"process 7 on {ELSEWHERE}"), *((content, "an unknown machine") for content in TORN)],
+    ids=["of another machine", *(f"torn {number}" for number in range(len(TORN)))],
+)
+def test_a_lock_of_another_machine_or_a_torn_one_is_refused_while_it_is_touched_and_not_for_ever(
+    content: bytes, holder: str, folder: Path, dead_after: Callable[[float], None]
 ) -> None:
     path = write_lock(folder, content)
     assert WriterLock(folder, "o.zarr").holder() is not None
-    with touching(path), pytest.raises(OutputInUseError, match="an unknown machine"):
+    with touching(path), pytest.raises(OutputInUseError, match=holder):
         held(folder)
     assert path.read_bytes() == content
     dead_after(0.05)

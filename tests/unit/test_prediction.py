@@ -318,11 +318,14 @@ def test_values_become_others_by_rounding_within_limits(
 @pytest.mark.parametrize("layout", ["compact", "auto"])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_output_is_a_plain_stitching(layout: str, batch_size: int, predict: Callable[..., Any]) -> None:
+    image = np.random.default_rng(8).integers(0, 255, (40, 3, 48, 2)).astype("uint8")
     model = PositionModel(2, "float32")
-    report = predict(model, layout=layout, batch_size=batch_size, chunks=(12, 12), shards="auto")
+    report = predict(model, image, axes="XSYT", layout=layout, batch_size=batch_size, chunks=(12, 12), shards="auto")
     if report.plan.layout == "compact":
-        np.testing.assert_array_equal(report.array[...], stitched(IMAGE, "YX", (16, 16), (4, 4), model))
-    assert report.array.shape == (2, 40, 48)
+        np.testing.assert_array_equal(report.array[...], stitched(image, "XSYT", (16, 16), (4, 4), model))
+    # Whatever the order of the axes of the source.
+    assert report.plan.axes == "STCYX"
+    assert report.array.shape == (3, 2, 2, 48, 40)
 
 
 def test_the_array_has_the_type_of_the_model_the_names_of_its_axes_and_its_fill_value(
@@ -332,14 +335,6 @@ def test_the_array_has_the_type_of_the_model_the_names_of_its_axes_and_its_fill_
     assert array.dtype == "float16"
     assert array.metadata.dimension_names == ("c", "y", "x")
     assert array.fill_value == 7
-
-
-def test_axes_of_the_source_in_any_order_give_the_axes_of_the_output(predict: Callable[..., Any]) -> None:
-    image = np.random.default_rng(8).integers(0, 255, (20, 3, 24, 2)).astype("uint8")
-    model = PositionModel(2, "uint8")
-    report = predict(model, image, axes="XSYT", layout="compact")
-    assert report.plan.axes == "STCYX"
-    np.testing.assert_array_equal(report.array[...], stitched(image, "XSYT", (16, 16), (4, 4), model))
 
 
 def test_the_report_counts_what_was_done(predict: Callable[..., Any], tmp_path: Path) -> None:

@@ -548,12 +548,11 @@ def test_a_person_verifies_mends_and_verifies(typed: Path) -> None:
     mended = command("repair", "out.zarr", "--model", "numpy:negative")
     assert (mended.exit_code, mended.stderr) == (0, "")
     assert f"written      {len(expected)} units" in mended.stdout
-    assert command("verify", "out.zarr").exit_code == 0
     assert tree(typed) == before
-
-
-def test_progress_is_shown_where_it_is_asked_for(typed: Path) -> None:
-    assert "verifying: 100%" in command("verify", "out.zarr", "--progress").stderr
+    # Progress is shown where it is asked for.
+    again = command("verify", "out.zarr", "--progress")
+    assert again.exit_code == 0
+    assert "verifying: 100%" in again.stderr
     assert "checking: 100%" in command("repair", "out.zarr", "--model", "numpy:negative", "--progress").stderr
 
 
