@@ -129,6 +129,20 @@ def test_a_source_is_not_replaced(guise: str, destination: str, embedded: Client
     assert tree(tmp_path) == before
 
 
+def test_a_group_is_a_source_as_a_whole_and_an_open_array_by_itself(embedded: Client, tmp_path: Path) -> None:
+    path = tmp_path / "raw.zarr"
+    zarr.create_group(path).create_array("0", data=IMAGE, chunks=(32, 32))
+    array, before = opened(path / "0"), tree(tmp_path)
+    for source, insides in ((path, ["", "0", "0/prediction", "labels"]), (array, ["", "0", "0/prediction"])):
+        for inside in insides:
+            with pytest.raises(DestinationError, match="source"):
+                predict(source, path / inside, if_exists="overwrite", client=embedded)
+            assert tree(tmp_path) == before
+    # Beside the array in its group there is room.
+    predict(array, path / "labels", client=embedded)
+    assert before.items() <= tree(tmp_path).items()
+
+
 @pytest.mark.parametrize(
     "view", [lambda array: array, lambda array: array[2:], lambda array: np.asarray(array).T[:, 1:]]
 )

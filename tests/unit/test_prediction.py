@@ -226,28 +226,6 @@ def test_a_folder_is_refused_just_where_this_user_may_not_write(predict: Callabl
             predict(destination=destination)
 
 
-def source_group(path: Path) -> Path:
-    zarr.create_group(path).create_array("0", shape=IMAGE.shape, dtype="uint8", chunks=(8, 8))[...] = IMAGE
-    return path
-
-
-@pytest.mark.parametrize("inside", ["", "0", "0/prediction", "labels"])
-@pytest.mark.parametrize("opened", [False, True], ids=["path", "array"])
-def test_a_destination_in_the_source_is_refused(
-    inside: str, opened: bool, predict: Callable[..., Any], tmp_path: Path
-) -> None:
-    path = source_group(tmp_path / "raw.zarr")
-    before = tree(tmp_path)
-    source = zarr.open_group(path, mode="r")["0"] if opened else path
-    # Beside the array in its group there is room, where the array alone is the source.
-    if opened and inside == "labels":
-        predict(np.positive, source, path / inside)
-    else:
-        with pytest.raises(DestinationError, match="source"):
-            predict(np.positive, source, path / inside, if_exists="overwrite")
-    assert {name: content for name, content in tree(tmp_path).items() if name in before} == before
-
-
 def test_a_store_that_is_the_source_is_refused(predict: Callable[..., Any]) -> None:
     store = MemoryStore()
     zarr.create_group(store).create_array("0", shape=IMAGE.shape, dtype="uint8", chunks=(8, 8))[...] = IMAGE
