@@ -264,28 +264,23 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
     assert reference()(None) == "another"
 
 
-def test_a_torchscript_file_is_a_model(image: np.ndarray, tmp_path: Path) -> None:
+def test_a_torchscript_file_is_a_model_and_a_file_of_weights_is_none(image: np.ndarray, tmp_path: Path) -> None:
     import torch
 
     class Square(torch.nn.Module):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return batch * batch
 
+    torch.save(torch.nn.Conv2d(1, 1, 3).state_dict(), tmp_path / "weights.pt")
+    line = one_line_of(predict(tmp_path, tmp_path / "weights.pt"))
+    assert "cannot be loaded as TorchScript" in line
+    assert "path/to/file.py:name" in line
     with warnings.catch_warnings():
         # It is deprecated in new versions.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(Square()).save(tmp_path / "square.pt")
     assert predict(tmp_path, tmp_path / "square.pt", "--device", "cpu").exit_code == 0
     np.testing.assert_array_equal(predicted(tmp_path), image * image)
-
-
-def test_a_file_of_weights_is_no_torchscript(image: np.ndarray, tmp_path: Path) -> None:
-    import torch
-
-    torch.save(torch.nn.Conv2d(1, 1, 3).state_dict(), tmp_path / "weights.pt")
-    line = one_line_of(predict(tmp_path, tmp_path / "weights.pt"))
-    assert "cannot be loaded as TorchScript" in line
-    assert "path/to/file.py:name" in line
 
 
 @pytest.mark.parametrize(
@@ -362,8 +357,13 @@ def test_an_output_that_exists_is_left_alone_unless_it_may_be_overwritten(image:
     assert predict(tmp_path, "numpy:negative").exit_code == 0
     assert "--if-exists overwrite" in one_line_of(predict(tmp_path, "numpy:positive"))
     np.testing.assert_array_equal(predicted(tmp_path), -image)
-    assert predict(tmp_path, "numpy:positive", "--if-exists", "overwrite").exit_code == 0
+    overwrite = ("numpy:positive", "--if-exists", "overwrite")
+    assert predict(tmp_path, *overwrite).exit_code == 0
     np.testing.assert_array_equal(predicted(tmp_path), image)
+    # Progress is shown where it is asked for or in a terminal.
+    for options, shown in (((), ""), (("--no-progress",), ""), (("--progress",), "units")):
+        found = predict(tmp_path, *overwrite, *options).stderr
+        assert shown in found if shown else found == ""
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -376,13 +376,6 @@ def test_compressors_go_by_name_in_both_formats(name: str, zarr_format: int, ima
     names = [type(codec).__name__.removesuffix("Codec").lower() for codec in written.compressors]
     assert names == {"auto": ["blosc"], "none": []}.get(name, [name])
     np.testing.assert_array_equal(written[:], -image)
-
-
-def test_progress_is_shown_where_it_is_asked_for_or_in_a_terminal(image: np.ndarray, tmp_path: Path) -> None:
-    overwrite = ("--if-exists", "overwrite")
-    assert predict(tmp_path, "numpy:negative").stderr == ""
-    assert predict(tmp_path, "numpy:negative", *overwrite, "--no-progress").stderr == ""
-    assert "units" in predict(tmp_path, "numpy:negative", *overwrite, "--progress").stderr
 
 
 def test_a_second_ctrl_c_ends_at_once_with_a_sentence_and_130(image: np.ndarray, tmp_path: Path) -> None:
