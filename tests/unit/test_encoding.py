@@ -83,15 +83,17 @@ def inner_chunks(shard: bytes, grid: tuple[int, int], index_location: str = "end
 
 
 def chunks_of(stored: dict[str, bytes], shards: tuple[int, int] | None, **where: str) -> dict[Any, bytes]:
-    """All encoded chunks, by object and position in it."""
+    """All encoded chunks inside the image, by object and position in it."""
     if shards is None:
         return dict(stored)
     grid = (shards[0] // 3, shards[1] // 4)
-    return {
-        (key, place): chunk
-        for key, shard in stored.items()
-        for place, chunk in inner_chunks(shard, grid, **where).items()
-    }
+    found = {}
+    for key, shard in stored.items():
+        row, column = (int(number) for number in key.split("/")[-2:])
+        for (y, x), chunk in inner_chunks(shard, grid, **where).items():
+            if row * shards[0] + 3 * y < SHAPE[0] and column * shards[1] + 4 * x < SHAPE[1]:
+                found[key, y, x] = chunk
+    return found
 
 
 def without_time(stored: bytes) -> bytes:
