@@ -1047,3 +1047,19 @@ def test_a_cluster_that_cannot_be_opened_is_an_error_and_no_half_run(
             hand_over(writer, dataset, tmp_path)
     assert tree(tmp_path) == {}
     np.testing.assert_array_equal(write(writer, dataset, tmp_path)[0].array[...], IMAGE)
+
+
+def test_the_ledgers_of_all_images_lie_where_they_were_asked_for(embedded: Client, tmp_path: Path) -> None:
+    dataset = tw.IterableTiledPredDataset([IMAGE, IMAGE + 1], "YX", (32, 32), (8, 8))
+    trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset, batch_size=1))
+    for written in (True, False):
+        writer = tw.WriteTilesZarr(embedded, ledger=tmp_path / "ledgers", if_exists="resume")
+        writer.prepare(trainer, tmp_path / "out")
+        for number, (tile, information) in enumerate(dataset):
+            tiles = (np.asarray(tile)[np.newaxis], [information])
+            writer.write_batch(trainer, None, tiles, None, None, number, 0, tmp_path / "out")
+        assert all((report.unit_count > 0) == written for report in writer.finalize())
+    assert not list((tmp_path / "out").rglob("*.ledger/*.ledger"))
+    for image in ("0", "1"):
+        ledger = tmp_path / "ledgers" / "prediction.zarr" / image
+        assert tw.verify(tmp_path / "out" / "prediction.zarr" / image, ledger=ledger, progress=False).is_complete
