@@ -218,7 +218,7 @@ def train(
     chunks, model = (NEW["chunks"], negative) if is_new else (OLD["chunks"], double)
     writer: Any = tw.CacheTiles(tw.write_tiff, ".tiff")
     if not to_tiff:
-        writer = tw.WriteTilesZarr(if_exists=if_exists, chunks=chunks, compressors=None, max_inflight_nbytes=8192)
+        writer = tw.WriteTilesZarr(if_exists=if_exists, chunks=chunks, compressors=None, window_nbytes=8192)
     loader = SimpleNamespace(dataset=dataset, batch_size=1)
     trainer = SimpleNamespace(predict_dataloaders=loader, world_size=1, lightning_module=None)
     place = folder / "predictions"

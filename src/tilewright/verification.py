@@ -24,6 +24,7 @@ from tilewright.runs.checking import check_units
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.places import public_name
 from tilewright.stores.removal import is_partial
+from tilewright.transport.clients import given_or_current
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -123,7 +124,7 @@ def verify(
     ledger : path, optional
         Folder of the ledger; by default ``<destination>.ledger``.
     client : distributed.Client, optional
-        Cluster that reads the objects; by default, threads of this process read them.
+        Cluster that reads the objects; by default that of the current client, else threads of this process.
     progress : bool, default=True
         Whether to show a progress bar on standard error.
 
@@ -148,6 +149,7 @@ def verify(
     ...     verify(path, progress=False).is_complete
     True
     """
+    workers = given_or_current(client)
     begun = begun_output(destination, ledger)
     plan = begun.header.plan
     records = begun.ledger.records()
@@ -167,7 +169,7 @@ def verify(
         metadata += differences(begun.header.array, array_metadata(array))
         encoder = ObjectEncoder(array)
         with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
-            conditions = check_units(UnitChecker(plan, encoder), records, client, line.update)
+            conditions = check_units(UnitChecker(plan, encoder), records, workers, line.update)
         surplus = list(surplus_objects(begun.output, plan, encoder))
     holder = begun.output.lock().holder()
     if holder is not None:

@@ -1,7 +1,9 @@
 """Trainers of both Lightning packages predict while a cluster writes images, and the caller gets all, or the reason."""
 
 import importlib
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -347,3 +349,22 @@ def test_an_image_that_cannot_be_written_is_named_at_the_end(
     with pytest.raises(ImageWriteError, match=r"raw/a\.tif could not be written to .*out/a\.tiff: .*no ink left"):
         predict(package, callback, tiled(sources) if is_tiled else untiled(sources))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.2024.tiff", "c.tiff"]
+
+
+def write_with_process(file_path: Path, img: np.ndarray) -> None:
+    file_path.write_text(str(os.getpid()))
+
+
+def test_where_no_client_is_given_the_workers_of_the_current_one_write(
+    package: Any, two_processes: Client, sources: list[Path], tmp_path: Path
+) -> None:
+    writers = {}
+    for folder in ("here", "there"):
+        strategy = tw.CacheTiles(write_with_process, ".txt", {})
+        with two_processes.as_current() if folder == "there" else nullcontext():
+            predict(package, tw.PredictionWriterCallback(strategy, tmp_path / folder), tiled(sources))
+    writers = {
+        folder: {int(path.read_text()) for path in (tmp_path / folder).iterdir()} for folder in ("here", "there")
+    }
+    assert writers["here"] == {os.getpid()}
+    assert writers["there"] <= set(two_processes.run(os.getpid).values())

@@ -234,7 +234,7 @@ def test_a_dataset_of_another_type_is_refused(embedded: Client, tmp_path: Path) 
 
 def test_little_memory_in_flight_is_enough(two_processes: Client, tmp_path: Path) -> None:
     image = RNG.random((300, 400)).astype("float32")
-    callback = callback_of(tmp_path, two_processes, max_inflight_nbytes=1, compressors=None)
+    callback = callback_of(tmp_path, two_processes, window_nbytes=1, compressors=None)
     predict(callback, loader_of(image, num_workers=2, tile_size=(64, 64), overlaps=(16, 16)))
     np.testing.assert_array_equal(open_output(tmp_path / "prediction.zarr" / "0"), image)
 

@@ -137,7 +137,7 @@ WRONG: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "fill_value": NO_FILL_VALUES[:7],
         "zarr_format": NO_FORMATS,
         "if_exists": NO_WORDS,
-        "max_inflight_nbytes": NO_WHOLE_NUMBERS,
+        "window_nbytes": NO_WHOLE_NUMBERS,
     },
     tiling: {
         "sources": ["nowhere.tif", 5, None, [], [IMAGE, None]],
@@ -153,7 +153,7 @@ WRONG: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "write_extension": ["tif", ".", "", 5, "a/.tif"],
         "write_func_kwargs": [{"nope": 1}, 5, "x"],
         "client": [5, "x"],
-        "max_inflight_nbytes": NO_WHOLE_NUMBERS,
+        "memory_nbytes": NO_WHOLE_NUMBERS,
     },
     writing_images: {
         "write_func": [5, None, "x"],

@@ -384,15 +384,13 @@ def test_an_image_is_written_though_the_worker_that_wrote_it_died(
 
 
 @pytest.mark.usefixtures("sent_at_once")
-@pytest.mark.parametrize("max_inflight_nbytes", ["auto", 1], ids=["copies in memory", "copies in a file"])
+@pytest.mark.parametrize("memory_nbytes", [None, 1], ids=["copies in memory", "copies in a file"])
 @pytest.mark.parametrize("is_noticed", [False, True], ids=["at once", "noticed"])
 @EAGER_AND_LAZY
 def test_tiles_of_an_image_that_is_not_covered_are_sent_again_where_their_worker_died(
-    is_lazy: bool, is_noticed: bool, max_inflight_nbytes: Any, mortal: Client, signals: Path, tmp_path: Path
+    is_lazy: bool, is_noticed: bool, memory_nbytes: Any, mortal: Client, signals: Path, tmp_path: Path
 ) -> None:
-    prediction = Prediction(
-        tmp_path, "a", lazily(_Writer(signals), is_lazy), mortal, max_inflight_nbytes=max_inflight_nbytes
-    )
+    prediction = Prediction(tmp_path, "a", lazily(_Writer(signals), is_lazy), mortal, memory_nbytes=memory_nbytes)
     prediction.hand_over(prediction.items[:9])
     held = prediction.strategy.tile_cache
     assert all(isinstance(tile, Future) for tile in held)
@@ -534,11 +532,11 @@ def test_an_image_that_was_complete_is_written_though_the_model_fails_later(
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
-@pytest.mark.parametrize("max_inflight_nbytes", [1, 10_000, 20_000])
+@pytest.mark.parametrize("memory_nbytes", [1, 10_000, 20_000])
 @pytest.mark.parametrize("cluster", ["embedded", "two_processes"])
 def test_no_more_is_held_than_may_be(
     cluster: str,
-    max_inflight_nbytes: int,
+    memory_nbytes: int,
     batch_size: int,
     signals: Path,
     tmp_path: Path,
@@ -546,11 +544,11 @@ def test_no_more_is_held_than_may_be(
 ) -> None:
     writer = _Writer(signals)
     client = request.getfixturevalue(cluster)
-    prediction = Prediction(tmp_path, "abcdefgh", writer, client, max_inflight_nbytes=max_inflight_nbytes)
+    prediction = Prediction(tmp_path, "abcdefgh", writer, client, memory_nbytes=memory_nbytes)
     prediction.hand_over(batch_size=batch_size)
     image_nbytes = 40 * 48 * 4
     batch_nbytes = min(batch_size * 16 * 16 * 4, 8 * image_nbytes)
-    assert 0 < prediction.max_live_nbytes <= max(max_inflight_nbytes, image_nbytes) + batch_nbytes
+    assert 0 < prediction.max_live_nbytes <= max(memory_nbytes, image_nbytes) + batch_nbytes
     assert prediction.finalize() is None
     prediction.check("abcdefgh")
 
@@ -569,7 +567,7 @@ def test_prediction_waits_for_images_that_are_being_written(
 
     monkeypatch.setattr(ClusterImageWrites, "_collect", watched)
     writer = WaitsFor(signals, "go")
-    prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes, max_inflight_nbytes=3 * image_nbytes)
+    prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes, memory_nbytes=3 * image_nbytes)
     thread, caught = started(prediction.hand_over)
     assert waits.wait(SECONDS)
     assert thread.is_alive()
@@ -592,7 +590,7 @@ def test_the_cluster_holds_no_more_tiles_than_may_be_and_none_at_the_end(
     # The traceback of an error before this test may hold futures of its own.
     gc.collect()
     image_nbytes = 40 * 48 * 4
-    prediction = Prediction(tmp_path, "abcdefgh", _Writer(signals), two_processes, max_inflight_nbytes=2 * image_nbytes)
+    prediction = Prediction(tmp_path, "abcdefgh", _Writer(signals), two_processes, memory_nbytes=2 * image_nbytes)
     most = 0
     for start in range(0, len(prediction.items), 4):
         prediction.hand_over(prediction.items[start : start + 4])
@@ -608,7 +606,7 @@ def held_nbytes(dask_scheduler: Any) -> int:
 
 
 def test_an_image_larger_than_the_budget_is_held_whole(two_processes: Client, signals: Path, tmp_path: Path) -> None:
-    prediction = Prediction(tmp_path, "ab", _Writer(signals), two_processes, max_inflight_nbytes=100)
+    prediction = Prediction(tmp_path, "ab", _Writer(signals), two_processes, memory_nbytes=100)
     # All tiles of both before the last one of each: nothing can be waited for.
     order = sorted(prediction.items, key=lambda item: item[1].last_tile)
     thread, caught = started(lambda: prediction.hand_over(order, batch_size=1))
@@ -729,7 +727,7 @@ def test_a_small_budget_keeps_copies_in_the_file_and_leaves_nothing_behind(
 
     monkeypatch.setattr(TileCopies, "add", watched_add)
     monkeypatch.setattr(TileCopies, "release", watched_release)
-    prediction = Prediction(tmp_path, "abc", _Writer(signals), two_processes, max_inflight_nbytes=4000)
+    prediction = Prediction(tmp_path, "abc", _Writer(signals), two_processes, memory_nbytes=4000)
     prediction.hand_over()
     assert prediction.finalize() is None
     prediction.check("abc")
@@ -746,7 +744,7 @@ def test_workers_in_this_process_need_no_copies(
         raise AssertionError("there is a second copy")
 
     monkeypatch.setattr(TileCopies, "add", refused)
-    prediction = Prediction(tmp_path, "ab", _Writer(signals), embedded, max_inflight_nbytes=1)
+    prediction = Prediction(tmp_path, "ab", _Writer(signals), embedded, memory_nbytes=1)
     prediction.hand_over()
     assert prediction.finalize() is None
     prediction.check("ab")

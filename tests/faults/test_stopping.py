@@ -748,7 +748,7 @@ def test_a_trainer_whose_disk_runs_full_ends_with_its_name_and_goes_on_later(
     dataset = tw.IterableTiledPredDataset(tmp_path / "raw.zarr", "SYX", (128, 128), (32, 32))
     disk.enlarge(2_500_000)
     with pytest.raises(DestinationError, match="the disk takes nothing any more") as caught:
-        write_tiles(tw.WriteTilesZarr(embedded, max_inflight_nbytes=1), dataset, disk.path)
+        write_tiles(tw.WriteTilesZarr(embedded, window_nbytes=1), dataset, disk.path)
     assert caught.value.errno == errno.ENOSPC
     output = disk.path / "raw.zarr"
     recorded = [record.unit for record in records_of(output)]

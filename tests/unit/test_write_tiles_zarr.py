@@ -304,12 +304,12 @@ def test_tiles_in_any_order_and_twice_give_a_plain_stitching(
 
 
 @settings(max_examples=25, suppress_health_check=SHARED_CLUSTER)
-@given(made=runs(), max_inflight_nbytes=st.sampled_from([1, 300]))
+@given(made=runs(), window_nbytes=st.sampled_from([1, 300]))
 def test_tiles_in_order_never_hold_more_than_the_plan_says(
-    embedded: Client, made: dict[str, Any], max_inflight_nbytes: int
+    embedded: Client, made: dict[str, Any], window_nbytes: int
 ) -> None:
     items = list(made["dataset"])
-    for report in check_run(made, embedded, items, max_inflight_nbytes=max_inflight_nbytes):
+    for report in check_run(made, embedded, items, window_nbytes=window_nbytes):
         assert report.peak_live_nbytes <= report.plan.peak_live_nbytes
 
 
@@ -317,7 +317,7 @@ def test_tiles_in_order_never_hold_more_than_the_plan_says(
 @given(made=runs())
 def test_two_processes_write_a_plain_stitching(two_processes: Client, made: dict[str, Any]) -> None:
     items = list(made["dataset"])
-    for report in check_run(made, two_processes, items, max_inflight_nbytes=2000):
+    for report in check_run(made, two_processes, items, window_nbytes=2000):
         assert report.peak_live_nbytes <= report.plan.peak_live_nbytes
 
 
@@ -329,7 +329,7 @@ def test_little_in_flight_still_completes_within_the_plan(
     image = RNG.integers(0, 60_000, (14, 40, 44)).astype("uint16")
     dataset = dataset_of(image, "ZYX", tile_size=(3, 16, 16), overlaps=(1, 4, 5))
     client = request.getfixturevalue(executor)
-    writer = tw.WriteTilesZarr(client, chunks=(2, 8, 8), compressors=None, max_inflight_nbytes=1)
+    writer = tw.WriteTilesZarr(client, chunks=(2, 8, 8), compressors=None, window_nbytes=1)
     with small_units():
         [report] = write(writer, dataset, tmp_path, batch_size=batch_size)
     assert report.plan.unit_count > 20
@@ -635,8 +635,8 @@ def test_the_fill_value_is_that_of_the_array(make_writer: Callable[..., tw.Write
 
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "a broken limit": ({"max_inflight_nbytes": "2GB"}, ValueError, "max_inflight_nbytes must be .*'2GB'"),
-    "no bytes in flight": ({"max_inflight_nbytes": 0}, ValueError, "max_inflight_nbytes must be at least 1, got 0"),
+    "a broken limit": ({"window_nbytes": "2GB"}, ValueError, "window_nbytes must be .*'2GB'"),
+    "no bytes in flight": ({"window_nbytes": 0}, ValueError, "window_nbytes must be at least 1, got 0"),
     "an unknown data type": ({"dtype": "float33"}, GeometryError, "unknown data type 'float33'"),
     "an unknown format": ({"zarr_format": 4}, ValueError, "zarr_format must be 2 or 3, got 4"),
     "shards in Zarr 2": ({"zarr_format": 2, "shards": (8, 8)}, GeometryError, "Zarr format 2 has no shards"),

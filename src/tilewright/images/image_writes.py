@@ -141,9 +141,9 @@ class ClusterImageWrites:
         A client of the cluster.
     folder : Path
         The folder of the outputs.
-    max_inflight_nbytes : int or "auto"
+    memory_nbytes : int, optional
         Bytes of tiles that may be held before a call of `send` waits for images that are being written. One image is
-        held whole, whatever it takes.
+        held whole, whatever it takes. By default half the memory of the workers.
     policy : RetryPolicy, optional
         Deaths of workers that one image may cost, and failed images after which the run ends.
     """
@@ -152,17 +152,17 @@ class ClusterImageWrites:
         self,
         client: Client,
         folder: Path,
-        max_inflight_nbytes: int | str = "auto",
+        memory_nbytes: int | None = None,
         policy: RetryPolicy | None = None,
     ) -> None:
         self._client = client
         self._policy = policy or RetryPolicy()
         self._watch = Watch(client)
         free_nbytes = int(psutil.virtual_memory().available)
-        if isinstance(max_inflight_nbytes, str):
+        if memory_nbytes is None:
             # Workers that have no limit, or have not come yet, are taken for no larger than this process may become.
-            max_inflight_nbytes = memory_for_tiles(client) or free_nbytes // 2
-        self._budget_nbytes = max_inflight_nbytes
+            memory_nbytes = memory_for_tiles(client) or free_nbytes // 2
+        self._budget_nbytes = memory_nbytes
         copies_nbytes = min(self._budget_nbytes, free_nbytes) // COPIES_SHARE
         # What workers in this process hold does not die, and is no second copy.
         self._copies = None if shares_memory(client) else TileCopies(folder, copies_nbytes)

@@ -69,9 +69,9 @@ class CacheTiles(CollectedImages):
     write_func_kwargs : dict
         Further keywords of the function.
     client : distributed.Client, optional
-        The cluster that stitches and writes, while the next images are predicted. Where not given, each image is
-        written on threads of this process before `write_batch` returns.
-    max_inflight_nbytes : int or "auto"
+        The cluster that stitches and writes, while the next images are predicted; where not given that of the current
+        client. Without one, each image is written on threads of this process before `write_batch` returns.
+    memory_nbytes : int, optional
         Bytes of tiles that the cluster may hold before prediction waits for images that are being written; half the
         memory of its workers where not given. One image is held whole, whatever it takes.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from distributed.protocol.pickle import dumps
 
+from tilewright.arguments import whole_number
 from tilewright.assemble import AnyArray, slices_of
 from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
 from tilewright.errors import DestinationExistsError, IncompleteImageError, ModelOutputError
@@ -30,8 +31,8 @@ from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.sources.naming import check_extension, output_names
 from tilewright.stores.places import place_of_path
-from tilewright.strategies.write_strategy import check_inflight, check_options_of, check_same_run, datasets_of
-from tilewright.transport.clients import check_client
+from tilewright.strategies.write_strategy import check_options_of, check_same_run, datasets_of
+from tilewright.transport.clients import check_client, given_or_current
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -103,10 +104,8 @@ class CollectedImages(ABC):
         The ending of the outputs, with its dot.
     write_func_kwargs : dict
         Further keywords of the function.
-    client : distributed.Client, optional
-        The cluster that writes; threads of this process where not given.
-    max_inflight_nbytes : int or "auto"
-        Bytes of tiles that a cluster may hold before prediction waits for images that are being written.
+    client, memory_nbytes
+        As in `CacheTiles`.
     """
 
     _dataset_type: type
@@ -119,23 +118,25 @@ class CollectedImages(ABC):
         write_func_kwargs: dict[str, Any] | None = None,
         *,
         client: "Client | None" = None,
-        max_inflight_nbytes: int | str = "auto",
+        memory_nbytes: int | None = None,
     ) -> None:
         check_options_of(write_func, write_func_kwargs or {}, "write_func_kwargs")
         if write_func is write_tiff:
             check_option_names(write_func_kwargs or {})
         check_extension(write_extension)
-        check_inflight(max_inflight_nbytes)
+        if memory_nbytes is not None:
+            whole_number("memory_nbytes", memory_nbytes)
         check_client(client)
         self.write_func = write_func
         self.write_extension = write_extension
         self.write_func_kwargs = dict(write_func_kwargs or {})
         self.client = client
-        self.max_inflight_nbytes = max_inflight_nbytes
+        self.memory_nbytes = memory_nbytes
         self._forget()
 
     def _forget(self) -> None:
         self._writes: ImageWrites | None = None
+        self._is_on_cluster = False
         self._last_loader = 0
         self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[DatasetImage]] = []
@@ -240,12 +241,13 @@ class CollectedImages(ABC):
         for path in filter(Path.exists, paths):
             self._check_existing(path)
         self._paths = dict(zip(keys, paths, strict=True))
-        if self.client is not None:
-            self._check_that_it_travels()
-        if self.client is None:
+        client = given_or_current(self.client)
+        self._is_on_cluster = client is not None
+        if client is None:
             self._writes = LocalImageWrites()
         else:
-            self._writes = ClusterImageWrites(self.client, folder, self.max_inflight_nbytes)
+            self._check_that_it_travels()
+            self._writes = ClusterImageWrites(client, folder, self.memory_nbytes)
 
     def _check_existing(self, path: Path) -> None:
         """Raise DestinationExistsError where an output cannot replace what has its name: now, not at the end."""
@@ -307,7 +309,7 @@ class CollectedImages(ABC):
 
     def _kept(self, tile: AnyArray, information: TileInformation) -> tuple[AnyArray, TileInformation]:
         """Return a copy, (1, C, (Z), Y, X): the halo stays here where the tile is sent to a cluster."""
-        if self.client is not None:
+        if self._is_on_cluster:
             crop = information.overlap_crop_coords
             tile = tile[(slice(None), *slices_of(crop))]
             information = information._replace(overlap_crop_coords=tuple((0, stop - start) for start, stop in crop))

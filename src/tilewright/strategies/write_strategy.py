@@ -6,7 +6,7 @@ from operator import is_
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tilewright.arguments import whole_number, whole_numbers
+from tilewright.arguments import whole_numbers
 from tilewright.identity.values import name_of
 
 
@@ -150,12 +150,6 @@ def check_same_run(run: tuple[list[Any], Path], trainer: Any, dirpath: Path | st
             f"a run into {folder} has begun and not ended, and this batch is of another one, into {dirpath}; call "
             "finalize(), or abort(), first"
         )
-
-
-def check_inflight(max_inflight_nbytes: int | str) -> None:
-    """Raise ValueError for what is no budget."""
-    if max_inflight_nbytes != "auto":
-        whole_number("max_inflight_nbytes", max_inflight_nbytes)
 
 
 def check_extents(name: str, extents: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from tilewright.arguments import whole_number
 from tilewright.assemble import AnyArray
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
@@ -24,7 +25,7 @@ from tilewright.stores.local_paths import local_path
 from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns, outputs_of
 from tilewright.strategies.needed_tiles import tiled_images, yield_needed_tiles
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.write_strategy import check_extents, check_inflight, check_same_run, datasets_of
+from tilewright.strategies.write_strategy import check_extents, check_same_run, datasets_of
 from tilewright.transport.clients import check_client, cluster_client
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class WriteTilesZarr:
     if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
         What to do where an output exists, as in `predict_to_zarr`. With ``"resume"``, complete images stay as they
         are, and of the others the dataset yields only the tiles that are needed.
-    max_inflight_nbytes : int or "auto"
-        Bytes of tiles that may be in flight, beyond those that must wait for their neighbours.
+    window_nbytes : int, optional
+        Bytes of tiles that may be in flight beyond those that must wait for their neighbours.
     ledger : path, optional
         A local folder for the ledgers, one folder in it for each image; beside the outputs where not given.
 
@@ -116,10 +117,11 @@ class WriteTilesZarr:
         fill_value: Any = 0,
         zarr_format: int = 3,
         if_exists: str = "fail",
-        max_inflight_nbytes: int | str = "auto",
+        window_nbytes: int | None = None,
         ledger: "str | os.PathLike[str] | None" = None,
     ) -> None:
-        check_inflight(max_inflight_nbytes)
+        if window_nbytes is not None:
+            whole_number("window_nbytes", window_nbytes)
         check_client(client)
         self.client = client
         self.chunks = chunks
@@ -130,7 +132,7 @@ class WriteTilesZarr:
         check_extents("chunks", chunks)
         check_extents("shards", shards)
         self.options.check_dtype(self.dtype or "float64")
-        self.max_inflight_nbytes = max_inflight_nbytes
+        self.window_nbytes = window_nbytes
         self.ledger = None if ledger is None else local_path(ledger, "ledger")
         self.reports: list[Report] = []
         self._opened: ExitStack | None = None
@@ -334,7 +336,6 @@ class WriteTilesZarr:
         image_run.run.hand_over(numbers, arrays)
 
     def _asked(self, image: TiledImage, channels: int, dtype: str) -> AskedImage:
-        inflight = self.max_inflight_nbytes
         return AskedImage(
             image=image,
             channels=channels,
@@ -342,7 +343,7 @@ class WriteTilesZarr:
             chunks=self.chunks,
             shards=self.shards,
             options=self.options,
-            window_nbytes=None if isinstance(inflight, str) else inflight,
+            window_nbytes=self.window_nbytes,
             model=self._model,
             predicted_by=f"{self._predicted_by}, borders {image.borders}",
         )

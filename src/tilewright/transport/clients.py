@@ -52,13 +52,19 @@ def _quiet() -> Iterator[None]:
                 settings.close()
 
 
-@contextmanager
-def cluster_client(client: Client | None) -> Iterator[Client]:
-    """Give the client that was passed, or the current one; else open a cluster in this process and close it again."""
+def given_or_current(client: Client | None) -> Client | None:
+    """Return the client that is given, else the current one of this process, as Dask has it; None where none is."""
     if client is None:
         with suppress(ValueError):
             client = default_client()
     check_client(client)
+    return client
+
+
+@contextmanager
+def cluster_client(client: Client | None) -> Iterator[Client]:
+    """Give the client that is given or current; else open a cluster in this process and close it again."""
+    client = given_or_current(client)
     if client is not None:
         yield client
         return

@@ -58,7 +58,7 @@ class TileCopies:
         except OSError as error:
             raise DestinationError(
                 f"tiles that wait for the rest of their image could not be kept in a file in {self._folder}: {error}; "
-                "make space there, or let more of them be kept in memory with max_inflight_nbytes"
+                "make space there, or let more of them be kept in memory with memory_nbytes"
             ) from error
         self._end = max(self._end, offset + array.nbytes)
         return Copy(array.nbytes, array.shape, array.dtype, None, offset)
