@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from tilewright.geometry import AxisUnits, cells_end_on_borders
+from tilewright.geometry.footprint import touched_elements, waiting_elements
 from tilewright.plan import WritePlan, plan_write
-from tilewright.plan.footprint import touched_elements, waiting_elements
 
 
 def in_small_units(plan: WritePlan, window_nbytes: int = 1) -> WritePlan:
@@ -15,11 +15,11 @@ def in_small_units(plan: WritePlan, window_nbytes: int = 1) -> WritePlan:
         AxisUnits.around_tiles(tiling, stored, 1)
         if cells_end_on_borders(tiling, stored)
         else AxisUnits(tiling.extent, stored)
-        for tiling, stored in zip(plan.tilings, plan.stored_extents, strict=True)
+        for tiling, stored in zip(plan.tilings, plan.arrays[0].stored_extents, strict=True)
     )
     return replace(
         plan,
-        units=units,
+        arrays=(replace(plan.arrays[0], units=units),),
         waiting_nbytes=waiting_elements(plan.tilings, units) * plan.itemsize,
         window_nbytes=max(window_nbytes, touched_elements(plan.tilings, units) * plan.itemsize),
     )

@@ -31,7 +31,7 @@ from tilewright.model.predictor import Predictor
 from tilewright.model.tile_prediction import TilePrediction
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_writer import UnitWriter
-from tilewright.outputs.arrays import create_array
+from tilewright.outputs.arrays import create_arrays
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_write
@@ -250,7 +250,7 @@ class Case:
 
     def create(self, destination: Any) -> zarr.Array:
         options = OutputOptions(self.compressors, zarr_format=self.zarr_format)
-        return create_array(Output.at(destination), self.plan, options)
+        return create_arrays(Output.at(destination), self.plan, options)[0]
 
     def prediction(self) -> TilePrediction:
         return TilePrediction(open_source(self.image, self.axes), Predictor(self.model), self.batch_size)
@@ -276,7 +276,7 @@ class Receipts(list[UnitReceipt]):
 def run(case: Case, destination: Any, client: Client | None = None, kept: Collection[int] = ()) -> zarr.Array:
     """Predict and write a case, but for units that are kept: one after the other in this thread, or on a cluster."""
     array = case.create(destination)
-    writer = UnitWriter(case.plan, ObjectEncoder(array))
+    writer = UnitWriter(case.plan, (ObjectEncoder(array),))
     receipts = Receipts()
     coordinator = Coordinator(case.plan, written=kept)
     prediction = case.prediction()

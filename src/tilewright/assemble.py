@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.geometry import Interval, Region, extents_of, intersection
+from tilewright.geometry import Interval, Region, extents_of, intersection, relative_to
 from tilewright.plan import WritePlan
 
 AnyArray = npt.NDArray[np.generic]
@@ -23,6 +23,24 @@ def slices_of(region: Region) -> tuple[slice, ...]:
     (slice(0, 2, None), slice(3, 5, None))
     """
     return tuple(slice(start, stop) for start, stop in region)
+
+
+def shared_slices(first: Region, second: Region) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return the slices of what two regions share: in the first, and in the second.
+
+    Examples
+    --------
+    >>> shared_slices(((0, 4),), ((3, 9),))
+    ((slice(3, 4, None),), (slice(0, 1, None),))
+    """
+    shared = intersection(first, second)
+    in_first, in_second = (relative_to(shared, [start for start, _ in region]) for region in (first, second))
+    return slices_of(in_first), slices_of(in_second)
+
+
+def paste(target: AnyArray, into: tuple[slice, ...], tile: AnyArray, out_of: tuple[slice, ...]) -> None:
+    """Copy a piece of a tile to its place: each piece of each output goes through here."""
+    target[into] = tile[out_of]
 
 
 def crop(tile: AnyArray, plan: WritePlan, index: int, spatial: Region | None = None) -> AnyArray:
@@ -79,11 +97,12 @@ class UnitTiles:
         tiles: Mapping[int, AnyArray],
         memory: AnyArray,
     ) -> None:
-        self._shape = plan.shape
+        array = plan.arrays[plan.array_of_unit(unit)]
+        self._shape = array.shape
         self._part_extents = part_extents
         self._fill_value = fill_value
         self._tiles = tiles
-        self._part = memory.view(plan.dtype).reshape(part_extents)
+        self._part = memory.view(array.dtype).reshape(part_extents)
         # For each axis and part, the tiles in it: share of the tile number, slice of the part, slice of the tile.
         self._pieces: list[dict[int, list[tuple[int, slice, slice]]]] = []
         stride = plan.tile_count
@@ -107,7 +126,7 @@ class UnitTiles:
             part[...] = self._fill_value
         for piece in product(*(pieces[index] for pieces, index in zip(self._pieces, position, strict=True))):
             ranks, into, out_of = zip(*piece, strict=True)
-            part[into] = self._tiles[sum(ranks)][out_of]
+            paste(part, into, self._tiles[sum(ranks)], out_of)
         return part
 
 
@@ -146,20 +165,21 @@ class UnitBuffer:
         fill_value: Any,
         memory: AnyArray | None = None,
     ) -> None:
+        array = plan.arrays[plan.array_of_unit(unit)]
         self._plan = plan
         self._region = plan.unit_region(unit)
         self._part_extents = part_extents
         # Stored objects are encoded whole, also beyond the end of the image.
         covered = tuple(
             (start, -(-stop // stored) * stored)
-            for (start, stop), stored in zip(self._region, plan.stored_extents, strict=True)
+            for (start, stop), stored in zip(self._region, array.stored_extents, strict=True)
         )
         self._first = tuple(start // part for (start, _), part in zip(covered, part_extents, strict=True))
         counts = tuple(extent // part for extent, part in zip(extents_of(covered), part_extents, strict=True))
         shape = (*counts, *part_extents)
-        nbytes = prod(shape) * plan.itemsize
+        nbytes = prod(shape) * array.itemsize
         self.memory: AnyArray = np.empty(nbytes, np.uint8) if memory is None else memory
-        self.parts: AnyArray = self.memory[:nbytes].view(plan.dtype).reshape(shape)
+        self.parts: AnyArray = self.memory[:nbytes].view(array.dtype).reshape(shape)
         if covered != self._region:
             self.parts[...] = fill_value
 
@@ -173,7 +193,7 @@ class UnitBuffer:
         ]
         for step in product(*steps):
             index, into, out_of = zip(*step, strict=True)
-            self.parts[index][into] = valid[out_of]
+            paste(self.parts[index], into, valid, out_of)
 
     def part(self, position: tuple[int, ...]) -> AnyArray:
         """Return the part at a position on the part grid of the output."""

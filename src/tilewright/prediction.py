@@ -9,8 +9,8 @@ from tilewright.model.predictor import Predictor
 from tilewright.outputs.arrays import existing_array
 from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH
 from tilewright.outputs.options import OutputOptions, output_dtype
-from tilewright.outputs.output import FULL_RESOLUTION, Output
-from tilewright.plan import PlanRequest, WritePlan
+from tilewright.outputs.output import Output
+from tilewright.plan import FULL_RESOLUTION, PlanRequest, WritePlan
 from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
 from tilewright.sources.opening import open_source

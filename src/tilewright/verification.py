@@ -13,12 +13,12 @@ from tilewright.ledger.header import Header
 from tilewright.ledger.ledger import LedgerFolder
 from tilewright.locks.output_lock import LEDGER_SUFFIX
 from tilewright.objects.encoding import ObjectEncoder
-from tilewright.objects.unit_checker import Condition, UnitChecker
+from tilewright.objects.unit_checker import UnitChecker
 from tilewright.outputs.arrays import existing_array, existing_group
 from tilewright.outputs.fingerprint import differences
-from tilewright.outputs.output import FULL_RESOLUTION, Output
+from tilewright.outputs.output import Output
 from tilewright.outputs.surplus import surplus_objects
-from tilewright.plan import WritePlan
+from tilewright.plan import FULL_RESOLUTION, WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.runs.checking import check_units
 from tilewright.stores.metadata import array_metadata
@@ -159,18 +159,18 @@ def verify(
         existing_group(begun.output)
     except FileNotFoundError:
         metadata = ["those of the group around the array are missing"]
-    try:
-        array = existing_array(begun.output)
-    except FileNotFoundError:
-        # Without metadata, readers find no object.
-        metadata.append("those of the array are missing")
-        conditions = dict.fromkeys(range(plan.unit_count), Condition.MISSING)
-    else:
-        metadata += differences(begun.header.array, array_metadata(array))
-        encoder = ObjectEncoder(array)
-        with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
-            conditions = check_units(UnitChecker(plan, encoder), records, workers, line.update)
-        surplus = list(surplus_objects(begun.output, plan, encoder))
+    encoders: dict[int, ObjectEncoder] = {}
+    for number, planned in enumerate(plan.arrays):
+        try:
+            array = existing_array(begun.output, planned.name)
+        except FileNotFoundError:
+            metadata.append("those of the array are missing")
+            continue
+        metadata += differences(begun.header.arrays[planned.name], array_metadata(array))
+        encoders[number] = ObjectEncoder(array)
+        surplus += surplus_objects(begun.output, planned, encoders[number])
+    with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
+        conditions = check_units(UnitChecker(plan, encoders), records, workers, line.update)
     holder = begun.output.lock().holder()
     if holder is not None:
         # Partial files of the writer are no surplus.

@@ -141,7 +141,7 @@ def hand_over(
         for tile in range(case.plan.tile_count)
     }
     array = case.create(folder)
-    writer = UnitWriter(case.plan, ObjectEncoder(array))
+    writer = UnitWriter(case.plan, (ObjectEncoder(array),))
     receipts = Receipts()
     coordinator = Coordinator(case.plan)
     if client is None:

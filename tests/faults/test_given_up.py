@@ -434,7 +434,7 @@ def test_whichever_tiles_are_bad_all_that_need_none_of_them_are_written(
     array = case.create(MemoryStore())
     coordinator = Coordinator(case.plan)
     receipts = Receipts()
-    work = Work(case.plan, UnitWriter(case.plan, ObjectEncoder(array)), case.prediction())
+    work = Work(case.plan, UnitWriter(case.plan, (ObjectEncoder(array),)), case.prediction())
     bad = [batch for value in values for batch in batches_with(case.plan, batch_size, value)]
     expected = units_with(case.plan, bad)
     try:
@@ -601,7 +601,7 @@ def test_however_often_objects_are_refused_no_more_is_put_than_may_be_and_no_oth
     store = Unreliable()
     store.times = times
     array = case.create(store)
-    writer = UnitWriter(plan, ObjectEncoder(array), Patience(pause_seconds=0.0))
+    writer = UnitWriter(plan, (ObjectEncoder(array),), Patience(pause_seconds=0.0))
     receipts = Receipts()
     Run(Coordinator(plan), SerialExecutor(Work(plan, writer, case.prediction())), receipts).predict_and_write()
     outcomes = {unit: outcome(objects[unit], times) for unit in objects}

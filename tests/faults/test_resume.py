@@ -290,7 +290,7 @@ def test_a_run_is_completed_on_another_cluster_with_other_memory(
     first, second = (Header.from_line(file.read_bytes().partition(b"\n")[0] + b"\n") for file in ledger_files(output))
     assert first is not None
     assert second is not None
-    assert (first.plan.units, first.plan.tilings) == (second.plan.units, second.plan.tilings)
+    assert (first.plan.arrays, first.plan.tilings) == (second.plan.arrays, second.plan.tilings)
     assert first.plan.peak_live_nbytes < second.plan.peak_live_nbytes
 
 

@@ -29,7 +29,9 @@ def test_each_stored_object_has_one_owner(plan: WritePlan) -> None:
     owned = [position for unit in range(plan.unit_count) for position in plan.objects_of_unit(unit)]
     assert len(owned) == len(set(owned)) == plan.object_count
     for unit in range(plan.unit_count):
-        for (start, stop), stored, extent in zip(plan.unit_region(unit), plan.stored_extents, plan.shape, strict=True):
+        for (start, stop), stored, extent in zip(
+            plan.unit_region(unit), plan.arrays[0].stored_extents, plan.shape, strict=True
+        ):
             assert start % stored == 0
             assert stop % stored == 0 or stop == extent
 

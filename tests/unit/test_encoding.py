@@ -25,7 +25,7 @@ from tilewright.executors.serial import SerialExecutor
 from tilewright.executors.work import Work
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_writer import UnitWriter
-from tilewright.outputs.arrays import template_array
+from tilewright.outputs.arrays import template_arrays
 from tilewright.outputs.options import OutputOptions
 from tilewright.plan import WritePlan, plan_write
 from tilewright.runs.run import Run
@@ -52,7 +52,7 @@ def valid_part(plan: WritePlan, values: np.ndarray, tile: int) -> np.ndarray:
 
 def written_by_units(plan: WritePlan, array: zarr.Array, values: np.ndarray) -> dict[str, bytes]:
     """Cut values into the valid regions of tiles, hand them over, and return the stored objects."""
-    executor = SerialExecutor(Work(plan, UnitWriter(plan, ObjectEncoder(array))))
+    executor = SerialExecutor(Work(plan, UnitWriter(plan, (ObjectEncoder(array),))))
     run_of_tiles = Run(Coordinator(plan), executor, Receipts())
     for tile in range(plan.tile_count):
         run_of_tiles.hand_over([tile], [valid_part(plan, values, tile)])
@@ -254,7 +254,7 @@ def test_what_nobody_chooses_is_blosc_with_shuffled_bits_and_encoded_here(
     dtype: str, name: str, zarr_format: int
 ) -> None:
     plan = plan_of(dtype, None)
-    array = template_array(plan, OutputOptions(zarr_format=zarr_format))
+    array = template_arrays(plan, OutputOptions(zarr_format=zarr_format))[0]
     (codec,) = array.compressors
     found = codec.get_config() if zarr_format == 2 else codec.to_dict()["configuration"]
     assert found["cname"] == name
@@ -276,8 +276,8 @@ def test_a_shard_that_could_not_be_stored_half_way_is_put_together_anew(
     if codec is not None:
         array = zarr.create_array(store, shape=SHAPE, chunks=(3, 4), shards=(6, 8), dtype="float32", overwrite=True)
     tiles = {tile: valid_part(plan, values, tile) for tile in range(plan.tile_count)}
-    writer = UnitWriter(plan, ObjectEncoder(array), Patience(pause_seconds=0))
-    assert writer.encoder.is_direct
+    writer = UnitWriter(plan, (ObjectEncoder(array),), Patience(pause_seconds=0))
+    assert writer.encoders[0].is_direct
     write, calls = os.write, []
 
     def write_with_trouble(descriptor: int, content: Any) -> int:

@@ -29,7 +29,7 @@ from zarr.storage import MemoryStore
 from tilewright.identity.models import model_identity
 from tilewright.identity.values import array_digest
 from tilewright.model.predictor import Predictor
-from tilewright.outputs.arrays import template_array
+from tilewright.outputs.arrays import template_arrays
 from tilewright.outputs.fingerprint import differences, fingerprint_of
 from tilewright.outputs.options import OutputOptions
 from tilewright.plan import plan_write
@@ -89,7 +89,7 @@ def fingerprint(source: Any = IMAGE, model: str = "a model", axes: str = "YX", *
     opened = open_source(source, axes)
     request: dict[str, Any] = {"tile_size": (16, 16), "overlap": (4, 4), "dtype": "float32", "layout": "compact"}
     plan = plan_write(opened.axes.shape, axes, **request | asked_for)
-    return fingerprint_of(opened, model, "predict_to_zarr", plan, template_array(plan, options))
+    return fingerprint_of(opened, model, "predict_to_zarr", plan, template_arrays(plan, options))
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,10 @@ class Written:
 
     @property
     def store(self) -> Any:
-        return self.checker.encoder.array.store
+        return self.checker.encoders[0].array.store
 
     def keys(self, unit: int) -> list[str]:
-        return [self.checker.encoder.key(position) for position in self.plan.objects_of_unit(unit)]
+        return [self.checker.encoders[0].key(position) for position in self.plan.objects_of_unit(unit)]
 
     def check(self, unit: int) -> Condition:
         return self.checker.check(self.records[unit])
@@ -91,23 +91,23 @@ def written(case: Case, destination: Any) -> Written:
     """Predict and write a case, and keep the receipts as a ledger does."""
     encoder = ObjectEncoder(case.create(destination))
     receipts = Receipts()
-    work = Work(case.plan, UnitWriter(case.plan, encoder), case.prediction())
+    work = Work(case.plan, UnitWriter(case.plan, (encoder,)), case.prediction())
     Run(Coordinator(case.plan), SerialExecutor(work), receipts).predict_and_write()
     records = {
         receipt.unit: Record(receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest)
         for receipt in receipts
     }
     assert sorted(records) == list(range(case.plan.unit_count))
-    return Written(UnitChecker(case.plan, encoder), records)
+    return Written(UnitChecker(case.plan, {0: encoder}), records)
 
 
 def in_units_of_objects(plan: WritePlan, count: int) -> WritePlan:
     """The same plan, in units of so many objects per axis: tiles straddle them."""
     units = tuple(
         AxisUnits(tiling.extent, count * stored)
-        for tiling, stored in zip(plan.tilings, plan.stored_extents, strict=True)
+        for tiling, stored in zip(plan.tilings, plan.arrays[0].stored_extents, strict=True)
     )
-    return replace(plan, units=units)
+    return replace(plan, arrays=(replace(plan.arrays[0], units=units),))
 
 
 def case_of(kind: str) -> Case:
@@ -212,7 +212,7 @@ def test_objects_that_have_changed_places_are_damage(output: Written) -> None:
         if held != other:
             swapped += len(held) == len(other)
             assert output.check_with(unit, {first: other, second: held}) is DAMAGED
-    if output.checker.encoder.array.compressors == ():
+    if output.checker.encoders[0].array.compressors == ():
         assert swapped
     # Nor is an object one of another unit.
     keys = [(unit, output.keys(unit)[0]) for unit in output.records]
@@ -368,7 +368,7 @@ def test_a_checker_that_has_travelled_finds_the_same(in_folder: Written) -> None
 
 
 def test_the_array_that_is_checked_may_be_opened_anew_and_read_only(in_folder: Written) -> None:
-    array = in_folder.checker.encoder.array
+    array = in_folder.checker.encoders[0].array
     opened = zarr.open_array(LocalStore(array.store.root, read_only=True), path=array.path, mode="r")
-    again = UnitChecker(in_folder.plan, ObjectEncoder(opened))
+    again = UnitChecker(in_folder.plan, {0: ObjectEncoder(opened)})
     assert {again.check(record) for record in in_folder.records.values()} == {INTACT}

@@ -123,7 +123,7 @@ def _draw_grids(axes: Axes, row: PictureRow, window: tuple[slice, slice]) -> Non
     _outline(axes, (0, height), (0, width), facecolor=to_rgba(INK, 0.45), edgecolor="none")
 
     # Broad: their edges stay visible under the border of a valid region.
-    units = [_inner_starts(axis.span, axis.count) for axis in plan.units[-2:]]
+    units = [_inner_starts(axis.span, axis.count) for axis in plan.arrays[0].units[-2:]]
     _draw_lines(axes, units, plan.shape, **UNIT_BORDER)
     _outline(axes, (0, height), (0, width), fill=False, **UNIT_BORDER)
     valid = [_inner_starts(axis.valid, axis.count) for axis in plan.tilings[-2:]]

@@ -82,7 +82,7 @@ class Work:
                         buffer.place(tile, valid)
                 seconds.assemble += perf_counter() - start
         receipt = self.writer.write(unit, buffer)
-        self.writer.recycle(buffer)
+        self.writer.recycle(unit, buffer)
         receipt.seconds.add(seconds)
         return self._with_spent(receipt)
 

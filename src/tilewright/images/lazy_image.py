@@ -12,8 +12,8 @@ from dask.local import get_sync
 from dask.optimization import cull
 from dask.typing import Key
 
-from tilewright.assemble import AnyArray, slices_of
-from tilewright.geometry import Region, extents_of, intersection, relative_to
+from tilewright.assemble import AnyArray, paste, shared_slices
+from tilewright.geometry import Region, extents_of
 
 WriteFunction = TypeVar("WriteFunction", bound=Callable[..., object])
 
@@ -130,9 +130,8 @@ class LazyImage:
                 return computed
             if values is None:
                 values = np.empty(extents_of(region), self.dtype)
-            shared = intersection(chunk, region)
-            into, out_of = (relative_to(shared, [start for start, _ in whole]) for whole in (region, chunk))
-            values[slices_of(into)] = computed[slices_of(out_of)]
+            into, out_of = shared_slices(region, chunk)
+            paste(values, into, computed, out_of)
             # Or it would be held while the next one is computed.
             del computed
         return np.empty(extents_of(region), self.dtype) if values is None else values

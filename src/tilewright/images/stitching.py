@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.assemble import AnyArray, slices_of
+from tilewright.assemble import AnyArray, paste, shared_slices, slices_of
 from tilewright.conversion import as_array, is_array
 from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
-from tilewright.geometry import Region, TileInformation, extents_of, intersection, relative_to
+from tilewright.geometry import Region, TileInformation, extents_of
 
 
 def stitch_prediction_single(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> AnyArray:
@@ -141,10 +141,9 @@ def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformatio
                 f"the tile at {stitch} of {name} has {len(tile)} channels of {tile.dtype}, others have {len(stitched)} "
                 f"of {stitched.dtype}"
             )
-        shared = intersection(region, stitch)
-        into = slices_of(relative_to(shared, [start for start, _ in region]))
-        offsets = [start - first for (start, _), (first, _) in zip(stitch, crop, strict=True)]
-        stitched[(slice(None), *into)] = tile[(slice(None), *slices_of(relative_to(shared, offsets)))]
+        into, out_of = shared_slices(region, stitch)
+        valid = tile[(slice(None), *slices_of(crop))]
+        paste(stitched, (slice(None), *into), valid, (slice(None), *out_of))
         covered[into] = True
     missing = covered.size - int(np.count_nonzero(covered))
     if missing or stitched is None:

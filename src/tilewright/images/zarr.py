@@ -20,7 +20,7 @@ from tilewright.geometry import AxisTiling, Region
 from tilewright.images.lazy_image import LazyImage, takes_lazy_image
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_writer import UnitWriter
-from tilewright.outputs.arrays import create_array
+from tilewright.outputs.arrays import create_arrays
 from tilewright.outputs.options import OutputOptions, checked_path
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
@@ -97,14 +97,14 @@ def write_zarr(
         path.parent.mkdir(parents=True, exist_ok=True)
     with being_written(partial, path, is_folder=True):
         with naming(path):
-            array = create_array(Output.at(partial), plan, options)
-        writer = UnitWriter(plan, ObjectEncoder(array))
+            arrays = create_arrays(Output.at(partial), plan, options)
+        writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)))
         _write_units(path, writer, (lambda region: image[slices_of(region)]) if lazy is None else lazy.read)
         with naming(path):
             if path.parent.suffix == ".zarr" and not is_zarr(path.parent):
                 # Another process may do so in this moment, and writes the same.
                 with suppress(ContainsGroupError):
-                    zarr.create_group(path.parent, zarr_format=array.metadata.zarr_format)
+                    zarr.create_group(path.parent, zarr_format=arrays[0].metadata.zarr_format)
             output.check(options)
             _rename(partial, path)
             remove_abandoned(path)
@@ -148,7 +148,7 @@ def _write_units(path: Path, writer: UnitWriter, read: Callable[[Region], AnyArr
             buffer.place(tile, values)
         with naming(path):
             writer.write(unit, buffer)
-        writer.recycle(buffer)
+        writer.recycle(unit, buffer)
 
 
 def _check_group_around(path: Path, zarr_format: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 from zlib import crc32
 
@@ -9,7 +10,7 @@ from tilewright.plan import WritePlan
 
 FAMILY = b"tilewright-ledger"
 """First bytes of a ledger file of any version."""
-MAGIC = FAMILY + b"-2"
+MAGIC = FAMILY + b"-3"
 """First bytes of a ledger file of this version."""
 NOTHING, OUTPUT, EVERYTHING = "", "output", "zarr"
 """What a run may replace: nothing, an output of tilewright, any Zarr node."""
@@ -27,8 +28,8 @@ class Header:
         The plan that numbers the units.
     output : str
         Place of the output when the run began.
-    array : dict
-        Metadata of the array, as stored.
+    arrays : dict
+        Metadata of each array as stored, by its name.
     replaces : {"", "output", "zarr"}
         What this run replaces: nothing, the output of the earlier files of the folder, or any Zarr node.
     """
@@ -36,7 +37,7 @@ class Header:
     fingerprint: dict[str, Any]
     plan: WritePlan
     output: str = ""
-    array: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
     replaces: str = ""
 
     def to_bytes(self) -> bytes:
@@ -62,7 +63,7 @@ class Header:
 
     def _check(self) -> None:
         """Raise if a field has a wrong type, or the plan has no tiles."""
-        if not (isinstance(self.fingerprint, dict) and isinstance(self.array, dict) and isinstance(self.output, str)):
+        if not (isinstance(self.fingerprint, dict) and isinstance(self.arrays, dict) and isinstance(self.output, str)):
             raise TypeError("a field of the header has another type")
         if self.replaces not in (NOTHING, OUTPUT, EVERYTHING):
             raise ValueError(f"no run replaces {self.replaces!r}")
@@ -70,8 +71,9 @@ class Header:
         numbers = (plan.output_nbytes // plan.itemsize, plan.tile_count, plan.unit_count, plan.compact_tile_count)
         if min(numbers) < 1 or len(plan.tilings) != len(plan.axes):
             raise ValueError("the plan is about no image")
-        for axis, (tiling, units) in enumerate(zip(plan.tilings, plan.units, strict=True)):
-            # The last tile and the last unit of each axis: checking all of them would take far longer.
+        # The last tile and the last unit: checking all of them would take far longer.
+        for tiling in plan.tilings:
             tiling.read(tiling.count - 1)
-            units.span(units.count - 1)
-            _ = plan.stored_extents[axis] // plan.chunks[axis]
+        for array in plan.arrays:
+            array.objects_of_unit(prod(array.unit_counts) - 1)
+            _ = [stored // chunk for stored, chunk in zip(array.stored_extents, array.chunks, strict=True)]

@@ -218,13 +218,14 @@ class Ledger:
 
     def add_written(self, receipt: UnitReceipt) -> None:
         """Collect the record of a unit whose objects are all stored."""
-        self._waiting += Record(
-            receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest
-        ).to_bytes()
+        record = Record(
+            receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest, receipt.array
+        )
+        self._waiting += record.to_bytes()
 
-    def add_given_up(self, unit: int) -> None:
+    def add_given_up(self, unit: int, array: int = 0) -> None:
         """Collect the record of a failed unit, which holds the fill value."""
-        self._waiting += Record(unit, Status.GIVEN_UP).to_bytes()
+        self._waiting += Record(unit, Status.GIVEN_UP, array=array).to_bytes()
 
     @property
     def has_waiting(self) -> bool:

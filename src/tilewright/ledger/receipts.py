@@ -55,6 +55,8 @@ class UnitReceipt:
         Key digests of missing stored objects of the source, since the last receipt of the process.
     process : str
         `process_name` of the writing process.
+    array : int
+        As in `Record`.
     """
 
     unit: int
@@ -66,6 +68,7 @@ class UnitReceipt:
     lost_count: int = 0
     missing: frozenset[int] = frozenset()
     process: str = ""
+    array: int = 0
 
 
 def peak_memory_nbytes() -> int:

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-_FIELDS = struct.Struct("<QQQII")
+_FIELDS = struct.Struct("<QQQIHH")
 _CHECKSUM = struct.Struct("<I")
 RECORD_NBYTES = _FIELDS.size + _CHECKSUM.size
 """Bytes of the ledger per unit."""
@@ -41,6 +41,8 @@ class Record:
         Encoded bytes of these objects.
     digest : int
         `UnitDigest` of these objects.
+    array : int
+        Number of the array of the unit in the plan.
     """
 
     unit: int
@@ -48,6 +50,7 @@ class Record:
     object_count: int = 0
     stored_nbytes: int = 0
     digest: int = 0
+    array: int = 0
 
     def to_bytes(self) -> bytes:
         """Return the record as stored in the file.
@@ -58,7 +61,7 @@ class Record:
         >>> Record.from_bytes(record.to_bytes()) == record
         True
         """
-        fields = _FIELDS.pack(self.unit, self.stored_nbytes, self.digest, self.object_count, self.status)
+        fields = _FIELDS.pack(self.unit, self.stored_nbytes, self.digest, self.object_count, self.status, self.array)
         return fields + _CHECKSUM.pack(crc32(fields))
 
     @classmethod
@@ -66,11 +69,11 @@ class Record:
         """Return the record in these bytes, or None if they are cut short or damaged."""
         if len(raw) < RECORD_NBYTES:
             return None
-        unit, stored_nbytes, digest, object_count, status = _FIELDS.unpack_from(raw)
+        unit, stored_nbytes, digest, object_count, status, array = _FIELDS.unpack_from(raw)
         (checksum,) = _CHECKSUM.unpack_from(raw, _FIELDS.size)
         if checksum != crc32(raw[: _FIELDS.size]) or status not in _STATUSES:
             return None
-        return cls(unit, Status(status), object_count, stored_nbytes, digest)
+        return cls(unit, Status(status), object_count, stored_nbytes, digest, array)
 
 
 class Records:

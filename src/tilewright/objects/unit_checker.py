@@ -2,10 +2,11 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from tilewright.ledger.records import Record, Status
@@ -30,20 +31,24 @@ class Condition(Enum):
 
 @dataclass(frozen=True)
 class UnitChecker:
-    """Check of the units of one array against the ledger."""
+    """Check of the units of one output against the ledger, with an encoder for each array that exists, by number."""
 
     plan: WritePlan
-    encoder: ObjectEncoder
+    encoders: Mapping[int, ObjectEncoder]
 
     def check(self, record: Record) -> Condition:
         """Return the state of the unit of a record; an unreadable object counts as damaged."""
         if record.status is Status.GIVEN_UP:
             return Condition.GIVEN_UP
         digest = UnitDigest()
+        encoder = self.encoders.get(record.array)
+        if encoder is None:
+            # Without metadata, readers find no object.
+            return Condition.MISSING
         for position in self.plan.objects_of_unit(record.unit):
             found = ObjectDigest()
             try:
-                for piece in self._pieces(self.encoder.key(position)):
+                for piece in self._pieces(encoder.array.store, encoder.key(position)):
                     found.update(piece)
             except FileNotFoundError:
                 return Condition.MISSING
@@ -55,8 +60,7 @@ class UnitChecker:
             return Condition.SHORT
         return Condition.INTACT if digest.value == record.digest else Condition.DAMAGED
 
-    def _pieces(self, key: str) -> Iterator[memoryview]:
-        store = self.encoder.array.store
+    def _pieces(self, store: Store, key: str) -> Iterator[memoryview]:
         if type(store) is not LocalStore:
             yield get_object(store, key)
             return

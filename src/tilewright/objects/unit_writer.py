@@ -3,22 +3,19 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import product
 from math import prod
-from operator import floordiv
+from operator import floordiv, lt
 from time import perf_counter
-from typing import Any
 
 import numpy as np
-import zarr
 
 from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes, process_name
 from tilewright.locks.guard import Guard
 from tilewright.objects.digest import DigestedObject, UnitDigest
 from tilewright.objects.encoding import ObjectEncoder
-from tilewright.plan import WritePlan
+from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.stores.patience import Check, Patience, allowed
 from tilewright.stores.put import put_object
 from tilewright.stores.removal import delete_object
@@ -75,42 +72,46 @@ class _EncodedObject:
 
 @dataclass(frozen=True)
 class UnitWriter:
-    """Writer of the units of one array; each attempt checks the guard, if there is one."""
+    """Writer of the units of one output; each attempt checks the guard, if there is one.
+
+    There is an encoder for each array of the plan.
+    """
 
     plan: WritePlan
-    encoder: ObjectEncoder
+    encoders: tuple[ObjectEncoder, ...]
     patience: Patience = field(default_factory=Patience)
     guard: Guard | None = None
-    _unit_memory: _Memory = field(init=False, repr=False, compare=False)
-    _part_memory: _Memory = field(init=False, repr=False, compare=False)
+    _unit_memory: tuple[_Memory, ...] = field(init=False, repr=False, compare=False)
+    _part_memory: tuple[_Memory, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most_nbytes = min(KEPT_NBYTES, self.plan.peak_live_nbytes)
-        stored = self.plan.stored_extents
-        largest = (-(-units.largest // extent) * extent for units, extent in zip(self.plan.units, stored, strict=True))
-        for name, extents in (("_unit_memory", largest), ("_part_memory", self.encoder.part_extents)):
-            object.__setattr__(self, name, _Memory(prod(extents) * self.plan.itemsize, most_nbytes))
-
-    @property
-    def array(self) -> zarr.Array[Any]:
-        """The array that is written."""
-        return self.encoder.array
+        units, parts = [], []
+        for array, encoder in zip(self.plan.arrays, self.encoders, strict=True):
+            axes = zip(array.units, array.stored_extents, strict=True)
+            largest = prod(-(-units.largest // stored) * stored for units, stored in axes)
+            units.append(_Memory(largest * array.itemsize, most_nbytes))
+            parts.append(_Memory(prod(encoder.part_extents) * array.itemsize, most_nbytes))
+        object.__setattr__(self, "_unit_memory", tuple(units))
+        object.__setattr__(self, "_part_memory", tuple(parts))
 
     def buffer(self, unit: int) -> UnitBuffer:
         """Return an empty buffer for the tiles of a unit."""
-        memory = self._unit_memory.take()
-        return UnitBuffer(self.plan, unit, self.encoder.part_extents, self.array.fill_value, memory)
+        number = self.plan.array_of_unit(unit)
+        encoder, memory = self.encoders[number], self._unit_memory[number].take()
+        return UnitBuffer(self.plan, unit, encoder.part_extents, encoder.array.fill_value, memory)
 
-    def recycle(self, buffer: UnitBuffer) -> None:
+    def recycle(self, unit: int, buffer: UnitBuffer) -> None:
         """Keep the memory of a written unit: fresh memory costs as much as a copy into it."""
-        self._unit_memory.give(buffer.memory)
+        self._unit_memory[self.plan.array_of_unit(unit)].give(buffer.memory)
 
     def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
         """Write all objects of a unit from the valid regions of its tiles, which are only read; raises as `write`."""
-        memory = self._part_memory.take()
-        parts = UnitTiles(self.plan, unit, self.encoder.part_extents, self.array.fill_value, tiles, memory)
+        number = self.plan.array_of_unit(unit)
+        encoder, memory = self.encoders[number], self._part_memory[number].take()
+        parts = UnitTiles(self.plan, unit, encoder.part_extents, encoder.array.fill_value, tiles, memory)
         receipt = self.write(unit, parts)
-        self._part_memory.give(memory)
+        self._part_memory[number].give(memory)
         return receipt
 
     def write(self, unit: int, unit_parts: UnitParts) -> UnitReceipt:
@@ -127,37 +128,42 @@ class UnitWriter:
         seconds = StageSeconds()
         digest = UnitDigest()
         object_count = 0
+        number = self.plan.array_of_unit(unit)
+        array, encoder = self.plan.arrays[number], self.encoders[number]
         for position in self.plan.objects_of_unit(unit):
-            positions = [part if self._is_inside(part) else None for part in self._parts_of(position)]
-            stored = DigestedObject(_EncodedObject(self.encoder, unit_parts, positions, seconds))
-            put_object(self.array.store, self.encoder.key(position), stored, self.patience, self._check)
+            positions = list(_parts_of(position, array, encoder.part_extents))
+            stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds))
+            put_object(encoder.array.store, encoder.key(position), stored, self.patience, self._check)
             digest.add(stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
         return UnitReceipt(
-            unit, object_count, digest.nbytes, digest.value, seconds, peak_memory_nbytes(), process=process_name()
+            unit,
+            object_count,
+            digest.nbytes,
+            digest.value,
+            seconds,
+            peak_memory_nbytes(),
+            process=process_name(),
+            array=number,
         )
 
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""
+        encoder = self.encoders[self.plan.array_of_unit(unit)]
         for position in self.plan.objects_of_unit(unit):
-            delete_object(self.array.store, self.encoder.key(position), self.patience, self._check)
+            delete_object(encoder.array.store, encoder.key(position), self.patience, self._check)
 
     @property
     def _check(self) -> Check:
         return allowed if self.guard is None else self.guard.check
 
-    @cached_property
-    def _part_counts(self) -> tuple[int, ...]:
-        """Number of parts of an object on each axis."""
-        return tuple(map(floordiv, self.plan.stored_extents, self.encoder.part_extents))
 
-    def _is_inside(self, part: tuple[int, ...]) -> bool:
-        """Tell whether a part holds an element of the image: the last shards reach beyond its end."""
-        extents = zip(part, self.encoder.part_extents, self.plan.shape, strict=True)
-        return all(index * extent < end for index, extent, end in extents)
-
-    def _parts_of(self, position: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Iterate over the positions of the parts of an object, in C order."""
-        counts = zip(position, self._part_counts, strict=True)
-        return product(*(range(index * count, (index + 1) * count) for index, count in counts))
+def _parts_of(
+    position: tuple[int, ...], array: ArrayPlan, part_extents: tuple[int, ...]
+) -> Iterator[tuple[int, ...] | None]:
+    """Iterate over the positions of the parts of an object, in C order; None for a part beyond the end of the image."""
+    counts = zip(position, map(floordiv, array.stored_extents, part_extents), strict=True)
+    ends = [-(-extent // part) for extent, part in zip(array.shape, part_extents, strict=True)]
+    for part in product(*(range(index * count, (index + 1) * count) for index, count in counts)):
+        yield part if all(map(lt, part, ends)) else None

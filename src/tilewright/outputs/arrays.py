@@ -1,4 +1,4 @@
-"""The array of an output is created as planned, and opened only if it still is as planned."""
+"""The arrays of an output are created as planned, and opened only if they still are as planned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from tilewright.outputs.compressors import default_compressor
 from tilewright.outputs.fingerprint import differences
 from tilewright.outputs.inventory import OWN_ATTRIBUTE
 from tilewright.outputs.options import OutputOptions
-from tilewright.outputs.output import FULL_RESOLUTION, Output
-from tilewright.plan import WritePlan
+from tilewright.outputs.output import Output
+from tilewright.plan import FULL_RESOLUTION, ArrayPlan, WritePlan
 from tilewright.stores.metadata import MetadataError, array_metadata, read_node
 from tilewright.stores.places import without_secrets
 from tilewright.stores.zarr_api import ensure_open
@@ -22,51 +22,61 @@ _OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
 """Attributes of the group of an output, which mark it as an output of tilewright."""
 
 
-def template_array(plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-    """Return an empty array in memory with the metadata of the array of the output."""
+Arrays = tuple[zarr.Array[Any], ...]
+"""The arrays of an output, in the order of its plan."""
+
+
+def template_arrays(plan: WritePlan, options: OutputOptions) -> Arrays:
+    """Return empty arrays in memory with the metadata of those of the output."""
     group = zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options))
-    return _create_in(group, plan, options)
+    return tuple(_create_in(group, plan, array, options) for array in plan.arrays)
 
 
-def create_array(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-    """Create the group and the array of an output, and return the array.
+def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
+    """Create the group and the arrays of an output, and return the arrays.
 
     Raises
     ------
     DestinationError
         If that fails.
     """
+    return tuple(_created(output, plan, array, options) for array in plan.arrays)
+
+
+def _created(output: Output, plan: WritePlan, array: ArrayPlan, options: OutputOptions) -> zarr.Array[Any]:
     try:
         ensure_open(output.store)
-        return _create_in(_opened_group(output, options), plan, options)
+        return _create_in(_opened_group(output, options), plan, array, options)
     except OSError as error:
         raise DestinationError(f"the output {output} could not be created: {without_secrets(error)}") from error
 
 
-def open_array(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
-    """Return the array of an earlier run, created now if that run had not created it.
+def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
+    """Return the arrays of an earlier run, each created now if that run had not created it.
 
     Raises
     ------
     ResumeError
-        If it differs from the planned array.
+        If one differs from the planned array.
     """
     existing_group(output, options)
-    try:
-        array = existing_array(output)
-    except FileNotFoundError:
-        return create_array(output, plan, options)
-    wanted, found = array_metadata(template_array(plan, options)), array_metadata(array)
-    if differing := differences(wanted, found):
-        raise ResumeError(
-            f"the array {output}/{FULL_RESOLUTION} is not the one that its ledger {output.ledger} is about: "
-            f"{'; '.join(differing)}; use if_exists='overwrite' to write it anew"
-        )
-    return array
+    opened = []
+    for array, template in zip(plan.arrays, template_arrays(plan, options), strict=True):
+        try:
+            found = existing_array(output, array.name)
+        except FileNotFoundError:
+            found = _created(output, plan, array, options)
+        if differing := differences(array_metadata(template), array_metadata(found)):
+            raise ResumeError(
+                f"the array {output}/{array.name} is not the one that its ledger {output.ledger} is about: "
+                f"{'; '.join(differing)}; use if_exists='overwrite' to write it anew"
+            )
+        opened.append(found)
+    return tuple(opened)
 
 
-def existing_array(output: Output) -> zarr.Array[Any]:
-    """Return the existing array of an output.
+def existing_array(output: Output, name: str = FULL_RESOLUTION) -> zarr.Array[Any]:
+    """Return an existing array of an output.
 
     Raises
     ------
@@ -75,8 +85,9 @@ def existing_array(output: Output) -> zarr.Array[Any]:
     ResumeError
         If its metadata cannot be read.
     """
-    with _readable(output, FULL_RESOLUTION):
-        return zarr.open_array(output.store, path=output.array_path, mode="r" if output.store.read_only else "r+")
+    with _readable(output, name):
+        mode: Any = "r" if output.store.read_only else "r+"
+        return zarr.open_array(output.store, path=output.path_of_array(name), mode=mode)
 
 
 def existing_group(output: Output, options: OutputOptions | None = None) -> None:
@@ -123,16 +134,16 @@ def _readable(output: Output, path: str = "") -> Iterator[None]:
         ) from error
 
 
-def _create_in(group: zarr.Group, plan: WritePlan, options: OutputOptions) -> zarr.Array[Any]:
+def _create_in(group: zarr.Group, plan: WritePlan, array: ArrayPlan, options: OutputOptions) -> zarr.Array[Any]:
     compressors = options.compressors
     if isinstance(compressors, str) and compressors == "auto":
-        compressors = default_compressor(plan.dtype, options.zarr_format)
+        compressors = default_compressor(array.dtype, options.zarr_format)
     return group.create_array(
-        FULL_RESOLUTION,
-        shape=plan.shape,
-        dtype=plan.dtype,
-        chunks=plan.chunks,
-        shards=plan.shards,
+        array.name,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=array.chunks,
+        shards=array.shards,
         compressors=compressors,
         fill_value=options.fill_value,
         dimension_names=list(plan.axes.lower()) if options.names_dimensions and options.zarr_format == 3 else None,

@@ -1,6 +1,7 @@
 """A run completes an existing output only if all named inputs are equal: image, model, plan and array."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import zarr
@@ -21,10 +22,10 @@ CLUSTER = "predict_to_zarr"
 
 
 def fingerprint_of(
-    source: Source, model: str, predicted_by: str, plan: WritePlan, array: zarr.Array[Any]
+    source: Source, model: str, predicted_by: str, plan: WritePlan, arrays: Sequence[zarr.Array[Any]]
 ) -> Fingerprint:
-    """Return the fingerprint of one output, with the identity of its model, and its array or a template of it."""
-    metadata = array_metadata(array)
+    """Return the fingerprint of one output, with the identity of its model, and its arrays or templates of them."""
+    metadata = array_metadata(arrays[0])
     fingerprint = {
         SOURCE_PATH: source.recorded_path,
         SERIES: source.series,

@@ -18,6 +18,7 @@ from tilewright.locks.output_lock import OutputLock, folder_beside
 from tilewright.outputs.apart import Target
 from tilewright.outputs.inventory import OWN_ATTRIBUTE, FolderListing, Inventory, Listing, StoreListing, shown
 from tilewright.outputs.options import OutputOptions
+from tilewright.plan import FULL_RESOLUTION
 from tilewright.plan.describe import format_nbytes
 from tilewright.sources.readers.zarr import make_absolute
 from tilewright.stores.local_paths import local_path, nearest_existing
@@ -36,9 +37,6 @@ from tilewright.stores.places import (
 )
 from tilewright.stores.removal import remove_partial_files, remove_partial_files_in
 from tilewright.stores.zarr_api import ensure_open, is_unopened_zip, unwrapped
-
-FULL_RESOLUTION = "0"
-"""Name of the full-resolution array in its group, as in OME-Zarr."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,9 @@ class Output:
     def __str__(self) -> str:
         return f"{self.folder or public_name(self.store)}"
 
-    @property
-    def array_path(self) -> str:
-        """Path of its array in the store."""
-        return posixpath.join(self.group, FULL_RESOLUTION)
+    def path_of_array(self, name: str) -> str:
+        """Return the path of one of its arrays in the store."""
+        return posixpath.join(self.group, name)
 
     @property
     def is_only_here(self) -> str:
@@ -136,7 +133,7 @@ class Output:
         is_replaced = options.overwrites and self.exists
         within = place_of_store(self.store) if gives_other_names(self.store) else None
         # The array too: it may be a link.
-        array = place_of_store(self.store, self.array_path)
+        array = place_of_store(self.store, self.path_of_array(FULL_RESOLUTION))
         own = [Target(str(self), place, is_replaced, within) for place in dict.fromkeys((self.place, array))]
         return [*own, *ledgers]
 
@@ -169,7 +166,8 @@ class Output:
             return []
         # A ledger that the user chose may belong to another output.
         named = [header for header in headers if self.ledger_path is None or header.output == str(self)]
-        return [node for header in named if (node := array_node(header.array)) is not None]
+        arrays = [array for header in named for array in header.arrays.values()]
+        return [node for array in arrays if (node := array_node(array)) is not None]
 
     @property
     def exists(self) -> bool:

@@ -16,7 +16,8 @@ from contextlib import suppress
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
 from tilewright.ledger.header import EVERYTHING
 from tilewright.outputs.inventory import FolderListing, Inventory, shown
-from tilewright.outputs.output import FULL_RESOLUTION, Output
+from tilewright.outputs.output import Output
+from tilewright.plan import FULL_RESOLUTION
 from tilewright.stores.removal import move
 
 _log = logging.getLogger(__name__)

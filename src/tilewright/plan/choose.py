@@ -10,9 +10,10 @@ from math import prod
 
 from tilewright.errors import MemoryPlanError
 from tilewright.geometry import AxisTiling, AxisUnits
+from tilewright.geometry.footprint import touched_elements, waiting_elements, waiting_elements_in_tile_order
+from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
-from tilewright.plan.footprint import touched_elements, waiting_elements, waiting_elements_in_tile_order
 from tilewright.plan.group import UNIT_NBYTES, _choose_units, _wanted_unit_nbytes
 from tilewright.plan.request import PlanRequest, Request
 from tilewright.plan.stored import stored_extents
@@ -122,8 +123,9 @@ def plan_for_tilings(
     chunks, shards = stored_extents(request, tilings, chunks, shards)
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
     units = _choose_units(request, tuple(tilings), shards or chunks, _wanted_unit_nbytes(request))
-    plan = _plan(request, layout, tuple(tilings), units, chunks, shards, window_nbytes)
-    waiting = waiting_elements_in_tile_order(plan.tilings, plan.units)
+    array = ArrayPlan(request.dtype, units, chunks, shards)
+    plan = _plan(request, layout, tuple(tilings), array, window_nbytes)
+    waiting = waiting_elements_in_tile_order(plan.tilings, units)
     return replace(plan, waiting_nbytes=waiting * request.itemsize)
 
 
@@ -141,7 +143,7 @@ def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
     >>> plan.peak_live_nbytes, with_memory(plan, 9_000_000).peak_live_nbytes
     (16777216, 9000000)
     """
-    least_nbytes = touched_elements(plan.tilings, plan.units) * plan.itemsize
+    least_nbytes = touched_elements(plan.tilings, plan.arrays[0].units) * plan.itemsize
     window_nbytes = WINDOW_NBYTES
     if memory_nbytes is not None:
         window_nbytes = min(window_nbytes, memory_nbytes - plan.waiting_nbytes)
@@ -163,7 +165,7 @@ def _smallest_that_fits(
         else:
             tilings = _aligned_tilings(request, shards or chunks, LARGEST_UNIT_NBYTES * wanted_nbytes // UNIT_NBYTES)
         units = _choose_units(request, tilings, shards or chunks, wanted_nbytes)
-        plan = _plan(request, layout, tilings, units, chunks, shards, window_nbytes)
+        plan = _plan(request, layout, tilings, ArrayPlan(request.dtype, units, chunks, shards), window_nbytes)
         fits = request.memory_nbytes is None or plan.peak_live_nbytes <= request.memory_nbytes
         if fits or wanted_nbytes == 0:
             return plan
@@ -203,25 +205,20 @@ def _plan(
     request: Request,
     layout: str,
     tilings: tuple[AxisTiling, ...],
-    units: tuple[AxisUnits, ...],
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
+    array: ArrayPlan,
     window_nbytes: int | None,
 ) -> WritePlan:
-    waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
+    waiting_nbytes = waiting_elements(tilings, array.units) * request.itemsize
     # Less than the tiles of one unit would never finish a unit.
-    least_nbytes = touched_elements(tilings, units) * request.itemsize
+    least_nbytes = touched_elements(tilings, array.units) * request.itemsize
     window_nbytes = window_nbytes or WINDOW_NBYTES
     if request.memory_nbytes is not None:
         window_nbytes = min(window_nbytes, request.memory_nbytes - waiting_nbytes)
     return WritePlan(
         axes=request.axes,
-        dtype=request.dtype,
         layout=layout,
         tilings=tilings,
-        units=units,
-        chunks=chunks,
-        shards=shards,
+        arrays=(array,),
         waiting_nbytes=waiting_nbytes,
         window_nbytes=max(window_nbytes, least_nbytes),
         compact_tile_count=prod(tiling.count for tiling in request.compact_tilings()),

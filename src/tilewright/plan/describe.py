@@ -17,7 +17,8 @@ def describe(plan: WritePlan) -> str:
         if plan.units_are_independent
         else f"neighbours share tiles, up to {format_nbytes(plan.waiting_nbytes)} wait"
     )
-    stored = f"{plan.object_count:,} {'chunks' if plan.shards is None else 'shards'} of {plan.stored_extents}"
+    array = plan.arrays[0]
+    stored = f"{plan.object_count:,} {'chunks' if plan.shards is None else 'shards'} of {array.stored_extents}"
     if plan.shards is not None:
         stored += f", in chunks of {plan.chunks}"
     rows = (
@@ -28,7 +29,7 @@ def describe(plan: WritePlan) -> str:
         ("objects", stored),
         (
             "write units",
-            f"{plan.unit_count:,} of {plan.unit_extents}, up to {format_nbytes(plan.largest_unit_nbytes)}, {sharing}",
+            f"{plan.unit_count:,} of {array.unit_extents}, up to {format_nbytes(plan.largest_unit_nbytes)}, {sharing}",
         ),
         ("Dask tasks", f"{'' if plan.units_are_independent else 'at most '}{plan.task_count:,}"),
         ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles, more only for a large cluster"),

@@ -4,38 +4,36 @@ It is frozen, is made of a few numbers per axis, and is the same for every execu
 from the predictions, from nothing else.
 """
 
-from array import array
+from array import array as CompactArray  # noqa: N812
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import Any
 
 from tilewright.geometry import AxisTiling, AxisUnits, GridRelation, Interval, Region, position_of
+from tilewright.geometry.footprint import straddling_extent
+from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.describe import describe
-from tilewright.plan.dtypes import itemsize
-from tilewright.plan.footprint import straddling_extent
 from tilewright.plan.request import PlanRequest
 
 
 @dataclass(frozen=True)
 class WritePlan:
-    """The write units of one output array, the tiles that feed them, and the cost of both.
+    """The arrays of one output, the tiles that feed their write units, and the cost of both.
 
     Parameters
     ----------
     axes : str
         The axes of the output, in the order ``STCZYX``.
-    dtype : str
-        The data type of the output, by its NumPy name.
     layout : str
         ``"compact"`` or ``"aligned"``.
-    tilings, units : tuple
-        One `AxisTiling` and one `AxisUnits` per output axis.
-    chunks : tuple of int
-        The extents of a chunk, one per output axis.
-    shards : tuple of int or None
-        The extents of a shard where the array is sharded.
+    tilings : tuple of AxisTiling
+        The tiles, per output axis.
+    arrays : tuple of ArrayPlan
+        The arrays of the output, the one at full resolution first. Units are numbered from one array to the next.
     waiting_nbytes : int
         Upper bound of the bytes of tiles that wait for units that they share.
     window_nbytes : int
@@ -47,22 +45,20 @@ class WritePlan:
     """
 
     axes: str
-    dtype: str
     layout: str
     tilings: tuple[AxisTiling, ...]
-    units: tuple[AxisUnits, ...]
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...] | None
+    arrays: tuple[ArrayPlan, ...]
     waiting_nbytes: int
     window_nbytes: int
     compact_tile_count: int
     request: PlanRequest | None = field(default=None, compare=False, repr=False)
     _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
-    _unit_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    _last_units: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tile_counts", tuple(tiling.count for tiling in self.tilings))
-        object.__setattr__(self, "_unit_counts", tuple(units.count for units in self.units))
+        counts = accumulate(prod(array.unit_counts) for array in self.arrays)
+        object.__setattr__(self, "_last_units", tuple(count - 1 for count in counts))
 
     def __str__(self) -> str:
         return describe(self)
@@ -88,33 +84,46 @@ class WritePlan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "WritePlan":
         """Return the plan that `to_dict` was called on."""
-        shards = values["shards"]
-        return cls(
-            **values
-            | {
-                "tilings": tuple(AxisTiling(**numbers) for numbers in values["tilings"]),
-                "units": tuple(AxisUnits(**numbers) for numbers in values["units"]),
-                "chunks": tuple(values["chunks"]),
-                "shards": None if shards is None else tuple(shards),
-            }
-        )
+        arrays = [
+            ArrayPlan(
+                **array
+                | {
+                    "units": tuple(AxisUnits(**numbers) for numbers in array["units"]),
+                    "chunks": tuple(array["chunks"]),
+                    "shards": None if array["shards"] is None else tuple(array["shards"]),
+                }
+            )
+            for array in values["arrays"]
+        ]
+        tilings = tuple(AxisTiling(**numbers) for numbers in values["tilings"])
+        return cls(**values | {"tilings": tilings, "arrays": tuple(arrays)})
 
     # What is written.
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
-        """The extents of the output array."""
-        return tuple(tiling.extent for tiling in self.tilings)
+        """The extents of the array at full resolution."""
+        return self.arrays[0].shape
 
     @property
-    def stored_extents(self) -> tuple[int, ...]:
-        """The extents of a stored object: a shard where the array is sharded, else a chunk."""
-        return self.chunks if self.shards is None else self.shards
+    def dtype(self) -> str:
+        """The data type of the array at full resolution, and of the tiles."""
+        return self.arrays[0].dtype
 
     @property
-    def unit_extents(self) -> tuple[int, ...]:
-        """The extents of an inner write unit; those at the ends of an axis may be shorter or longer."""
-        return tuple(min(units.step, units.extent) for units in self.units)
+    def chunks(self) -> tuple[int, ...]:
+        """The extents of a chunk of the array at full resolution."""
+        return self.arrays[0].chunks
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """The extents of a shard of the array at full resolution, where it is sharded."""
+        return self.arrays[0].shards
+
+    @cached_property
+    def itemsize(self) -> int:
+        """Bytes of one element of a tile."""
+        return self.arrays[0].itemsize
 
     @property
     def tile_size(self) -> tuple[int, ...]:
@@ -131,11 +140,6 @@ class WritePlan:
         """The number of channels of the output."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
 
-    @cached_property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return itemsize(self.dtype)
-
     # What it costs.
 
     @cached_property
@@ -146,23 +150,23 @@ class WritePlan:
     @cached_property
     def unit_count(self) -> int:
         """The number of write units."""
-        return prod(self._unit_counts)
+        return self._last_units[-1] + 1
 
     @property
     def object_count(self) -> int:
         """The number of stored objects: files, where the output is a folder."""
-        return prod(-(-extent // stored) for extent, stored in zip(self.shape, self.stored_extents, strict=True))
+        return sum(prod(array.grid) for array in self.arrays)
 
     @cached_property
     def units_are_independent(self) -> bool:
         """Whether every tile lies in one unit, so that one task predicts and writes the unit."""
-        return not any(straddling_extent(tiling, units) for tiling, units in zip(self.tilings, self.units, strict=True))
+        return not any(straddling_extent(tiling, units) for tiling, units in self._axes)
 
     @cached_property
     def largest_unit_distance(self) -> int:
         """Upper bound of the distance, in ranks, from the unit in which a tile begins to another one that it feeds."""
         distance = 0
-        for tiling, units in zip(self.tilings, self.units, strict=True):
+        for tiling, units in self._axes:
             reach = 0 if not straddling_extent(tiling, units) else tiling.largest_valid_extent // units.step + 2
             distance = distance * units.count + min(reach, units.count - 1)
         return distance
@@ -178,12 +182,12 @@ class WritePlan:
     @property
     def output_nbytes(self) -> int:
         """Bytes of the output before compression."""
-        return prod(self.shape) * self.itemsize
+        return sum(array.nbytes for array in self.arrays)
 
     @property
     def largest_unit_nbytes(self) -> int:
         """Upper bound of the bytes of one write unit."""
-        return prod(units.largest for units in self.units) * self.itemsize
+        return max(array.largest_unit_nbytes for array in self.arrays)
 
     @property
     def peak_live_nbytes(self) -> int:
@@ -225,7 +229,8 @@ class WritePlan:
 
     def unit_region(self, unit: int) -> Region:
         """Return the elements that a unit owns."""
-        return self._units.region(unit)
+        array, rank = self._array_and_rank(unit)
+        return array.unit_region(rank)
 
     def units_of_tile(self, tile: int) -> tuple[int, ...]:
         """Return the units that hold a piece of this tile, in C order."""
@@ -278,36 +283,44 @@ class WritePlan:
 
     def objects_of_unit(self, unit: int) -> tuple[tuple[int, ...], ...]:
         """Return the grid positions of the stored objects of a unit, in C order."""
-        grids = tuple(
-            range(start // stored, -(-stop // stored))
-            for (start, stop), stored in zip(self.unit_region(unit), self.stored_extents, strict=True)
-        )
-        positions: list[tuple[int, ...]] = [()]
-        for grid in grids:
-            positions = [(*position, index) for position in positions for index in grid]
-        return tuple(positions)
+        array, rank = self._array_and_rank(unit)
+        return array.objects_of_unit(rank)
+
+    def array_of_unit(self, unit: int) -> int:
+        """Return the number of the array that a unit belongs to."""
+        return bisect_left(self._last_units, unit)
+
+    def _array_and_rank(self, unit: int) -> tuple[ArrayPlan, int]:
+        """Return the array of a unit, and the rank of the unit in it."""
+        array = self.array_of_unit(unit)
+        return self.arrays[array], unit - (self._last_units[array - 1] + 1 if array else 0)
 
     # What the answers are looked up in.
+
+    @property
+    def _axes(self) -> tuple[tuple[AxisTiling, AxisUnits], ...]:
+        """The tiles and the units of each axis."""
+        return tuple(zip(self.tilings, self.arrays[0].units, strict=True))
 
     @cached_property
     def _tiles(self) -> GridRelation:
         """The units of each tile."""
-        return GridRelation(list(map(_tiles_on_axis, self.tilings, self.units)), self._unit_counts)
+        return GridRelation([_tiles_on_axis(*pair) for pair in self._axes], self.arrays[0].unit_counts)
 
     @cached_property
-    def _crop_starts(self) -> "tuple[array[int], ...]":
+    def _crop_starts(self) -> "tuple[CompactArray[int], ...]":
         """Where the valid regions begin inside the tiles, per axis."""
-        return tuple(array("q", (t.crop(index)[0] for index in range(t.count))) for t in self.tilings)
+        return tuple(CompactArray("q", (t.crop(index)[0] for index in range(t.count))) for t in self.tilings)
 
     @cached_property
     def _units(self) -> GridRelation:
         """The tiles of each unit."""
-        return GridRelation(list(map(_units_on_axis, self.tilings, self.units)), self._tile_counts)
+        return GridRelation([_units_on_axis(*pair) for pair in self._axes], self._tile_counts)
 
     @cached_property
     def _beginnings(self) -> GridRelation:
         """The tiles that begin in each unit."""
-        return GridRelation(list(map(_beginnings_on_axis, self.tilings, self.units)), self._tile_counts)
+        return GridRelation([_beginnings_on_axis(*pair) for pair in self._axes], self._tile_counts)
 
 
 def _tiles_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
@@ -327,5 +340,5 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_json(item) for item in value]
     if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return {field.name: _as_json(getattr(value, field.name)) for field in fields(value) if field.init}
     return value

@@ -23,7 +23,7 @@ from tilewright.ledger.records import Records
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
-from tilewright.outputs.arrays import create_array, open_array, template_array
+from tilewright.outputs.arrays import Arrays, create_arrays, open_arrays, template_arrays
 from tilewright.outputs.fingerprint import Fingerprint
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
@@ -139,20 +139,20 @@ class OutputRun:
             # Again, now that no other run can create it.
             self.output.check(self._options)
             self.output.check_space(self._options, plan.output_nbytes)
-            array = self._create(plan, fingerprint)
+            arrays = self._create(plan, fingerprint)
         else:
             self._check_last_holder(is_same=True)
             self._replacement.go_on()
             self._is_replacing = self._replacement.is_pending
-            array = open_array(self.output, plan, self._options)
+            arrays = open_arrays(self.output, plan, self._options)
         self.output.remove_partial_files_around()
-        writer = UnitWriter(plan, ObjectEncoder(array), guard=self._lock.guard())
+        writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)), guard=self._lock.guard())
         kept = self._kept_units(writer, fingerprint) if isinstance(beginning, Resumed) else []
         self._callbacks.kept(len(kept), self.tally.kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
         self._writer = writer
-        self._witness = Witness(plan, self.output, writer.encoder, self._lock.check)
+        self._witness = Witness(plan, self.output, writer.encoders, self._lock.check)
         self._run = Run(Coordinator(plan, written=kept), executor, self)
         return self._run
 
@@ -172,8 +172,8 @@ class OutputRun:
 
     @property
     def array(self) -> zarr.Array[Any]:
-        """The array that is written."""
-        return self._writer.array
+        """The array at full resolution."""
+        return self._writer.encoders[0].array
 
     @property
     def run(self) -> Run:
@@ -236,7 +236,7 @@ class OutputRun:
         """Record a unit that is given up; it reads as the fill value from now on."""
         self._lock.check()
         if self._ledger is not None:
-            self._ledger.add_given_up(unit)
+            self._ledger.add_given_up(unit, self._writer.plan.array_of_unit(unit))
             self._ledger.flush()
         try:
             self._writer.erase(unit)
@@ -262,7 +262,7 @@ class OutputRun:
 
     # How it begins.
 
-    def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> zarr.Array[Any]:
+    def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> Arrays:
         """Create the output, and before it the ledger: an array without one could never be completed."""
         ledger = self.output.ledger
         self.output.check_ledger()
@@ -280,7 +280,7 @@ class OutputRun:
         if is_there and not self.output.asides():
             self._replacement.make_room(self._number, also_zarr=self._options.overwrites_foreign)
         self._lock.check()
-        return create_array(self.output, plan, self._options)
+        return create_arrays(self.output, plan, self._options)
 
     def _check_last_holder(self, is_same: bool) -> None:
         """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
@@ -322,8 +322,9 @@ class OutputRun:
             self.output.remove_partial_files()
 
     def _new_header(self, plan: WritePlan, fingerprint: Fingerprint, replaces: str) -> Header:
-        template = array_metadata(template_array(plan, self._options))
-        return Header(fingerprint, plan, str(self.output), template, replaces)
+        templates = map(array_metadata, template_arrays(plan, self._options))
+        arrays = dict(zip([array.name for array in plan.arrays], templates, strict=True))
+        return Header(fingerprint, plan, str(self.output), arrays, replaces)
 
     def _append_to_ledger(self, header: Header) -> None:
         ledger = self.output.ledger
@@ -334,8 +335,9 @@ class OutputRun:
     def _intact_units(self, writer: UnitWriter) -> list[int]:
         """Compare what is stored with what the ledger says, and return the units that are as it says."""
         self.output.remove_partial_files()
-        remove_surplus(self.output, writer.plan, writer.encoder, self._lock.check)
+        for array, encoder in zip(writer.plan.arrays, writer.encoders, strict=True):
+            remove_surplus(self.output, array, encoder, self._lock.check)
         records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
-        checker = UnitChecker(writer.plan, writer.encoder)
+        checker = UnitChecker(writer.plan, dict(enumerate(writer.encoders)))
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
         return [unit for unit in range(writer.plan.unit_count) if unit not in faulty]

@@ -10,7 +10,7 @@ from tilewright.executors.placement import Placement
 from tilewright.model.predictor import Predictor
 from tilewright.model.tile_prediction import Probe, TilePrediction
 from tilewright.outputs.apart import check_apart
-from tilewright.outputs.arrays import template_array
+from tilewright.outputs.arrays import template_arrays
 from tilewright.outputs.fingerprint import CLUSTER, Fingerprint, fingerprint_of
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
@@ -165,8 +165,8 @@ class _AskedPrediction:
             return plan_of(request)
 
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
-        template = template_array(plan, self.run.options)
-        return fingerprint_of(self.run.source, self.probe.identity, CLUSTER, plan, template)
+        templates = template_arrays(plan, self.run.options)
+        return fingerprint_of(self.run.source, self.probe.identity, CLUSTER, plan, templates)
 
     def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
         return with_memory(begun, self.memory_nbytes)

@@ -1,6 +1,7 @@
 """Look of the client at what workers report as stored: presence and length of objects, never the data."""
 
 import os
+from collections.abc import Sequence
 from time import monotonic, sleep
 
 from zarr.abc.store import Store
@@ -12,7 +13,7 @@ from tilewright.locks.reach import SEEN_SECONDS
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.outputs.arrays import existing_array
 from tilewright.outputs.fingerprint import differences
-from tilewright.outputs.output import FULL_RESOLUTION, Output
+from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.patience import Check, Patience, answer_of
@@ -34,16 +35,16 @@ class Witness:
         Which unit has which objects.
     output : Output
         The output.
-    encoder : ObjectEncoder
-        The encoder of the array, as the client has opened it.
+    encoders : sequence of ObjectEncoder
+        Encoder of each array, as the client has opened it.
     check : callable
         Raises OutputInUseError where another run has the output: it may have removed what this one has stored.
     """
 
-    def __init__(self, plan: WritePlan, output: Output, encoder: ObjectEncoder, check: Check) -> None:
+    def __init__(self, plan: WritePlan, output: Output, encoders: Sequence[ObjectEncoder], check: Check) -> None:
         self._plan = plan
         self._output = output
-        self._encoder = encoder
+        self._encoders = encoders
         self._check = check
         self._chosen = {number * plan.unit_count // LOOKED_AT for number in range(LOOKED_AT)}
         self._receipts: dict[int, UnitReceipt] = {}
@@ -64,7 +65,7 @@ class Witness:
             self._receipts[receipt.unit] = receipt
 
     def look_again(self) -> None:
-        """Look at some of the units that were heard of, and at the metadata of the array.
+        """Look at some of the units that were heard of, and at the metadata of the arrays.
 
         Raises
         ------
@@ -76,14 +77,18 @@ class Witness:
         for receipt in self._receipts.values():
             self._look(receipt)
         self._check()
-        name = f"{self._output}/{FULL_RESOLUTION}"
+        for array, encoder in zip(self._plan.arrays, self._encoders, strict=True):
+            self._check_metadata(array.name, encoder)
+
+    def _check_metadata(self, array: str, encoder: ObjectEncoder) -> None:
+        name = f"{self._output}/{array}"
         try:
-            found = existing_array(self._output)
+            found = existing_array(self._output, array)
         except FileNotFoundError:
             raise DestinationError(
                 f"the metadata of {name} are gone: another program has removed them; run again with if_exists='resume'"
             ) from None
-        if differing := differences(array_metadata(self._encoder.array), array_metadata(found)):
+        if differing := differences(array_metadata(encoder.array), array_metadata(found)):
             raise DestinationError(
                 f"the metadata of {name} were changed during the run by another program: {'; '.join(differing)}; run "
                 "again with if_exists='resume' or 'overwrite'"
@@ -103,11 +108,12 @@ class Witness:
 
     def _fault(self, receipt: UnitReceipt) -> str:
         """Return what is wrong with the objects of a unit; empty where nothing is."""
-        store, positions = self._encoder.array.store, list(self._plan.objects_of_unit(receipt.unit))
+        encoder, positions = self._encoders[receipt.array], self._plan.objects_of_unit(receipt.unit)
+        store = encoder.array.store
         step = -(-len(positions) // OBJECTS_OF_UNIT)
         lengths = []
         for position in positions[::step]:
-            key = self._encoder.key(position)
+            key = encoder.key(position)
             nbytes = _length_of(store, key)
             if nbytes is None:
                 return f"the object {public_name(store)}/{key} is not there"

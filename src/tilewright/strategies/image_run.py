@@ -12,7 +12,7 @@ from tilewright.conversion import converted
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import ModelOutputError, ResumeError, UnitGivenUpError
 from tilewright.outputs.apart import check_apart
-from tilewright.outputs.arrays import template_array
+from tilewright.outputs.arrays import template_arrays
 from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
@@ -95,8 +95,8 @@ class AskedImage:
 
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
         """Return all that the stored bytes follow from."""
-        template = template_array(plan, self.options)
-        fingerprint = fingerprint_of(self.image.source, self.model, self.predicted_by, plan, template)
+        templates = template_arrays(plan, self.options)
+        fingerprint = fingerprint_of(self.image.source, self.model, self.predicted_by, plan, templates)
         self.image.source.close()
         return fingerprint
 

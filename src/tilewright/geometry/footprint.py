@@ -8,7 +8,8 @@ a whole layer of the image; within the layer a row; within the row a tile.
 from collections.abc import Sequence
 from math import prod
 
-from tilewright.geometry import AxisTiling, AxisUnits
+from tilewright.geometry.tiling import AxisTiling
+from tilewright.geometry.units import AxisUnits
 
 
 def waiting_elements(tilings: Sequence[AxisTiling], units: Sequence[AxisUnits]) -> int:
