@@ -13,6 +13,7 @@ from tilewright.coordinator import (
     Failure,
     GiveUpUnit,
     Instruction,
+    Ownership,
     ProduceUnit,
     RecordReceipt,
     ReleaseTile,
@@ -42,14 +43,19 @@ class Run(RuleBasedStateMachine):
         plan=write_plans(most_spatial_axes=3, largest_extent=14),
         demand=st.booleans(),
         resumed=st.booleans(),
+        share_count=st.integers(1, 3),
         data=st.data(),
     )
-    def start(self, plan: WritePlan, demand: bool, resumed: bool, data: st.DataObject) -> None:
+    def start(self, plan: WritePlan, demand: bool, resumed: bool, share_count: int, data: st.DataObject) -> None:
         self.plan = plan
         self.demand = demand
-        # What an earlier run has written.
-        self.kept: set[int] = data.draw(st.sets(st.integers(0, plan.unit_count - 1))) if resumed else set()
-        self.coordinator = Coordinator(plan, written=self.kept, policy=RetryPolicy(attempts=ATTEMPTS))
+        ownership = Ownership(data.draw(st.integers(0, share_count - 1)), share_count)
+        self.owned = set(ownership.units(plan.unit_count))
+        # What an earlier run has written, and what other processes write.
+        written: set[int] = data.draw(st.sets(st.integers(0, plan.unit_count - 1))) if resumed else set()
+        self.kept = written | set(range(plan.unit_count)) - self.owned
+        policy = RetryPolicy(attempts=ATTEMPTS)
+        self.coordinator = Coordinator(plan, written=written, policy=policy, ownership=ownership)
         self.most_nbytes = plan.peak_live_nbytes
         self.handles = 0
         self.asked: list[tuple[int, ...]] = []
@@ -210,6 +216,7 @@ class Run(RuleBasedStateMachine):
         assert set(coordinator.given_up) == set(self.given_up)
         assert all(count == 1 for count in self.given_up.values())
         assert coordinator.is_finished
+        assert coordinator.written_count == len(self.owned & self.kept) + len(self.receipts)
         assert coordinator.is_complete == (not coordinator.given_up)
         assert list(coordinator.missing_units()) == sorted(coordinator.given_up)
 

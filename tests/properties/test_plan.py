@@ -1,10 +1,14 @@
 """A plan of any image answers the same as a walk over every tile and unit of it."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import write_plans
 
+from tilewright.coordinator import Ownership
 from tilewright.geometry import AxisTiling, Region
 from tilewright.plan import WritePlan, plan_for_tilings
 
@@ -110,3 +114,24 @@ def test_tiles_in_their_own_order_never_hold_more_than_their_plan_says(plan: Wri
     ]
     plan = plan_for_tilings(plan.axes, plan.dtype, tilings, chunks=plan.chunks, window_nbytes=1)
     assert peak_of(plan, list(range(plan.tile_count))) <= plan.peak_live_nbytes
+
+
+@given(plan=write_plans(), share_count=st.integers(1, 5))
+def test_each_unit_has_one_owner_and_equal_shares_differ_by_one_unit(plan: WritePlan, share_count: int) -> None:
+    shares = [Ownership(share, share_count).units(plan.unit_count) for share in range(share_count)]
+    assert [unit for share in shares for unit in share] == list(range(plan.unit_count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(plan=write_plans(), other=write_plans())
+def test_units_are_numbered_from_one_array_to_the_next(plan: WritePlan, other: WritePlan) -> None:
+    both = replace(plan, arrays=(plan.arrays[0], replace(other.arrays[0], name="1")))
+    assert both.unit_count == plan.unit_count + other.unit_count
+    assert both.object_count == plan.object_count + other.object_count
+    assert WritePlan.from_dict(json.loads(json.dumps(both.to_dict()))) == both
+    for unit in range(both.unit_count):
+        array = int(unit >= plan.unit_count)
+        first, of_array = [(0, plan), (plan.unit_count, other)][array]
+        assert both.array_of_unit(unit) == array
+        assert both.unit_region(unit) == of_array.unit_region(unit - first)
+        assert both.objects_of_unit(unit) == of_array.objects_of_unit(unit - first)

@@ -52,6 +52,7 @@ from tilewright.coordinator.instructions import (
     TakeTile,
     WriteUnit,
 )
+from tilewright.coordinator.open_work import Ownership
 from tilewright.coordinator.retry import RetryPolicy
 from tilewright.coordinator.suspects import Suspects
 
@@ -62,6 +63,7 @@ __all__ = [
     "Failure",
     "GiveUpUnit",
     "Instruction",
+    "Ownership",
     "ProduceUnit",
     "RecordReceipt",
     "ReleaseTile",

@@ -11,8 +11,8 @@ class Admission:
     ----------
     plan : WritePlan
         The tiles and units of one image.
-    written : UnitSet
-        Units that are written; it grows.
+    settled : UnitSet
+        Units that need no work; it grows.
 
     Attributes
     ----------
@@ -21,9 +21,9 @@ class Admission:
         before the start.
     """
 
-    def __init__(self, plan: WritePlan, written: UnitSet) -> None:
+    def __init__(self, plan: WritePlan, settled: UnitSet) -> None:
         self._plan = plan
-        self._written = written
+        self._settled = settled
         self._unit = 0
         self._tiles: tuple[int, ...] = ()
         self._first_open = 0
@@ -38,7 +38,7 @@ class Admission:
 
     def look_ahead(self) -> None:
         """Find the next unit, and what it takes."""
-        self._skip_written()
+        self._skip_settled()
         if self._unit == self._plan.unit_count:
             self.nbytes = None
         elif self._plan.units_are_independent:
@@ -47,7 +47,7 @@ class Admission:
             self._tiles = self._plan.tiles_starting_in(self._unit)
             self.nbytes = sum(map(self._plan.tile_nbytes, self._tiles))
 
-    def _skip_written(self) -> None:
+    def _skip_settled(self) -> None:
         """Go on to the next unit in which a tile may begin that an open unit needs."""
-        first_open = self._first_open = self._written.first_missing(max(self._first_open, self._unit))
+        first_open = self._first_open = self._settled.first_missing(max(self._first_open, self._unit))
         self._unit = max(self._unit, first_open - self._plan.largest_unit_distance)

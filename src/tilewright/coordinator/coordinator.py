@@ -32,7 +32,7 @@ from tilewright.coordinator.instructions import (
     TakeTile,
     WriteUnit,
 )
-from tilewright.coordinator.open_work import OpenTile, OpenUnit, UnitSet
+from tilewright.coordinator.open_work import OpenTile, OpenUnit, Ownership, UnitSet
 from tilewright.coordinator.retry import RetryPolicy
 from tilewright.coordinator.transitions import MOVES, Cause, TileState, UnitState
 from tilewright.plan import WritePlan
@@ -49,9 +49,13 @@ class Coordinator:
         Units that an earlier run has written.
     policy : RetryPolicy, optional
         Attempts of one unit, and of one tile.
+    ownership : Ownership, optional
+        Units of the run, by default all; others are neither waited for nor instructed.
 
     Attributes
     ----------
+    owned : range
+        Units of the run.
     live_nbytes : int
         Bytes of tiles that are held or have been asked for.
     peak_live_nbytes : int
@@ -71,34 +75,43 @@ class Coordinator:
     True
     """
 
-    def __init__(self, plan: WritePlan, *, written: Iterable[int] = (), policy: RetryPolicy | None = None) -> None:
+    def __init__(
+        self,
+        plan: WritePlan,
+        *,
+        written: Iterable[int] = (),
+        policy: RetryPolicy | None = None,
+        ownership: Ownership | None = None,
+    ) -> None:
         self.plan = plan
         self.budget_nbytes = plan.peak_live_nbytes
         self.policy = policy or RetryPolicy()
+        self.owned = (ownership or Ownership()).units(plan.unit_count)
         self.live_nbytes = 0
         self.peak_live_nbytes = 0
         self.given_up: dict[int, Failure] = {}
         self._units: dict[int, OpenUnit] = {}
         self._tiles: dict[int, OpenTile] = {}
-        self._written = UnitSet(plan.unit_count)
-        self._admission = Admission(plan, self._written)
+        self._settled = UnitSet(plan.unit_count)
+        self._admission = Admission(plan, self._settled)
         self._is_admitting = False
         self._waited_for = 0
         self._to_deliver: list[int] = []
         # Those of the event that is being handled.
         self._instructions: list[Instruction] = []
-        for unit in written:
-            self._written.add(unit)
+        # Units of other processes need no work here, as if they were written.
+        for unit in (*range(self.owned.start), *range(self.owned.stop, plan.unit_count), *written):
+            self._settled.add(unit)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every unit is written."""
-        return self._written.count == self.plan.unit_count
+        """Whether every unit of the run is written."""
+        return self._settled.count == self.plan.unit_count
 
     @property
     def is_finished(self) -> bool:
-        """Whether every unit is written or given up."""
-        return self._written.count + len(self.given_up) == self.plan.unit_count
+        """Whether every unit of the run is written or given up."""
+        return self._settled.count + len(self.given_up) == self.plan.unit_count
 
     @property
     def is_idle(self) -> bool:
@@ -107,12 +120,12 @@ class Coordinator:
 
     @property
     def written_count(self) -> int:
-        """The number of units that are written."""
-        return self._written.count
+        """The number of units of the run that are written."""
+        return self._settled.count - (self.plan.unit_count - len(self.owned))
 
     def missing_units(self) -> Iterator[int]:
-        """Iterate over the units that are not written."""
-        return (unit for unit in range(self.plan.unit_count) if unit not in self._written)
+        """Iterate over the units of the run that are not written."""
+        return (unit for unit in self.owned if unit not in self._settled)
 
     def missing_tiles(self) -> list[int]:
         """Return the tiles without which units that are not written cannot be, and that are not held."""
@@ -224,7 +237,7 @@ class Coordinator:
 
     def _unit_written(self, unit: int, receipt: object) -> None:
         if not self._is_done(unit):
-            self._written.add(unit)
+            self._settled.add(unit)
             self._close_unit(unit, Cause.STORED, receipt)
 
     def _unit_failed(self, unit: int, attempt: int, failure: Failure) -> None:
@@ -340,7 +353,7 @@ class Coordinator:
         return tuple([unit for unit in self.plan.units_of_tile(tile) if unit in self._units or not self._is_done(unit)])
 
     def _is_done(self, unit: int) -> bool:
-        return bool(self._written.bits[unit >> 3] & (1 << (unit & 7))) or unit in self.given_up
+        return bool(self._settled.bits[unit >> 3] & (1 << (unit & 7))) or unit in self.given_up
 
     def _add_live(self, nbytes: int) -> None:
         self.live_nbytes += nbytes

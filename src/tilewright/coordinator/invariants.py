@@ -13,8 +13,8 @@ def check_invariants(coordinator: Coordinator) -> None:
     waited_for = sum(owner.state in (UnitState.WRITING, UnitState.PRODUCING) for owner in coordinator._units.values())
     waited_for += sum(record.state is TileState.EXPECTED for record in coordinator._tiles.values())
     _check(waited_for == coordinator._waited_for, f"{waited_for} are waited for, counted {coordinator._waited_for}")
-    written = sum(byte.bit_count() for byte in coordinator._written.bits)
-    _check(written == coordinator._written.count, f"{written} units are written, counted {coordinator._written.count}")
+    settled = sum(byte.bit_count() for byte in coordinator._settled.bits)
+    _check(settled == coordinator._settled.count, f"{settled} units are settled, counted {coordinator._settled.count}")
     for unit, owner in coordinator._units.items():
         _check(not coordinator._is_done(unit), f"unit {unit} is open and done")
         tiles = coordinator.plan.tiles_of_unit(unit)

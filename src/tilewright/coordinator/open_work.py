@@ -1,4 +1,4 @@
-"""Records of what is open, a tile or a unit, and the set of units that are written."""
+"""Work of a run: the units that it owns, those that are written, and the records of what is open."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -25,6 +25,31 @@ class OpenTile:
     nbytes: int
     handle: Hashable = None
     failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Units that one process writes: all of the plan, or one of equal shares in the order of units.
+
+    Parameters
+    ----------
+    share : int
+        Number of the share.
+    share_count : int
+        Number of processes that share the output; each has one share.
+
+    Examples
+    --------
+    >>> [Ownership(share, 3).units(8) for share in range(3)]
+    [range(0, 2), range(2, 5), range(5, 8)]
+    """
+
+    share: int = 0
+    share_count: int = 1
+
+    def units(self, unit_count: int) -> range:
+        """Return the units of this share."""
+        return range(self.share * unit_count // self.share_count, (self.share + 1) * unit_count // self.share_count)
 
 
 class UnitSet:

@@ -164,7 +164,7 @@ class Run:
         self.drain(stop.grace_seconds)
         if self.coordinator.is_finished:
             return
-        written, units = self.coordinator.written_count, self.coordinator.plan.unit_count
+        written, units = self.coordinator.written_count, len(self.coordinator.owned)
         stop.progress = lambda: f"{written} of {units} units are written"
         raise stop.error()
 
@@ -218,7 +218,7 @@ class Run:
         is_hopeless = coordinator.policy.is_hopeless(
             in_a_row=self._given_up_in_a_row,
             written=coordinator.written_count,
-            others=coordinator.plan.unit_count - len(coordinator.given_up),
+            others=len(coordinator.owned) - len(coordinator.given_up),
         )
         if not is_hopeless:
             _log.warning("the unit at %s", message, exc_info=error)
