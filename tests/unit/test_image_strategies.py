@@ -526,10 +526,8 @@ def test_valid_regions_that_overlap_do_not_make_an_image_complete_too_early(
 
 
 def test_the_cache_holds_the_tiles_of_images_that_are_not_covered(
-    client: Client | None, cache: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client | None, cache: Any, tmp_path: Path
 ) -> None:
-    # Small tiles would wait here for others, to travel together.
-    monkeypatch.setattr("tilewright.images.image_writes.GROUP_NBYTES", 1)
     image = RNG.integers(0, 60_000, (2, 40, 48)).astype("uint16")
     dataset, strategy = tiled([image, image[:, ::-1]], "CYX"), cache(save, client)
     items = list(dataset)
@@ -547,8 +545,7 @@ def test_the_cache_holds_the_tiles_of_images_that_are_not_covered(
         for cached, information, (tile, original) in zip(
             strategy.tile_cache, strategy.tile_info_cache, held, strict=True
         ):
-            assert isinstance(cached, np.ndarray if client is None else Future)
-            array = cached if client is None else cached.result(timeout=20)
+            array = cached.result(timeout=20) if isinstance(cached, Future) else cached
             assert array.ndim == 4
             assert array.shape[:2] == (1, 2)
             assert isinstance(information, tw.TileInformation)

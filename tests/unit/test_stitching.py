@@ -1,6 +1,5 @@
 """What does not make a whole image is an error that says why; what does is written once, by a graph."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import zarr
 from zarr.storage import MemoryStore
 
 import tilewright as tw
-from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
-from tilewright.images.graph import image_graph
+from tilewright.errors import GeometryError, ImageWriteError, IncompleteImageError, ModelOutputError
+from tilewright.images.image_writer import ImageWriter
 from tilewright.images.lazy_image import takes_lazy_image
 from tilewright.images.stitching import ImageStitching
 
@@ -229,36 +228,34 @@ def test_a_sample_that_is_incomplete_is_named_by_its_image_and_its_place() -> No
         how.stitch(tiles)
 
 
-# --- The graph of an image.
+# --- The writer of an image.
 
 
 class Written:
     """A write function that remembers its calls."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.calls: list[dict[str, Any]] = []
         self.folder_was_there: list[bool] = []
-        self.threads: set[int] = set()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> str:
-        self.calls.append((args, kwargs))
+    def __call__(self, **kwargs: Any) -> str:
+        self.calls.append(kwargs)
         self.folder_was_there.append(kwargs["file_path"].parent.is_dir())
-        self.threads.add(threading.get_ident())
-        return "what a write function returns is nobody's concern"
+        return "what a write function returns is ignored"
 
 
 class WrittenLazily(Written):
     """The same, for an image that is not in memory."""
 
     @takes_lazy_image
-    def __call__(self, *args: Any, **kwargs: Any) -> str:
-        kwargs["lazy"], kwargs["img"] = kwargs["img"], kwargs["img"].compute(scheduler="synchronous")
-        return super().__call__(*args, **kwargs)
+    def __call__(self, **kwargs: Any) -> str:
+        assert isinstance(kwargs["img"], dask.array.Array)
+        return super().__call__(**kwargs | {"img": kwargs["img"].compute(scheduler="synchronous")})
 
 
 @pytest.mark.parametrize("kind", [Written, WrittenLazily])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_the_graph_of_an_image_writes_it_once_with_the_keywords_given(
+def test_the_writer_of_an_image_calls_the_function_once_with_the_keywords_given(
     samples: int, kind: type[Written], tmp_path: Path
 ) -> None:
     written, path, fetched = kind(), tmp_path / "not" / "yet" / "there.tiff", []
@@ -270,55 +267,25 @@ def test_the_graph_of_an_image_writes_it_once_with_the_keywords_given(
         return [tiles[number] for number in numbers]
 
     keywords = {"compression": "zlib", "level": 3}
-    if kind is WrittenLazily:
-        graph = image_graph(how, range(len(tiles)), written, path, keywords, fetch)
-    else:
-        graph = image_graph(how, tiles, written, path, keywords)
-    assert written.calls == []
-    assert not path.parent.exists()
-    with dask.config.set(scheduler="threads", num_workers=2):
-        assert graph.compute() is None
-    [(args, kwargs)] = written.calls
-    assert args == ()
-    is_lazy = isinstance(kwargs.pop("lazy", None), dask.array.Array)
-    assert is_lazy == (kind is WrittenLazily)
-    assert kwargs.keys() == {"file_path", "img", "compression", "level"}
-    assert (kwargs["file_path"], kwargs["compression"], kwargs["level"]) == (path, "zlib", 3)
-    assert isinstance(kwargs["file_path"], Path)
-    assert isinstance(kwargs["img"], np.ndarray)
-    np.testing.assert_array_equal(kwargs["img"], arr[0] if samples == 1 else arr)
-    assert sorted(fetched) == (list(range(len(tiles))) if is_lazy else [])
+    writer = ImageWriter(written, keywords, {7: (how, path)}, fetch)
+    writer.write_tiles(7, dict(enumerate(range(len(tiles)) if writer.is_lazy else tiles)))
+    [call] = written.calls
+    image = call.pop("img")
+    assert call == keywords | {"file_path": path}
+    assert isinstance(call["file_path"], Path)
+    assert isinstance(image, np.ndarray)
+    np.testing.assert_array_equal(image, arr[0] if samples == 1 else arr)
+    assert sorted(fetched) == (list(range(len(tiles))) if kind is WrittenLazily else [])
     assert written.folder_was_there == [True]
-    # On the threads of dask.
-    assert len(written.threads) == 1
-    assert threading.get_ident() not in written.threads
-
-
-def test_graphs_of_images_of_one_name_do_not_stand_in_for_each_other(tmp_path: Path) -> None:
-    written, paths = Written(), [tmp_path / "left" / "raw.tiff", tmp_path / "right" / "raw.tiff"]
-    graphs = [image_graph(*stitching_of(IMAGE + at), written, path, {}) for at, path in enumerate(paths)]
-    dask.compute(*graphs, scheduler="threads")
-    by_path = {kwargs["file_path"]: kwargs["img"] for _, kwargs in written.calls}
-    assert len(written.calls) == 2
-    for at, path in enumerate(paths):
-        np.testing.assert_array_equal(by_path[path], IMAGE[0] + at)
 
 
 @pytest.mark.parametrize("kind", [Written, WrittenLazily])
 def test_an_image_that_misses_tiles_is_not_written(kind: type[Written], tmp_path: Path) -> None:
     written = kind()
-    with pytest.raises(IncompleteImageError, match=r"image raw\.tif misses"):
-        image_graph(*stitching_of(tile_count=-1), written, tmp_path / "a.tiff", {}).compute(scheduler="threads")
+    how, tiles = stitching_of(tile_count=-1)
+    with pytest.raises(ImageWriteError, match=r"image raw\.tif could not be written to .*a\.tiff: .*raw\.tif misses"):
+        ImageWriter(written, {}, {0: (how, tmp_path / "a.tiff")}).write_tiles(0, dict(enumerate(tiles)))
     assert written.calls == []
-
-
-def test_what_a_write_function_raises_comes_out_of_the_graph(tmp_path: Path) -> None:
-    def refuse(file_path: Path, img: np.ndarray) -> None:
-        raise PermissionError(f"{file_path.name} is not yours")
-
-    graph = image_graph(*stitching_of(), refuse, tmp_path / "a.tiff", {})
-    with pytest.raises(PermissionError, match=r"a\.tiff is not yours"):
-        graph.compute(scheduler="threads")
 
 
 def test_one_sample_is_stitched_into_one_array_and_not_copied_again() -> None:

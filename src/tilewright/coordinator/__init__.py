@@ -29,34 +29,35 @@ A cause that has no row for a state is ignored in that state.
 """
 
 from tilewright.coordinator.coordinator import Coordinator
-from tilewright.coordinator.events import (
+from tilewright.coordinator.messages import (
+    DeliverTiles,
     Event,
     Failure,
+    GiveUpUnit,
+    Instruction,
+    ProduceUnit,
+    RecordReceipt,
+    ReleaseTile,
     RoomChanged,
     StartAdmitting,
     StopAdmitting,
+    TakeTile,
+    TilesCounted,
     TilesFailed,
     TilesLost,
     TilesOffered,
     TilesPredicted,
     UnitFailed,
     UnitWritten,
-)
-from tilewright.coordinator.instructions import (
-    DeliverTiles,
-    GiveUpUnit,
-    Instruction,
-    ProduceUnit,
-    RecordReceipt,
-    ReleaseTile,
-    TakeTile,
     WriteUnit,
 )
 from tilewright.coordinator.open_work import Ownership
 from tilewright.coordinator.retry import RetryPolicy
 from tilewright.coordinator.suspects import Suspects
+from tilewright.coordinator.unit_plan import UNKNOWN_COUNT, UnitPlan
 
 __all__ = [
+    "UNKNOWN_COUNT",
     "Coordinator",
     "DeliverTiles",
     "Event",
@@ -73,11 +74,13 @@ __all__ = [
     "StopAdmitting",
     "Suspects",
     "TakeTile",
+    "TilesCounted",
     "TilesFailed",
     "TilesLost",
     "TilesOffered",
     "TilesPredicted",
     "UnitFailed",
+    "UnitPlan",
     "UnitWritten",
     "WriteUnit",
 ]

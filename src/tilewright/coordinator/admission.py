@@ -1,7 +1,7 @@
 """Order of admission: the units of a plan in their order, without those that are written."""
 
 from tilewright.coordinator.open_work import UnitSet
-from tilewright.plan import WritePlan
+from tilewright.coordinator.unit_plan import UnitPlan
 
 
 class Admission:
@@ -9,7 +9,7 @@ class Admission:
 
     Parameters
     ----------
-    plan : WritePlan
+    plan : UnitPlan
         The tiles and units of one image.
     settled : UnitSet
         Units that need no work; it grows.
@@ -21,7 +21,7 @@ class Admission:
         before the start.
     """
 
-    def __init__(self, plan: WritePlan, settled: UnitSet) -> None:
+    def __init__(self, plan: UnitPlan, settled: UnitSet) -> None:
         self._plan = plan
         self._settled = settled
         self._unit = 0

@@ -9,33 +9,32 @@ from dataclasses import replace
 from typing import Any
 
 from tilewright.coordinator.admission import Admission
-from tilewright.coordinator.events import (
+from tilewright.coordinator.messages import (
+    DeliverTiles,
     Event,
     Failure,
+    GiveUpUnit,
+    Instruction,
+    ProduceUnit,
+    RecordReceipt,
+    ReleaseTile,
     RoomChanged,
     StartAdmitting,
     StopAdmitting,
+    TakeTile,
+    TilesCounted,
     TilesFailed,
     TilesLost,
     TilesOffered,
     TilesPredicted,
     UnitFailed,
     UnitWritten,
-)
-from tilewright.coordinator.instructions import (
-    DeliverTiles,
-    GiveUpUnit,
-    Instruction,
-    ProduceUnit,
-    RecordReceipt,
-    ReleaseTile,
-    TakeTile,
     WriteUnit,
 )
 from tilewright.coordinator.open_work import OpenTile, OpenUnit, Ownership, UnitSet
 from tilewright.coordinator.retry import RetryPolicy
 from tilewright.coordinator.transitions import MOVES, Cause, TileState, UnitState
-from tilewright.plan import WritePlan
+from tilewright.coordinator.unit_plan import UNKNOWN_COUNT, UnitPlan
 
 
 class Coordinator:
@@ -43,8 +42,8 @@ class Coordinator:
 
     Parameters
     ----------
-    plan : WritePlan
-        The tiles and units of one image.
+    plan : WritePlan, or another UnitPlan
+        The tiles and units.
     written : iterable of int, optional
         Units that an earlier run has written.
     policy : RetryPolicy, optional
@@ -77,7 +76,7 @@ class Coordinator:
 
     def __init__(
         self,
-        plan: WritePlan,
+        plan: UnitPlan,
         *,
         written: Iterable[int] = (),
         policy: RetryPolicy | None = None,
@@ -162,6 +161,8 @@ class Coordinator:
             case TilesPredicted(tiles, handles):
                 for tile, handle in zip(tiles, handles, strict=True):
                     self._tile_predicted(tile, handle)
+            case TilesCounted(unit):
+                self._tiles_counted(unit)
             case UnitWritten(unit, receipt):
                 self._unit_written(unit, receipt)
             case TilesOffered(tiles):
@@ -202,6 +203,13 @@ class Coordinator:
                 owner.missing -= 1
                 if owner.missing == 0:
                     self._move(unit, owner, Cause.LAST_TILE_HELD)
+
+    def _tiles_counted(self, unit: int) -> None:
+        owner = self._units.get(unit)
+        if owner is not None and owner.missing > self.plan.tile_count_of_unit(unit):
+            owner.missing -= UNKNOWN_COUNT - self.plan.tile_count_of_unit(unit)
+            if owner.missing == 0:
+                self._move(unit, owner, Cause.LAST_TILE_HELD)
 
     def _tiles_lost(self, tiles: tuple[int, ...], handles: tuple[Hashable, ...]) -> None:
         for tile, handle in zip(tiles, handles, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from tilewright.coordinator.instructions import (
+from tilewright.coordinator.messages import (
     DeliverTiles,
     GiveUpUnit,
     Instruction,

@@ -4,7 +4,7 @@ An executor decides where and when work is done, never what is done.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import Event, Failure, Instruction, TakeTile
@@ -43,6 +43,9 @@ class Executor(Protocol):
 
         The arrays may be held until their units are written, and must not change.
         """
+
+    def held(self, tiles: Sequence[int]) -> list[Any]:
+        """Return tiles that were taken in, or futures of them."""
 
     def error_behind(self, failure: Failure) -> BaseException | None:
         """Return the error behind a failure, if it is still kept."""

@@ -4,10 +4,9 @@ So what waits takes no more memory than the plan says, halos and all, and no ele
 """
 
 import threading
-from math import prod
 
 from tilewright.assemble import AnyArray
-from tilewright.plan import WritePlan
+from tilewright.coordinator import UnitPlan
 
 
 class HeldTiles:
@@ -15,7 +14,7 @@ class HeldTiles:
 
     Parameters
     ----------
-    plan : WritePlan
+    plan : UnitPlan
         The plan of the image, whose figure for waiting tiles is kept to.
 
     Attributes
@@ -24,10 +23,10 @@ class HeldTiles:
         What is held, with the halos that are held with it.
     """
 
-    def __init__(self, plan: WritePlan) -> None:
+    def __init__(self, plan: UnitPlan) -> None:
         self.nbytes = 0
         self._most_nbytes = plan.waiting_nbytes + plan.window_nbytes
-        self._tile_nbytes = prod(tiling.tile for tiling in plan.tilings) * plan.itemsize
+        self._tile_nbytes = plan.padded_tile_nbytes
         self._lock = threading.Lock()
         self._tiles: dict[int, AnyArray] = {}
         self._with_halo: dict[int, None] = {}

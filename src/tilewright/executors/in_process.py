@@ -118,6 +118,10 @@ class InProcessExecutor:
         for event in self._local.take(instructions, arrays):
             self._happened.put(event)
 
+    def held(self, tiles: Sequence[int]) -> list[AnyArray]:
+        """Return tiles that were taken in."""
+        return [self._local.held[tile] for tile in tiles]
+
     def error_behind(self, failure: Failure) -> BaseException | None:
         """Return the error behind a failure, if it is still kept."""
         return self._local.errors.behind(failure)

@@ -2,14 +2,14 @@
 
 from distributed import Client
 
+from tilewright.coordinator import UnitPlan
 from tilewright.errors import NotSharedError
 from tilewright.executors.executor import Executor
 from tilewright.executors.in_process import InProcessExecutor
 from tilewright.executors.remote import RemoteExecutor
-from tilewright.executors.work import Work
+from tilewright.executors.work import TileWriter, Work
 from tilewright.locks.reach import Reach
 from tilewright.model.tile_prediction import Probe, TilePrediction
-from tilewright.objects.unit_writer import UnitWriter
 from tilewright.plan import WritePlan
 from tilewright.stopping import StopRequest
 from tilewright.transport.clients import memory_for_tiles, shares_memory
@@ -87,8 +87,8 @@ class Placement:
             if not reach.take(token):
                 raise reach.unseen(worker)
 
-    def executor(self, plan: WritePlan, writer: UnitWriter) -> Executor:
-        """Return an executor for one output array."""
+    def executor(self, plan: UnitPlan, writer: TileWriter) -> Executor:
+        """Return an executor for one output."""
         work = Work(plan, writer, self._prediction, self._reach)
         if self._is_here:
             return InProcessExecutor(self._client, work)

@@ -35,7 +35,7 @@ from tilewright.coordinator import (
     UnitWritten,
     WriteUnit,
 )
-from tilewright.errors import WorkGoneError
+from tilewright.errors import TilesGoneError, WorkGoneError
 from tilewright.executors.executor import TASKS_PER_THREAD, Errors
 from tilewright.executors.remote_tasks import predict, produce, write
 from tilewright.executors.work import Work
@@ -43,10 +43,13 @@ from tilewright.ledger.receipts import UnitReceipt
 from tilewright.transport.sender import SentTiles, TileSender
 from tilewright.transport.shared_prediction import SharedPrediction
 from tilewright.transport.sharing import REGISTRATIONS, Shared
+from tilewright.transport.tile_copies import Copy, TileCopies
 from tilewright.transport.watch import LOOK_SECONDS, Watch, gone
 
 GROUP_NBYTES = 256 * 2**20
 """Bytes of the tiles that one task predicts, about: a task costs some milliseconds."""
+UNSENT_NBYTES = 256 * 2**20
+"""Bytes that are handed over and not sent yet, above which a trainer waits."""
 RESENT_PER_UNIT = 10
 """Tasks that a cluster may drop, per unit, before the run ends."""
 
@@ -70,9 +73,17 @@ class RemoteExecutor:
         What the instructions are about.
     prediction : SharedPrediction, optional
         The prediction of the work, which the workers have already.
+    copies : TileCopies, optional
+        What keeps the tiles that are handed over; in memory where not given.
     """
 
-    def __init__(self, client: Client, work: Work, prediction: SharedPrediction | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        work: Work,
+        prediction: SharedPrediction | None = None,
+        copies: TileCopies | None = None,
+    ) -> None:
         self._client = client
         self._watch = Watch(client)
         self._work = work
@@ -82,8 +93,9 @@ class RemoteExecutor:
         self._names = (self._shared.name, prediction.name if prediction else None)
         self._run = uuid.uuid4().hex
         self._errors = Errors()
-        self._tiles: dict[Hashable, _Tile] = {}
-        self._copies: dict[int, AnyArray] = {}
+        self._tiles: dict[Any, _Tile] = {}
+        self._kept = copies or TileCopies()
+        self._copies: dict[int, Copy] = {}
         self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
         self._suspects = Suspects[Instruction]()
         self._alone: Future[Any] | None = None
@@ -103,9 +115,11 @@ class RemoteExecutor:
         match instruction:
             case ReleaseTile(tile, handle):
                 self._tiles.pop(handle, None)
-                self._copies.pop(tile, None)
+                if tile in self._copies:
+                    self._kept.release(self._copies.pop(tile))
             case DeliverTiles(tiles) if self._work.prediction is None:
-                self._send(tiles)
+                # Again, since their worker died.
+                self._sender.send(tiles, [self._kept.read(self._copies[tile]) for tile in tiles])
             case DeliverTiles():
                 self._waiting[1].extend(map(DeliverTiles, self._work.groups(instruction.tiles, GROUP_NBYTES)))
             case WriteUnit():
@@ -170,19 +184,22 @@ class RemoteExecutor:
 
     @property
     def is_full(self) -> bool:
-        """Never: what is handed over is copied without its halo."""
-        return False
+        """Whether much is handed over and not sent yet."""
+        return self._sender.unsent_nbytes > UNSENT_NBYTES
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Let copies of tiles be sent to the workers, straight, and keep them here too."""
         if instructions:
-            tiles = tuple(instruction.tile for instruction in instructions)
-            self._copies.update(zip(tiles, (np.array(valid) for valid in arrays), strict=True))
-            self._send(tiles)
+            tiles = [instruction.tile for instruction in instructions]
+            # A view is of memory that the model may use again.
+            own = [valid if valid.base is None else np.array(valid) for valid in arrays]
+            self._copies.update(zip(tiles, map(self._kept.add, own), strict=True))
+            self._sender.send(tiles, own)
 
-    def _send(self, tiles: Sequence[int]) -> None:
-        """Let tiles be sent that were handed over, for the first time, or again since their worker died."""
-        self._sender.send(tiles, [self._copies[tile] for tile in tiles])
+    def held(self, tiles: Sequence[int]) -> list[Any]:
+        """Return futures of tiles that were taken in; the tile itself where it is not sent yet."""
+        sent = {tile: place.future for (_, tile, _), place in self._tiles.items()}
+        return [sent[tile] if tile in sent else self._kept.read(self._copies[tile]) for tile in tiles]
 
     def _sent(self, tiles: tuple[int, ...], futures: Sequence[Future[Any]]) -> TilesPredicted:
         handles = tuple(self._next_key("tile", tile) for tile in tiles)
@@ -209,6 +226,7 @@ class RemoteExecutor:
         for waiting in self._waiting:
             waiting.clear()
         self._suspects = Suspects()
+        self._kept.close()
         if self._client.status == "running":
             with suppress(Exception):
                 self._client.cancel(futures)
@@ -239,13 +257,23 @@ class RemoteExecutor:
                 places = [self._tiles[handle] for handle in handles]
                 futures = list(dict.fromkeys(place.future for place in places))
                 where = [(futures.index(place.future), place.place) for place in places]
-                key = self._next_key("write", unit)
-                return self._submit_task(key, 10, write, unit, tiles, where, futures)
+                return self._write_task(self._next_key("write", unit), unit, tiles, where, futures)
             case ProduceUnit(unit):
                 return self._submit_task(self._next_key("produce", unit), 0, produce, unit)
             case DeliverTiles(tiles):
                 return self._submit_task(self._next_key("predict", tiles[0]), 0, predict, tiles)
         raise TypeError(f"{instruction} is not carried out by a task")
+
+    def _write_task(
+        self,
+        key: Hashable,
+        unit: int,
+        tiles: tuple[int, ...],
+        where: list[tuple[int, int | None]],
+        futures: list[Future[Any]],
+    ) -> Future[Any]:
+        """Submit the writing of a unit; where each tile is says the number of a future, and a place in its value."""
+        return self._submit_task(key, 10, write, unit, tiles, where, futures)
 
     def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future[Any]:
         return self._client.submit(function, self._names, *args, key=key, priority=priority, pure=False)
@@ -283,7 +311,7 @@ class RemoteExecutor:
         bool
             Whether it was dropped.
         """
-        is_forgotten = future.status == "error" and isinstance(future.exception(), WorkGoneError)
+        is_forgotten = future.status == "error" and isinstance(future.exception(), WorkGoneError | TilesGoneError)
         if not is_forgotten and future.status not in ("cancelled", "lost"):
             return False
         self._resent_count += 1

@@ -61,6 +61,10 @@ class SerialExecutor:
         """Hold tiles until their units are written."""
         self._happened += self._local.take(instructions, arrays)
 
+    def held(self, tiles: Sequence[int]) -> list[AnyArray]:
+        """Return tiles that were taken in."""
+        return [self._local.held[tile] for tile in tiles]
+
     def error_behind(self, failure: Failure) -> BaseException | None:
         """Return the error behind a failure, if it is still kept."""
         return self._local.errors.behind(failure)

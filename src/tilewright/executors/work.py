@@ -7,8 +7,10 @@ give other last digits in another one.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Protocol
 
 from tilewright.assemble import AnyArray
+from tilewright.coordinator import UnitPlan
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt
 from tilewright.locks.reach import Reach
 from tilewright.model.tile_prediction import TilePrediction
@@ -16,31 +18,39 @@ from tilewright.objects.unit_writer import UnitWriter
 from tilewright.plan import WritePlan
 
 
+class TileWriter(Protocol):
+    """Writer of a unit of which all tiles are there."""
+
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+        """Write a unit from the valid regions of its tiles."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """All that is needed to carry out the instructions for one output array.
+    """All that is needed to carry out the instructions for one output.
 
     Parameters
     ----------
-    plan : WritePlan
-        The plan of the image.
-    writer : UnitWriter
-        What writes its units.
+    plan : UnitPlan
+        Tiles and units; a WritePlan where tiles are predicted.
+    writer : TileWriter
+        Writer of the units; a UnitWriter where tiles are predicted.
     prediction : TilePrediction or None
         How tiles are predicted; None where a trainer predicts and hands them over.
     reach : Reach or None
         How a worker proves that it has the store of its client; None where both are one process.
     """
 
-    plan: WritePlan
-    writer: UnitWriter
+    plan: UnitPlan
+    writer: TileWriter
     prediction: TilePrediction | None = None
     reach: Reach | None = None
 
     def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return those tiles in the batches that the model sees; it sees the whole batch, whichever are needed."""
         wanted = set(tiles)
-        batches = self._prediction.batches(self.plan, tiles)
+        prediction, plan, _ = self._predicted
+        batches = prediction.batches(plan, tiles)
         return [tuple(tile for tile in batch if tile in wanted) for batch in batches]
 
     def groups(self, tiles: Sequence[int], group_nbytes: int) -> list[tuple[int, ...]]:
@@ -57,8 +67,9 @@ class Work:
 
     def predict(self, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of some tiles of one batch."""
-        (batch,) = self._prediction.batches(self.plan, tiles)
-        predicted = dict(zip(batch, self._prediction.predict(self.plan, batch), strict=True))
+        prediction, plan, _ = self._predicted
+        (batch,) = prediction.batches(plan, tiles)
+        predicted = dict(zip(batch, prediction.predict(plan, batch), strict=True))
         return [predicted[tile] for tile in tiles]
 
     def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
@@ -67,22 +78,23 @@ class Work:
 
     def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> UnitReceipt:
         """Predict the tiles of a unit, and write it; between two batches it may be stopped."""
-        buffer, seconds = self.writer.buffer(unit), StageSeconds()
-        tiles = self.plan.tiles_of_unit(unit)
+        prediction, plan, writer = self._predicted
+        buffer, seconds = writer.buffer(unit), StageSeconds()
+        tiles = plan.tiles_of_unit(unit)
         wanted = set(tiles)
-        with self._prediction.turn() as turn:
-            for batch in self._prediction.batches(self.plan, tiles):
+        with prediction.turn() as turn:
+            for batch in prediction.batches(plan, tiles):
                 if is_stopped():
                     raise InterruptedError(f"unit {unit} was not finished: the run was stopped")
                 turn.go_on()
-                predicted = self._prediction.predict(self.plan, batch)
+                predicted = prediction.predict(plan, batch)
                 start = perf_counter()
                 for tile, valid in zip(batch, predicted, strict=True):
                     if tile in wanted:
                         buffer.place(tile, valid)
                 seconds.assemble += perf_counter() - start
-        receipt = self.writer.write(unit, buffer)
-        self.writer.recycle(unit, buffer)
+        receipt = writer.write(unit, buffer)
+        writer.recycle(unit, buffer)
         receipt.seconds.add(seconds)
         return self._with_spent(receipt)
 
@@ -95,7 +107,8 @@ class Work:
         return replace(receipt, lost_count=lost_count, missing=self.prediction.source.take_missing())
 
     @property
-    def _prediction(self) -> TilePrediction:
-        if self.prediction is None:
+    def _predicted(self) -> tuple[TilePrediction, WritePlan, UnitWriter]:
+        """The prediction, and the plan and the writer of its output."""
+        if self.prediction is None or not isinstance(self.plan, WritePlan) or not isinstance(self.writer, UnitWriter):
             raise RuntimeError("this run has no model: its tiles are handed over")
-        return self.prediction
+        return self.prediction, self.plan, self.writer

@@ -1,223 +1,157 @@
-"""An image of which all tiles are there is written by one graph; its tiles are let go of only when it is on disk.
+"""Images are written as units of one plan: by the coordinator, the executors and the loop that write Zarr, too.
 
-On a cluster, tiles wait as futures for the rest of their image, and images are written while the next ones are
-predicted. What was sent dies with its worker, so each tile is kept here too until its image is written, and is sent
-again if need be.
+Tiles wait with the executor for the rest of their image, and images are written while the next ones are predicted.
 """
 
 import logging
-import queue
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
-from dask.base import compute
-from dask.delayed import Delayed
-from distributed import Client, Future, KilledWorker
+from dask.delayed import delayed
+from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import RetryPolicy, Suspects
-from tilewright.errors import ClusterGoneError, ImageWriteError, TilesGoneError
-from tilewright.images.graph import WriteFunc, image_graph
-from tilewright.images.lazy_image import is_lazy
-from tilewright.images.stitch_lazily import Fetch
+from tilewright.coordinator import Coordinator, RetryPolicy
+from tilewright.errors import ClusterGoneError, ImageWriteError
+from tilewright.executors.executor import Executor
+from tilewright.executors.in_process import InProcessExecutor
+from tilewright.executors.remote import RemoteExecutor
+from tilewright.executors.serial import SerialExecutor
+from tilewright.executors.work import Work
+from tilewright.images.image_plan import ImagePlan
+from tilewright.images.image_writer import ImageWriter, WriteFunc, write_error
 from tilewright.images.stitching import ImageStitching
-from tilewright.stores.places import without_secrets
+from tilewright.ledger.receipts import UnitReceipt
+from tilewright.runs.run import Run
 from tilewright.transport.clients import memory_for_tiles, shares_memory
-from tilewright.transport.scatter import fetch_on_worker, scatter
-from tilewright.transport.tile_copies import Copy, TileCopies
-from tilewright.transport.watch import LOOK_SECONDS, Watch
+from tilewright.transport.scatter import fetch_on_worker
+from tilewright.transport.sendable import sendable_errors
+from tilewright.transport.tile_copies import TileCopies
 
 _log = logging.getLogger(__name__)
 
-GROUP_NBYTES = 16 * 2**20
-"""Bytes of tiles that are sent at once, about: each call costs some milliseconds, in which nothing is predicted."""
 COPIES_SHARE = 2
 """Share of the budget, or of free memory, for copies of tiles: one part in so many. The rest lie in a file."""
 
 
-@dataclass(eq=False)
-class SentTile:
-    """A tile where it waits for the rest of its image: itself, or a future, and then the copy to send again."""
-
-    tile: Any
-    nbytes: int
-    copy: Copy | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class CompleteImage:
-    """An image of which all tiles are there, and what writes it."""
-
-    stitching: ImageStitching
-    tiles: Sequence[SentTile]
-    write_func: WriteFunc
-    file_path: Path
-    write_func_kwargs: dict[str, Any]
-
-    def graph(self, fetch_by_key: Fetch | None = None) -> Delayed:
-        """Return the delayed graph that stitches and writes it; tiles that are futures are fetched by their keys."""
-        tiles = [sent.tile for sent in self.tiles]
-        if fetch_by_key is not None and is_lazy(self.write_func):
-            tiles = [future.key for future in tiles]
-        return image_graph(
-            self.stitching, tiles, self.write_func, self.file_path, self.write_func_kwargs, fetch_by_key or list
-        )
-
-    def error(self, reason: object) -> ImageWriteError:
-        """Return the error that says that it could not be written."""
-        return ImageWriteError(f"image {self.stitching.name} could not be written to {self.file_path}: {reason}")
-
-
-class ImageWrites(Protocol):
-    """What holds tiles until their image is written, and writes it."""
-
-    def send(self, tiles: Sequence[AnyArray]) -> list[SentTile]:
-        """Take in tiles, which must not change; wait while as much is held as may be."""
-
-    def write(self, image: CompleteImage) -> None:
-        """Write an image, now or later."""
-
-    def check(self) -> None:
-        """Raise ImageWriteError where images failed and it is better not to go on."""
-
-    def finish(self) -> list[ImageWriteError]:
-        """Wait until all images are written, and return the errors of those that could not be."""
-
-    def close(self) -> None:
-        """Let go of all that is held; a second call does nothing."""
-
-
-class LocalImageWrites:
-    """Write each image at once, on threads of this process."""
-
-    def __init__(self) -> None:
-        self._failures: list[ImageWriteError] = []
-
-    def send(self, tiles: Sequence[AnyArray]) -> list[SentTile]:
-        """Keep tiles."""
-        return [SentTile(tile, tile.nbytes) for tile in tiles]
-
-    def write(self, image: CompleteImage) -> None:
-        """Write an image before this returns."""
-        try:
-            compute(image.graph(), scheduler="threads")
-        except Exception as error:
-            failure = image.error(_described(error))
-            failure.__cause__ = error
-            self._failures.append(failure)
-
-    def check(self) -> None:
-        """Raise the errors of the images that could not be written."""
-        failures, self._failures = self._failures, []
-        if failures:
-            raise joined(failures)
-
-    def finish(self) -> list[ImageWriteError]:
-        """Return nothing: all is written, or was said."""
-        return []
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-@dataclass(eq=False)
-class _Running:
-    """An image that is to be written, and how often workers died while it alone was."""
-
-    image: CompleteImage
-    deaths_alone: int = 0
-
-
-class ClusterImageWrites:
-    """Write images on a cluster, while the next ones are predicted.
+class ImageWrites:
+    """Write images on a cluster while the next ones are predicted, or, without one, at once.
 
     Parameters
     ----------
-    client : distributed.Client
+    client : distributed.Client or None
         A client of the cluster.
+    names : sequence of str
+        Names of the images.
+    paths : sequence of Path
+        Their files.
     folder : Path
-        The folder of the outputs.
+        Folder of the files, where copies of tiles lie too if they need a file.
+    write_func : callable
+        Writes an image.
+    write_func_kwargs : dict
+        Further keywords of the function.
     memory_nbytes : int, optional
-        Bytes of tiles that may be held before a call of `send` waits for images that are being written. One image is
+        Bytes of tiles that a cluster may hold before prediction waits for images that are being written. One image is
         held whole, whatever it takes. By default half the memory of the workers.
-    policy : RetryPolicy, optional
-        Deaths of workers that one image may cost, and failed images after which the run ends.
     """
 
     def __init__(
         self,
-        client: Client,
+        client: Client | None,
+        names: Sequence[str],
+        paths: Sequence[Path],
         folder: Path,
+        write_func: WriteFunc,
+        write_func_kwargs: dict[str, Any],
         memory_nbytes: int | None = None,
-        policy: RetryPolicy | None = None,
     ) -> None:
-        self._client = client
-        self._policy = policy or RetryPolicy()
-        self._watch = Watch(client)
+        self._names = names
+        self._paths = paths
+        self._errors: list[ImageWriteError] = []
+        self._is_local = client is None
         free_nbytes = int(psutil.virtual_memory().available)
         if memory_nbytes is None:
             # Workers that have no limit, or have not come yet, are taken for no larger than this process may become.
-            memory_nbytes = memory_for_tiles(client) or free_nbytes // 2
-        self._budget_nbytes = memory_nbytes
-        copies_nbytes = min(self._budget_nbytes, free_nbytes) // COPIES_SHARE
-        # What workers in this process hold does not die, and is no second copy.
-        self._copies = None if shares_memory(client) else TileCopies(folder, copies_nbytes)
-        self._live_nbytes = 0
-        self._to_send: list[SentTile] = []
-        self._waiting: deque[_Running] = deque()
-        self._suspects = Suspects[_Running]()
-        self._alone: Future[Any] | None = None
-        self._running: dict[Future[Any], _Running] = {}
-        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self._written_count = 0
-        self._failures: list[ImageWriteError] = []
+            memory_nbytes = (client and memory_for_tiles(client)) or free_nbytes // 2
+        self._plan = ImagePlan(names, 2**63 if client is None else memory_nbytes)
+        self._writer = ImageWriter(write_func, write_func_kwargs)
+        work = Work(self._plan, self._writer)
+        executor: Executor
+        if client is None:
+            executor = SerialExecutor(Work(self._plan, _OnThreads(self._writer)))
+        elif shares_memory(client):
+            executor = InProcessExecutor(client, work)
+        else:
+            copies = TileCopies(folder, min(memory_nbytes, free_nbytes) // COPIES_SHARE)
+            executor = _ClusterExecutor(client, work, self._writer, copies)
+        # What fails in itself would fail again.
+        self._run = Run(Coordinator(self._plan, policy=RetryPolicy(attempts=1)), executor, self)
 
-    def send(self, tiles: Sequence[AnyArray]) -> list[SentTile]:
-        """Send tiles to the workers, some at a time; waits while images that are being written hold too much."""
-        nbytes = sum(tile.nbytes for tile in tiles)
-        self._collect(wait=False)
-        while self._running and self._live_nbytes + nbytes > self._budget_nbytes:
-            self._collect(wait=True)
-        self._live_nbytes += nbytes
-        taken = [
-            SentTile(tile, tile.nbytes, None if self._copies is None else self._copies.add(tile)) for tile in tiles
-        ]
-        self._to_send.extend(taken)
-        if sum(tile.nbytes for tile in self._to_send) >= GROUP_NBYTES:
-            self._send_off()
-        return taken
+    @property
+    def live_nbytes(self) -> int:
+        """Bytes of tiles that are held."""
+        return self._run.coordinator.live_nbytes
 
-    def write(self, image: CompleteImage) -> None:
-        """Submit the graph of an image."""
-        self._send_off()
-        self._waiting.append(_Running(image))
-        self._submit_what_may_run()
-        self._collect(wait=False)
+    def held(self, tiles: Sequence[int]) -> list[Any]:
+        """Return tiles that were handed over, or their futures."""
+        return self._run.executor.held(tiles)
 
-    def check(self) -> None:
-        """Raise the errors of several images where none could be written."""
-        failed_count = len(self._failures)
-        # How many images will come is not known.
-        if self._written_count == 0 and self._policy.is_hopeless(in_a_row=failed_count, written=0, others=1):
-            failures, self._failures = self._failures, []
-            raise joined(failures)
+    def hand_over(self, images: Sequence[int], tiles: Sequence[AnyArray]) -> list[int]:
+        """Take in tiles of images, which must not change, and return their numbers; wait while too much is held.
+
+        Raises
+        ------
+        ImageWriteError
+            If images failed, and none was written.
+        """
+        numbers = [self._plan.add(image, tile.nbytes) for image, tile in zip(images, tiles, strict=True)]
+        try:
+            self._run.hand_over(numbers, tiles)
+        except ClusterGoneError:
+            raise
+        except Exception:
+            # The loop raises the last error, and there are others.
+            errors, self._errors = self._errors, []
+            if not errors:
+                raise
+            raise joined(errors) from errors[0].__cause__
+        return numbers
+
+    def write(self, images: Mapping[int, ImageStitching]) -> None:
+        """Write images of which all tiles were handed over.
+
+        Raises
+        ------
+        ImageWriteError
+            Without a cluster, if some could not be written.
+        """
+        for image, stitching in images.items():
+            self._writer.images[image] = stitching, self._paths[image]
+            self._plan.complete(image)
+            self._run.tiles_counted(image)
+        if self._is_local and (errors := self.finish()):
+            raise joined(errors)
 
     def finish(self) -> list[ImageWriteError]:
         """Wait until all images are written, and return the errors of those that could not be."""
-        try:
-            while self._running or self._waiting or self._suspects:
-                self._submit_what_may_run()
-                self._collect(wait=True)
-        except ClusterGoneError as error:
-            unwritten = [*self._running.values(), *self._waiting, *self._suspects]
-            reasons = [str(running.image.error("the cluster is gone")) for running in unwritten]
-            raise ClusterGoneError("; ".join([str(error), *reasons])) from error
-        failures, self._failures = self._failures, []
-        return failures
+        while not self._run.coordinator.is_idle:
+            known_count = len(self._errors)
+            try:
+                self._run.finish()
+            except ClusterGoneError as error:
+                unwritten = [self._error(image, "the cluster is gone") for image in self._plan.unwritten()]
+                raise ClusterGoneError("; ".join(map(str, [error, *unwritten]))) from error
+            except Exception:
+                # That of an image is kept, and others are still being written.
+                if len(self._errors) == known_count:
+                    raise
+        errors, self._errors = self._errors, []
+        return errors
 
     def close(self) -> None:
         """Wait for the images that are being written, since all of their tiles are there, and let go of the rest."""
@@ -227,91 +161,85 @@ class ClusterImageWrites:
         except ClusterGoneError as error:
             _log.error("%s", error)
         finally:
-            self._waiting.clear()
-            self._running.clear()
-            self._suspects = Suspects()
-            if self._copies is not None:
-                self._copies.close()
+            self._run.executor.close()
 
-    def _send_off(self) -> None:
-        to_send, self._to_send = self._to_send, []
-        futures = scatter(self._client, self._watch, [sent.tile for sent in to_send]) if to_send else []
-        for sent, future in zip(to_send, futures, strict=True):
-            sent.tile = future
+    # What the loop records.
 
-    def _submit_what_may_run(self) -> None:
-        """Submit images, but a suspect only while no other one runs, so that no other one dies with it."""
-        while self._waiting and not self._suspects.one_runs:
-            self._submit(self._waiting[0])
-            # Only now: where the cluster is gone, it must be named among those that are not written.
-            self._waiting.popleft()
-        suspect = self._suspects.take(others_run=bool(self._running))
-        if suspect is not None:
-            try:
-                self._alone = self._submit(suspect)
-            except ClusterGoneError:
-                self._suspects.add(suspect)
-                raise
+    def written(self, receipt: UnitReceipt) -> None:
+        """Let go of an image that is written."""
+        self._forget(receipt.unit)
 
-    def _submit(self, running: _Running) -> Future[Any]:
-        self._watch.wait_until_connected()
-        with self._watch.talking():
-            self._send_lost_again(running.image)
-            future: Future[Any] = self._client.compute(
-                running.image.graph(fetch_on_worker), optimize_graph=False, priority=10
-            )
-        self._running[future] = running
-        future.add_done_callback(self._ended.put)
-        return future
+    def given_up(self, unit: int) -> None:
+        """Keep the error of an image that could not be written."""
+        failure = self._run.coordinator.given_up[unit]
+        cause = self._run.executor.error_behind(failure)
+        if not isinstance(cause, ImageWriteError):
+            error = self._error(unit, failure.reason)
+            error.__cause__ = cause
+            cause = error
+        self._errors.append(cause)
+        self._forget(unit)
 
-    def _send_lost_again(self, image: CompleteImage) -> None:
-        for sent in image.tiles:
-            if sent.tile.status != "finished" and self._copies is not None and sent.copy is not None:
-                (sent.tile,) = scatter(self._client, self._watch, [self._copies.read(sent.copy)])
+    def flush(self) -> None:
+        """Do nothing: there is no ledger."""
 
-    def _collect(self, *, wait: bool) -> None:
-        """Look which images are written; where `wait` is true, wait until one more is, or has failed."""
-        while True:
-            try:
-                future = self._ended.get(block=wait, timeout=LOOK_SECONDS)
-            except queue.Empty:
-                self._watch.look()
-                if not wait:
-                    return
-                continue
-            running = self._running.pop(future)
-            is_alone = future is self._alone
-            if is_alone:
-                self._alone = None
-                self._suspects.ended()
-            if future.status == "finished":
-                self._written_count += 1
-                self._let_go(running.image)
-            else:
-                self._go_on_after(future, running, is_alone)
-            self._submit_what_may_run()
-            wait = False
+    def check(self) -> None:
+        """Do nothing: there is no lock."""
 
-    def _go_on_after(self, future: Future[Any], running: _Running, is_alone: bool) -> None:
-        error = future.exception() if future.status == "error" else None
-        if error is None or isinstance(error, KilledWorker | TilesGoneError):
-            running.deaths_alone += is_alone
-            if not self._policy.is_spent(running.deaths_alone):
-                _log.warning("image %s is written again: %s", running.image.stitching.name, _reason(future, error))
-                self._suspects.add(running)
-                return
-        failure = running.image.error(_reason(future, error))
-        failure.__cause__ = error
-        self._let_go(running.image)
-        self._failures.append(failure)
-        _log.error("%s", failure)
+    def _forget(self, image: int) -> None:
+        del self._writer.images[image]
+        self._plan.forget(image)
 
-    def _let_go(self, image: CompleteImage) -> None:
-        for sent in image.tiles:
-            self._live_nbytes -= sent.nbytes
-            sent.tile = None
-            if self._copies is not None and sent.copy is not None:
-                self._copies.release(sent.copy)
+    def _error(self, image: int, reason: str) -> ImageWriteError:
+        return write_error(self._names[image], self._paths[image], reason)
+
+
+@dataclass(frozen=True)
+class _OnThreads:
+    """Writer of images on Dask's threads in this process."""
+
+    writer: ImageWriter
+
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+        graph = delayed(partial(self.writer.write_tiles, unit, tiles), pure=False)()
+        receipt: UnitReceipt = graph.compute(scheduler="threads")
+        return receipt
+
+
+class _ClusterExecutor(RemoteExecutor):
+    """Executor of a cluster, which sends along what an image is, and brings tiles of a lazy image when it is looked at.
+
+    Parameters
+    ----------
+    client, work, copies
+        As in `RemoteExecutor`.
+    writer : ImageWriter
+        Writer of the work.
+    """
+
+    def __init__(self, client: Client, work: Work, writer: ImageWriter, copies: TileCopies) -> None:
+        super().__init__(client, work, copies=copies)
+        self._writer = writer
+
+    def _write_task(
+        self,
+        key: Hashable,
+        unit: int,
+        tiles: tuple[int, ...],
+        where: list[tuple[int, int | None]],
+        futures: list[Future[Any]],
+    ) -> Future[Any]:
+        # As dependencies of a task, all tiles would be brought to its worker at once.
+        values: list[Any] = [future.key for future in futures] if self._writer.is_lazy else futures
+        writer = replace(self._writer, images={unit: self._writer.images[unit]}, fetch=fetch_on_worker)
+        return self._submit_task(key, 10, _write_image, writer, unit, tiles, values)
+
+
+@sendable_errors
+def _write_image(
+    _names: object, writer: ImageWriter, unit: int, tiles: tuple[int, ...], values: list[Any]
+) -> UnitReceipt:
+    return writer.write_tiles(unit, dict(zip(tiles, values, strict=True)))
 
 
 def joined(errors: Sequence[ImageWriteError], also: Sequence[str] = ()) -> ImageWriteError:
@@ -321,13 +249,3 @@ def joined(errors: Sequence[ImageWriteError], also: Sequence[str] = ()) -> Image
     error = ImageWriteError("; ".join([*map(str, errors), *also]))
     error.__cause__ = errors[0].__cause__
     return error
-
-
-def _reason(future: Future[Any], error: BaseException | None) -> str:
-    if error is None:
-        return f"its task was {future.status}, since a worker is gone"
-    return _described(error)
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {without_secrets(error)}"

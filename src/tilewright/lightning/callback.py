@@ -16,7 +16,7 @@ from tilewright.strategies.write_strategy import Aborts, Prepares, check_one_pro
 if TYPE_CHECKING:
     from distributed import Client
 
-    from tilewright.images.graph import WriteFunc
+    from tilewright.images.image_writer import WriteFunc
 
 # Lightning comes as two packages that do not share their base classes, and the callback is one of each: what they do is
 # the same, so that the first of them serves the trainers of both.

@@ -16,7 +16,7 @@ from typing import Any
 from tilewright.geometry import AxisTiling, AxisUnits, GridRelation, Interval, Region, position_of
 from tilewright.geometry.footprint import straddling_extent
 from tilewright.plan.array_plan import ArrayPlan
-from tilewright.plan.describe import describe
+from tilewright.plan.describe import describe, describe_region
 from tilewright.plan.request import PlanRequest
 
 
@@ -190,6 +190,11 @@ class WritePlan:
         return max(array.largest_unit_nbytes for array in self.arrays)
 
     @property
+    def padded_tile_nbytes(self) -> int:
+        """Bytes of a tile with its halo."""
+        return prod(tiling.tile for tiling in self.tilings) * self.itemsize
+
+    @property
     def peak_live_nbytes(self) -> int:
         """Upper bound of the bytes of predicted tiles that are held at any time."""
         return min(self.waiting_nbytes + self.window_nbytes, self.output_nbytes)
@@ -280,6 +285,10 @@ class WritePlan:
     def unit_nbytes(self, unit: int) -> int:
         """Return the bytes of a unit."""
         return self._units.element_count(unit) * self.itemsize
+
+    def describe_unit(self, unit: int) -> str:
+        """Return a unit in words."""
+        return f"the unit at {describe_region(self.axes, self.unit_region(unit))}"
 
     def objects_of_unit(self, unit: int) -> tuple[tuple[int, ...], ...]:
         """Return the grid positions of the stored objects of a unit, in C order."""

@@ -171,6 +171,11 @@ class OutputRun:
         return kept
 
     @property
+    def plan(self) -> WritePlan:
+        """The plan, once the output has begun."""
+        return self._writer.plan
+
+    @property
     def array(self) -> zarr.Array[Any]:
         """The array at full resolution."""
         return self._writer.encoders[0].array
@@ -193,9 +198,9 @@ class OutputRun:
         coordinator = self.run.coordinator
         self._witness.look_again()
         given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}
-        report = self.tally.report(coordinator.plan, self.array, coordinator.peak_live_nbytes, given_up)
+        report = self.tally.report(self.plan, self.array, coordinator.peak_live_nbytes, given_up)
         if given_up:
-            error = UnitGivenUpError(describe_given_up(str(self.output), coordinator.plan, given_up))
+            error = UnitGivenUpError(describe_given_up(str(self.output), self.plan, given_up))
             error.report = report
             raise error from self.run.executor.error_behind(next(iter(coordinator.given_up.values())))
         return report
@@ -236,7 +241,7 @@ class OutputRun:
         """Record a unit that is given up; it reads as the fill value from now on."""
         self._lock.check()
         if self._ledger is not None:
-            self._ledger.add_given_up(unit, self._writer.plan.array_of_unit(unit))
+            self._ledger.add_given_up(unit, self.plan.array_of_unit(unit))
             self._ledger.flush()
         try:
             self._writer.erase(unit)

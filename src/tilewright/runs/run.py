@@ -20,6 +20,7 @@ from tilewright.coordinator import (
     StartAdmitting,
     StopAdmitting,
     TakeTile,
+    TilesCounted,
     TilesFailed,
     TilesOffered,
     UnitFailed,
@@ -27,7 +28,6 @@ from tilewright.coordinator import (
 from tilewright.errors import DestinationError, FinalError, NotSharedError, UnitGivenUpError
 from tilewright.executors.executor import Executor
 from tilewright.ledger.receipts import UnitReceipt
-from tilewright.plan.describe import describe_region
 from tilewright.stopping import StopRequest
 from tilewright.stores.patience import is_fatal
 
@@ -119,6 +119,10 @@ class Run:
         self._offer(offered)
         self.advance()
 
+    def tiles_counted(self, unit: int) -> None:
+        """Take in that all tiles of a unit were handed over, where their number was not known before."""
+        self._handle(TilesCounted(unit))
+
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened; where `wait` is true, wait for something, a second at most."""
         events = self.executor.events(wait=wait)
@@ -206,7 +210,7 @@ class Run:
                 error.filename,
             )
             if isinstance(failed, UnitFailed):
-                full.add_note(f"the unit at {self._region(failed.unit)} was to be written")
+                full.add_note(f"{self.coordinator.plan.describe_unit(failed.unit)} was to be written")
             raise full from error
 
     def _check_hope(self, unit: int, failure: Failure) -> None:
@@ -214,21 +218,18 @@ class Run:
         self._given_up_in_a_row += 1
         coordinator = self.coordinator
         error = self.executor.error_behind(failure)
-        message = f"{self._region(unit)} was given up after {coordinator.policy.attempts} attempts: {failure}"
+        name = coordinator.plan.describe_unit(unit)
+        message = f"{name} was given up after {coordinator.policy.attempts} attempts: {failure}"
         is_hopeless = coordinator.policy.is_hopeless(
             in_a_row=self._given_up_in_a_row,
             written=coordinator.written_count,
             others=len(coordinator.owned) - len(coordinator.given_up),
         )
         if not is_hopeless:
-            _log.warning("the unit at %s", message, exc_info=error)
+            _log.warning("%s", message, exc_info=error)
             return
-        message = f"the unit at {message}"
         if error is None:
             raise UnitGivenUpError(message)
         # The user gets the error itself, with the traceback of the place where it was raised.
         error.add_note(message)
         raise error
-
-    def _region(self, unit: int) -> str:
-        return describe_region(self.coordinator.plan.axes, self.coordinator.plan.unit_region(unit))

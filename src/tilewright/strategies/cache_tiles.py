@@ -148,7 +148,7 @@ class CacheTiles(CollectedImages):
     def tile_cache(self) -> list[Any]:
         """The tiles of images that are not covered yet, (1, C, (Z), Y, X) each.
 
-        With a client these lack their halo, and are futures as soon as there are enough of them to be sent. What is
+        With a client these lack their halo, and are futures as soon as they are sent to another process. What is
         appended here, and to `tile_info_cache`, is taken in with the next batch, as of its data loader.
         """
         return self._shown_tiles.show([tile for tile, _ in self._entries()])

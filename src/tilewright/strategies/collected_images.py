@@ -14,15 +14,8 @@ from tilewright.assemble import AnyArray, slices_of
 from tilewright.datasets.images import DatasetImage, SourceImage, image_of_sample, images_of
 from tilewright.errors import DestinationExistsError, IncompleteImageError, ModelOutputError
 from tilewright.geometry import Region, TileInformation, element_count
-from tilewright.images.graph import WriteFunc
-from tilewright.images.image_writes import (
-    ClusterImageWrites,
-    CompleteImage,
-    ImageWrites,
-    LocalImageWrites,
-    SentTile,
-    joined,
-)
+from tilewright.images.image_writer import WriteFunc
+from tilewright.images.image_writes import ImageWrites, joined
 from tilewright.images.stitching import ImageStitching
 from tilewright.images.tiff import check_option_names, write_tiff
 from tilewright.images.zarr import write_zarr
@@ -47,7 +40,7 @@ class _Collected:
         self.channels = len(tile)
         self.dtype = tile.dtype
         self.infos: list[TileInformation] = []
-        self.sent: list[SentTile] = []
+        self.numbers: list[int] = []
         self._seen: set[tuple[int, Region]] = set()
         # The valid regions of a dataset that is none of ours may overlap, so that elements must be counted one by one.
         self._covered: dict[int, AnyArray] | None = None if isinstance(image, SourceImage) else {}
@@ -141,6 +134,7 @@ class CollectedImages(ABC):
         self._run: tuple[list[Any], Path] = ([], Path())
         self._images: list[Sequence[DatasetImage]] = []
         self._paths: dict[tuple[int, int], Path] = {}
+        self._numbers: dict[tuple[int, int], int] = {}
         self._collected: dict[tuple[int, int], _Collected] = {}
         self._complete: set[tuple[int, int]] = set()
 
@@ -243,11 +237,19 @@ class CollectedImages(ABC):
         self._paths = dict(zip(keys, paths, strict=True))
         client = given_or_current(self.client)
         self._is_on_cluster = client is not None
-        if client is None:
-            self._writes = LocalImageWrites()
-        else:
+        if self._is_on_cluster:
             self._check_that_it_travels()
-            self._writes = ClusterImageWrites(client, folder, self.memory_nbytes)
+        self._numbers = {key: number for number, key in enumerate(keys)}
+        names = [image.name for image in images]
+        self._writes = ImageWrites(
+            client, names, paths, folder, self.write_func, self.write_func_kwargs, self.memory_nbytes
+        )
+
+    @property
+    def _opened_writes(self) -> ImageWrites:
+        if self._writes is None:
+            raise RuntimeError("no run is open: call prepare(), or write_batch(), first")
+        return self._writes
 
     def _check_existing(self, path: Path) -> None:
         """Raise DestinationExistsError where an output cannot replace what has its name: now, not at the end."""
@@ -278,7 +280,7 @@ class CollectedImages(ABC):
         infos : sequence of TileInformation
             One per tile.
         """
-        new: list[tuple[_Collected, AnyArray, TileInformation]] = []
+        new: list[tuple[_Collected, int, AnyArray, TileInformation]] = []
         touched: dict[tuple[int, int], _Collected] = {}
         images = self._images[dataloader_idx]
         for tile, information in zip(tiles, infos, strict=True):
@@ -290,22 +292,22 @@ class CollectedImages(ABC):
             collected.check(information, tile)
             self._collected[key] = touched[key] = collected
             if collected.is_new(information):
-                new.append((collected, *self._kept(tile, information)))
-        sent = self._writes.send([tile for _, tile, _ in new]) if new and self._writes else []
-        for (collected, _, information), one in zip(new, sent, strict=True):
+                new.append((collected, self._numbers[key], *self._kept(tile, information)))
+        writes = self._opened_writes
+        numbers = writes.hand_over([image for _, image, _, _ in new], [tile for _, _, tile, _ in new])
+        for (collected, _, _, information), number in zip(new, numbers, strict=True):
             collected.infos.append(information)
-            collected.sent.append(one)
-        for key, collected in touched.items():
-            if collected.missing_count <= 0:
-                self._write(key, collected)
-        if self._writes is not None:
-            # Only now, so that every image that is whole is written.
-            self._writes.check()
+            collected.numbers.append(number)
+        complete = {key: collected for key, collected in touched.items() if collected.missing_count <= 0}
+        for key in complete:
+            del self._collected[key]
+            self._complete.add(key)
+        writes.write({self._numbers[key]: collected.stitching() for key, collected in complete.items()})
 
     def _entries(self) -> Iterator[tuple[Any, TileInformation]]:
         """Yield what was collected of images that are not whole: each tile or its future, and where it belongs."""
         for collected in self._collected.values():
-            yield from zip((sent.tile for sent in collected.sent), collected.infos, strict=True)
+            yield from zip(self._opened_writes.held(collected.numbers), collected.infos, strict=True)
 
     def _kept(self, tile: AnyArray, information: TileInformation) -> tuple[AnyArray, TileInformation]:
         """Return a copy, (1, C, (Z), Y, X): the halo stays here where the tile is sent to a cluster."""
@@ -314,16 +316,6 @@ class CollectedImages(ABC):
             tile = tile[(slice(None), *slices_of(crop))]
             information = information._replace(overlap_crop_coords=tuple((0, stop - start) for start, stop in crop))
         return np.array(tile[np.newaxis]), information
-
-    def _write(self, key: tuple[int, int], collected: _Collected) -> None:
-        del self._collected[key]
-        self._complete.add(key)
-        if self._writes is not None:
-            self._writes.write(
-                CompleteImage(
-                    collected.stitching(), collected.sent, self.write_func, self._paths[key], self.write_func_kwargs
-                )
-            )
 
     def _describe_incomplete(self, key: tuple[int, int]) -> str:
         collected = self._collected.get(key)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tilewright.images.graph import WriteFunc
+from tilewright.images.image_writer import WriteFunc
 from tilewright.images.tiff import write_tiff
 from tilewright.images.zarr import write_zarr
 from tilewright.strategies.cache_tiles import CacheTiles

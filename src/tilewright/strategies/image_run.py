@@ -164,7 +164,7 @@ class ImageRun:
 
     def valid(self, tile: AnyArray, number: int, information: Any, *, is_converted: bool) -> AnyArray:
         """Return the valid region of a tile, in the data type of the output."""
-        plan = self.run.coordinator.plan
+        plan = self.output_run.plan
         region, dtype = crop(tile, plan, number, information.overlap_crop_coords), np.dtype(plan.dtype)
         if region.dtype == dtype:
             return region
@@ -175,7 +175,7 @@ class ImageRun:
 
     def open_tiles(self) -> AnyArray:
         """Return for each tile whether a unit that is not written needs it."""
-        plan = self.run.coordinator.plan
+        plan = self.output_run.plan
         is_open = np.zeros(plan.tile_count, bool)
         for unit in self.run.coordinator.missing_units():
             is_open[list(plan.tiles_of_unit(unit))] = True

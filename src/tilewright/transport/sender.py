@@ -40,6 +40,11 @@ class TileSender:
         Takes a tile and the number of workers, and returns the number of the one to which it should go.
     report : callable
         Takes what was sent, or the error because of which nothing more is. It is called in another thread.
+
+    Attributes
+    ----------
+    unsent_nbytes : int
+        Bytes that are to be sent, or are not reported yet.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class TileSender:
         self._watch = Watch(client)
         self._report = report
         self._waiting: list[tuple[int, AnyArray]] = []
-        self._unsent_count = 0
+        self.unsent_nbytes = 0
         self._closed = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -61,13 +66,13 @@ class TileSender:
     @property
     def is_idle(self) -> bool:
         """Whether all that was to be sent is sent, and reported."""
-        return self._unsent_count == 0
+        return self.unsent_nbytes == 0
 
     def send(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> None:
         """Let tiles be sent; the arrays must not change until they are."""
         with self._changed:
             self._waiting.extend(zip(tiles, arrays, strict=True))
-            self._unsent_count += len(tiles)
+            self.unsent_nbytes += sum(array.nbytes for array in arrays)
             self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._send_all, name="tilewright-sender", daemon=True)
@@ -104,7 +109,7 @@ class TileSender:
         if not self._closed:
             self._report(SentTiles(tuple(tiles), tuple(futures)))
         with self._changed:
-            self._unsent_count -= len(tiles)
+            self.unsent_nbytes -= sum(array.nbytes for array in arrays)
         return True
 
     def _next_group(self, workers: Sequence[str]) -> tuple[str | None, list[int], list[AnyArray]]:

@@ -35,7 +35,7 @@ class TileCopies:
         What may be kept in memory.
     """
 
-    def __init__(self, folder: Path, memory_nbytes: int) -> None:
+    def __init__(self, folder: Path = Path(), memory_nbytes: int = 2**63) -> None:
         self._folder = folder
         self._free_nbytes = memory_nbytes
         self._file: IO[bytes] | None = None

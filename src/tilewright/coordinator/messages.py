@@ -1,4 +1,7 @@
-"""Events of a run, of which the coordinator is told. Tiles and units are named by their ranks in the plan."""
+"""Messages: events, of which the coordinator is told, and instructions, which an executor and a recorder carry out.
+
+Tiles and units are named by their numbers in the plan.
+"""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -59,6 +62,13 @@ class TilesPredicted:
 
 
 @dataclass(frozen=True, slots=True)
+class TilesCounted:
+    """All tiles of a unit have come: of some plans, their number is not known before."""
+
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
 class TilesLost:
     """What these handles stood for is gone, with the worker that held it."""
 
@@ -97,8 +107,68 @@ Event = (
     | RoomChanged
     | TilesOffered
     | TilesPredicted
+    | TilesCounted
     | TilesLost
     | TilesFailed
     | UnitWritten
     | UnitFailed
 )
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverTiles:
+    """Predict these tiles, or hand them over again; answer with `TilesPredicted` or `TilesFailed`."""
+
+    tiles: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeTile:
+    """Take in a tile that was offered; answer as to `DeliverTiles`."""
+
+    tile: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceUnit:
+    """Predict the tiles of this unit and write it, in one place; answer with `UnitWritten` or `UnitFailed`."""
+
+    unit: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteUnit:
+    """Write this unit from these tiles; answer with `UnitWritten` or `UnitFailed`."""
+
+    unit: int
+    attempt: int
+    tiles: tuple[int, ...]
+    handles: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTile:
+    """Let go of this handle: all units of the tile are done."""
+
+    tile: int
+    handle: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReceipt:
+    """Keep the receipt of a unit that is stored."""
+
+    unit: int
+    receipt: object
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpUnit:
+    """Record that a unit is given up, and remove its objects."""
+
+    unit: int
+    failure: Failure
+
+
+Instruction = DeliverTiles | TakeTile | ProduceUnit | WriteUnit | ReleaseTile | RecordReceipt | GiveUpUnit
