@@ -132,6 +132,11 @@ class Coordinator:
         held = {tile for tile, record in self._tiles.items() if record.state is TileState.HELD}
         return sorted(tiles - held)
 
+    def misses_tiles(self, unit: int) -> bool:
+        """Return whether a unit that is open lacks tiles."""
+        owner = self._units.get(unit)
+        return owner is not None and owner.missing > 0
+
     def must_wait(self, nbytes: int) -> bool:
         """Return whether a trainer should wait before it hands over this many bytes more.
 

@@ -8,7 +8,7 @@ A task of which Dask has lost too many workers is a suspect: see `tilewright.coo
 
 import queue
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -50,6 +50,8 @@ GROUP_NBYTES = 256 * 2**20
 """Bytes of the tiles that one task predicts, about: a task costs some milliseconds."""
 UNSENT_NBYTES = 256 * 2**20
 """Bytes that are handed over and not sent yet, above which a trainer waits."""
+LOSSES_PER_UNIT = 4
+"""Times that the tiles of a unit may be lost with their workers: it runs alone after the second time."""
 RESENT_PER_UNIT = 10
 """Tasks that a cluster may drop, per unit, before the run ends."""
 
@@ -104,6 +106,7 @@ class RemoteExecutor:
         self._sender = TileSender(client, work.plan.share_of_tile, self._ended.put)
         self._at_once: deque[Event] = deque()
         self._number = 0
+        self._losses: Counter[int] = Counter()
         self._resent_count = 0
         self._renewed_until = 0.0
         self._most_tasks = 0
@@ -122,6 +125,9 @@ class RemoteExecutor:
                 self._sender.send(tiles, [self._kept.read(self._copies[tile]) for tile in tiles])
             case DeliverTiles():
                 self._waiting[1].extend(map(DeliverTiles, self._work.groups(instruction.tiles, GROUP_NBYTES)))
+            case WriteUnit(unit) if self._losses[unit] > 1:
+                # Its tiles were lost twice: it may be what its workers die of.
+                self._suspects.add(instruction)
             case WriteUnit():
                 # First, since what is written frees memory.
                 self._waiting[0].append(instruction)
@@ -291,7 +297,7 @@ class RemoteExecutor:
         return [] if self._send_again(future, instruction) else self._failure(future, instruction)
 
     def _lost_tiles(self, instruction: Instruction) -> list[Event]:
-        """Forget the tiles of a unit that died with their workers, and return that they did."""
+        """Forget the tiles of a unit that died with their workers, and return that they did, or that it is hopeless."""
         if not isinstance(instruction, WriteUnit):
             return []
         lost = [
@@ -299,9 +305,17 @@ class RemoteExecutor:
             for tile, handle in zip(instruction.tiles, instruction.handles, strict=True)
             if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost", "error")
         ]
+        if not lost:
+            return []
         for _, handle in lost:
             del self._tiles[handle]
-        return [TilesLost(tuple(tile for tile, _ in lost), tuple(handle for _, handle in lost))] if lost else []
+        self._losses[instruction.unit] += 1
+        if self._losses[instruction.unit] > LOSSES_PER_UNIT:
+            reason = (
+                f"its tiles were lost with their workers {LOSSES_PER_UNIT + 1} times, in the end while it ran alone"
+            )
+            return [UnitFailed(instruction.unit, instruction.attempt, Failure(reason, is_final=True))]
+        return [TilesLost(tuple(tile for tile, _ in lost), tuple(handle for _, handle in lost))]
 
     def _send_again(self, future: Future[Any], instruction: Instruction) -> bool:
         """Submit an instruction again that the cluster has dropped, since it was restarted: that is no failed attempt.

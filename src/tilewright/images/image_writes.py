@@ -4,7 +4,8 @@ Tiles wait with the executor for the rest of their image, and images are written
 """
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -110,16 +111,8 @@ class ImageWrites:
             If images failed, and none was written.
         """
         numbers = [self._plan.add(image, tile.nbytes) for image, tile in zip(images, tiles, strict=True)]
-        try:
+        with self._raising_write_errors():
             self._run.hand_over(numbers, tiles)
-        except ClusterGoneError:
-            raise
-        except Exception:
-            # The loop raises the last error, and there are others.
-            errors, self._errors = self._errors, []
-            if not errors:
-                raise
-            raise joined(errors) from errors[0].__cause__
         return numbers
 
     def write(self, images: Mapping[int, ImageStitching]) -> None:
@@ -128,12 +121,14 @@ class ImageWrites:
         Raises
         ------
         ImageWriteError
-            Without a cluster, if some could not be written.
+            As in `hand_over`; without a cluster, if some could not be written.
         """
         for image, stitching in images.items():
             self._writer.images[image] = stitching, self._paths[image]
             self._plan.complete(image)
-            self._run.tiles_counted(image)
+        with self._raising_write_errors():
+            for image in images:
+                self._run.tiles_counted(image)
         if self._is_local and (errors := self.finish()):
             raise joined(errors)
 
@@ -189,6 +184,19 @@ class ImageWrites:
     def _forget(self, image: int) -> None:
         del self._writer.images[image]
         self._plan.forget(image)
+
+    @contextmanager
+    def _raising_write_errors(self) -> Iterator[None]:
+        """Raise the errors of all images that failed, where the loop ends with that of the last one."""
+        try:
+            yield
+        except ClusterGoneError:
+            raise
+        except Exception:
+            errors, self._errors = self._errors, []
+            if not errors:
+                raise
+            raise joined(errors) from errors[0].__cause__
 
     def _error(self, image: int, reason: str) -> ImageWriteError:
         return write_error(self._names[image], self._paths[image], reason)

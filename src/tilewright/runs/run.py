@@ -120,8 +120,10 @@ class Run:
         self.advance()
 
     def tiles_counted(self, unit: int) -> None:
-        """Take in that all tiles of a unit were handed over, where their number was not known before."""
+        """Take in that all tiles of a unit were handed over, and return when it is being written."""
         self._handle(TilesCounted(unit))
+        while self.coordinator.misses_tiles(unit):
+            self.advance(wait=True)
 
     def advance(self, *, wait: bool = False) -> None:
         """Take in what has happened; where `wait` is true, wait for something, a second at most."""

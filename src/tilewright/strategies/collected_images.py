@@ -138,6 +138,11 @@ class CollectedImages(ABC):
         self._collected: dict[tuple[int, int], _Collected] = {}
         self._complete: set[tuple[int, int]] = set()
 
+    @property
+    def live_nbytes(self) -> int:
+        """Bytes of the tiles that are held, of images that are not covered, or are being written."""
+        return 0 if self._writes is None else self._writes.live_nbytes
+
     def finalize(self) -> None:
         """Wait until all images are written, and check that every image was predicted whole.
 
