@@ -11,11 +11,10 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
-import numpy as np
 from distributed import Client, Future, KilledWorker
 
 from tilewright.assemble import AnyArray
@@ -40,10 +39,10 @@ from tilewright.executors.executor import TASKS_PER_THREAD, Errors
 from tilewright.executors.remote_tasks import predict, produce, write
 from tilewright.executors.work import Work
 from tilewright.ledger.receipts import UnitReceipt
-from tilewright.transport.sender import SentTiles, TileSender
+from tilewright.transport.remote_tiles import RemoteTiles, TileCopies
+from tilewright.transport.sender import SentTiles
 from tilewright.transport.shared_prediction import SharedPrediction
 from tilewright.transport.sharing import REGISTRATIONS, Shared
-from tilewright.transport.tile_copies import Copy, TileCopies
 from tilewright.transport.watch import LOOK_SECONDS, Watch, gone
 
 GROUP_NBYTES = 256 * 2**20
@@ -54,14 +53,6 @@ LOSSES_PER_UNIT = 4
 """Times that the tiles of a unit may be lost with their workers: it runs alone after the second time."""
 RESENT_PER_UNIT = 10
 """Tasks that a cluster may drop, per unit, before the run ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """Where a tile is: a future of itself, or of the batch in which it was predicted."""
-
-    future: Future[Any]
-    place: int | None
 
 
 class RemoteExecutor:
@@ -95,15 +86,12 @@ class RemoteExecutor:
         self._names = (self._shared.name, prediction.name if prediction else None)
         self._run = uuid.uuid4().hex
         self._errors = Errors()
-        self._tiles: dict[Any, _Tile] = {}
-        self._kept = copies or TileCopies()
-        self._copies: dict[int, Copy] = {}
         self._waiting: tuple[deque[Instruction], deque[Instruction]] = (deque(), deque())
         self._suspects = Suspects[Instruction]()
         self._alone: Future[Any] | None = None
         self._running: dict[Future[Any], Instruction] = {}
         self._ended: queue.SimpleQueue[Future[Any] | SentTiles | BaseException] = queue.SimpleQueue()
-        self._sender = TileSender(client, work.plan.share_of_tile, self._ended.put)
+        self._tiles = RemoteTiles(client, work.plan.share_of_tile, self._ended.put, copies)
         self._at_once: deque[Event] = deque()
         self._number = 0
         self._losses: Counter[int] = Counter()
@@ -117,12 +105,9 @@ class RemoteExecutor:
         """Submit an instruction, or queue it while enough is submitted."""
         match instruction:
             case ReleaseTile(tile, handle):
-                self._tiles.pop(handle, None)
-                if tile in self._copies:
-                    self._kept.release(self._copies.pop(tile))
+                self._tiles.release(tile, handle)
             case DeliverTiles(tiles) if self._work.prediction is None:
-                # Again, since their worker died.
-                self._sender.send(tiles, [self._kept.read(self._copies[tile]) for tile in tiles])
+                self._tiles.send_again(tiles)
             case DeliverTiles():
                 self._waiting[1].extend(map(DeliverTiles, self._work.groups(instruction.tiles, GROUP_NBYTES)))
             case WriteUnit(unit) if self._losses[unit] > 1:
@@ -180,7 +165,7 @@ class RemoteExecutor:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued, submitted or to be told."""
-        is_sent = self._sender.is_idle and self._ended.empty()
+        is_sent = self._tiles.sender.is_idle and self._ended.empty()
         return is_sent and not (self._running or self._at_once or self._suspects or any(self._waiting))
 
     @property
@@ -191,25 +176,21 @@ class RemoteExecutor:
     @property
     def is_full(self) -> bool:
         """Whether much is handed over and not sent yet."""
-        return self._sender.unsent_nbytes > UNSENT_NBYTES
+        return self._tiles.sender.unsent_nbytes > UNSENT_NBYTES
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Let copies of tiles be sent to the workers, straight, and keep them here too."""
         if instructions:
-            tiles = [instruction.tile for instruction in instructions]
-            # A view is of memory that the model may use again.
-            own = [valid if valid.base is None else np.array(valid) for valid in arrays]
-            self._copies.update(zip(tiles, map(self._kept.add, own), strict=True))
-            self._sender.send(tiles, own)
+            self._tiles.take([instruction.tile for instruction in instructions], arrays)
 
     def held(self, tiles: Sequence[int]) -> list[Any]:
         """Return futures of tiles that were taken in; the tile itself where it is not sent yet."""
-        sent = {tile: place.future for (_, tile, _), place in self._tiles.items()}
-        return [sent[tile] if tile in sent else self._kept.read(self._copies[tile]) for tile in tiles]
+        return self._tiles.held(tiles)
 
     def _sent(self, tiles: tuple[int, ...], futures: Sequence[Future[Any]]) -> TilesPredicted:
         handles = tuple(self._next_key("tile", tile) for tile in tiles)
-        self._tiles.update(zip(handles, (_Tile(future, None) for future in futures), strict=True))
+        for handle, tile, future in zip(handles, tiles, futures, strict=True):
+            self._tiles.add(handle, tile, future)
         return TilesPredicted(tiles, handles)
 
     def error_behind(self, failure: Failure) -> BaseException | None:
@@ -222,17 +203,16 @@ class RemoteExecutor:
             return
         self._closed = True
         with suppress(Exception):
-            self._sender.close()
+            self._tiles.sender.close()
         if self._client.status == "running":
             # The error that ended the run matters more than one of sending.
             with suppress(Exception):
                 self._at_once.extend(self.events(wait=False))
         futures, self._running = list(self._running), {}
-        self._tiles.clear()
         for waiting in self._waiting:
             waiting.clear()
         self._suspects = Suspects()
-        self._kept.close()
+        self._tiles.close()
         if self._client.status == "running":
             with suppress(Exception):
                 self._client.cancel(futures)
@@ -249,21 +229,19 @@ class RemoteExecutor:
                 self._suspects.ended()
 
     def _start(self, instruction: Instruction) -> Future[Any] | None:
-        if isinstance(instruction, WriteUnit) and not all(handle in self._tiles for handle in instruction.handles):
-            # A tile was lost meanwhile: when it is there again, the unit is instructed again.
-            return None
         future = self._task_of(instruction)
+        if future is None:
+            return None
         self._running[future] = instruction
         future.add_done_callback(self._ended.put)
         return future
 
-    def _task_of(self, instruction: Instruction) -> Future[Any]:
+    def _task_of(self, instruction: Instruction) -> Future[Any] | None:
         match instruction:
             case WriteUnit(unit, _, tiles, handles):
-                places = [self._tiles[handle] for handle in handles]
-                futures = list(dict.fromkeys(place.future for place in places))
-                where = [(futures.index(place.future), place.place) for place in places]
-                return self._write_task(self._next_key("write", unit), unit, tiles, where, futures)
+                found = self._tiles.futures_of(handles)
+                # Where a tile was lost meanwhile, the unit is instructed again when it is there again.
+                return found and self._write_task(self._next_key("write", unit), unit, tiles, *found)
             case ProduceUnit(unit):
                 return self._submit_task(self._next_key("produce", unit), 0, produce, unit)
             case DeliverTiles(tiles):
@@ -275,10 +253,10 @@ class RemoteExecutor:
         key: Hashable,
         unit: int,
         tiles: tuple[int, ...],
-        where: list[tuple[int, int | None]],
         futures: list[Future[Any]],
+        where: list[tuple[int, int | None]],
     ) -> Future[Any]:
-        """Submit the writing of a unit; where each tile is says the number of a future, and a place in its value."""
+        """Submit the writing of a unit; where a tile is says the number of a future, and a place in its value."""
         return self._submit_task(key, 10, write, unit, tiles, where, futures)
 
     def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -288,7 +266,8 @@ class RemoteExecutor:
         match instruction:
             case DeliverTiles(tiles) if future.status == "finished":
                 handles = tuple((future.key, place) for place in range(len(tiles)))
-                self._tiles.update((handle, _Tile(future, place)) for place, handle in enumerate(handles))
+                for place, (handle, tile) in enumerate(zip(handles, tiles, strict=True)):
+                    self._tiles.add(handle, tile, future, place)
                 return [TilesPredicted(tiles, handles)]
             case ProduceUnit(unit) | WriteUnit(unit) if receipt is not None:
                 return [UnitWritten(unit, receipt)]
@@ -300,22 +279,15 @@ class RemoteExecutor:
         """Forget the tiles of a unit that died with their workers, and return that they did, or that it is hopeless."""
         if not isinstance(instruction, WriteUnit):
             return []
-        lost = [
-            (tile, handle)
-            for tile, handle in zip(instruction.tiles, instruction.handles, strict=True)
-            if handle in self._tiles and self._tiles[handle].future.status in ("cancelled", "lost", "error")
-        ]
+        lost = self._tiles.forget_lost(instruction.handles)
         if not lost:
             return []
-        for _, handle in lost:
-            del self._tiles[handle]
+        are_lost = TilesLost(tuple(lost.values()), tuple(lost))
         self._losses[instruction.unit] += 1
-        if self._losses[instruction.unit] > LOSSES_PER_UNIT:
-            reason = (
-                f"its tiles were lost with their workers {LOSSES_PER_UNIT + 1} times, in the end while it ran alone"
-            )
-            return [UnitFailed(instruction.unit, instruction.attempt, Failure(reason, is_final=True))]
-        return [TilesLost(tuple(tile for tile, _ in lost), tuple(handle for _, handle in lost))]
+        if self._losses[instruction.unit] <= LOSSES_PER_UNIT:
+            return [are_lost]
+        reason = f"{self._losses[instruction.unit]} times its tiles were lost with a worker, at last while it ran alone"
+        return [UnitFailed(instruction.unit, instruction.attempt, Failure(reason, is_final=True)), are_lost]
 
     def _send_again(self, future: Future[Any], instruction: Instruction) -> bool:
         """Submit an instruction again that the cluster has dropped, since it was restarted: that is no failed attempt.

@@ -29,9 +29,9 @@ from tilewright.images.stitching import ImageStitching
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.runs.run import Run
 from tilewright.transport.clients import memory_for_tiles, shares_memory
+from tilewright.transport.remote_tiles import TileCopies
 from tilewright.transport.scatter import fetch_on_worker
 from tilewright.transport.sendable import sendable_errors
-from tilewright.transport.tile_copies import TileCopies
 
 _log = logging.getLogger(__name__)
 
@@ -234,8 +234,8 @@ class _ClusterExecutor(RemoteExecutor):
         key: Hashable,
         unit: int,
         tiles: tuple[int, ...],
-        where: list[tuple[int, int | None]],
         futures: list[Future[Any]],
+        where: list[tuple[int, int | None]],
     ) -> Future[Any]:
         # As dependencies of a task, all tiles would be brought to its worker at once.
         values: list[Any] = [future.key for future in futures] if self._writer.is_lazy else futures
