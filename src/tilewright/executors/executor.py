@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Failure, Instruction, TakeTile
+from tilewright.coordinator import (
+    DeliverTiles,
+    Event,
+    Failure,
+    Instruction,
+    ProduceUnit,
+    TakeTile,
+    TilesFailed,
+    UnitFailed,
+    WriteUnit,
+)
 from tilewright.stores.places import without_secrets
 
 TASKS_PER_THREAD = 3
@@ -81,3 +91,13 @@ class Errors:
     def behind(self, failure: Failure) -> BaseException | None:
         """Return the error that a failure stands for; None where it is not kept any more."""
         return None if failure.error is None else self._errors.get(failure.error)
+
+
+def failed(instruction: Instruction, failure: Failure) -> Event:
+    """Return the event that an instruction has failed."""
+    match instruction:
+        case DeliverTiles(tiles):
+            return TilesFailed(tiles, failure)
+        case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
+            return UnitFailed(unit, attempt, failure)
+    raise TypeError(f"{instruction} has no outcome")

@@ -18,9 +18,9 @@ from typing import Any
 from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Failure, Instruction, ReleaseTile, TakeTile, WriteUnit
+from tilewright.coordinator import Event, Instruction, ReleaseTile, TakeTile, WriteUnit
 from tilewright.executors.executor import TASKS_PER_THREAD
-from tilewright.executors.local_work import LocalWork, is_prediction
+from tilewright.executors.local_executor import LocalExecutor, is_prediction
 from tilewright.executors.work import Work
 from tilewright.transport.watch import LOOK_SECONDS, Watch, gone
 
@@ -36,7 +36,7 @@ CLOSE_SECONDS = 5.0
 _executors: dict[str, "InProcessExecutor"] = {}
 
 
-class InProcessExecutor:
+class InProcessExecutor(LocalExecutor):
     """Carry out instructions on the threads of a cluster in this process.
 
     Parameters
@@ -48,9 +48,9 @@ class InProcessExecutor:
     """
 
     def __init__(self, client: Client, work: Work) -> None:
+        super().__init__(work)
         self._client = client
         self._watch = Watch(client)
-        self._local = LocalWork(work)
         self._waiting: queue.PriorityQueue[tuple[int, int, Instruction | None]] = queue.PriorityQueue()
         self._happened: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self._numbers = count()
@@ -68,10 +68,10 @@ class InProcessExecutor:
         """Queue an instruction, units to be written first, since they free memory."""
         match instruction:
             case ReleaseTile(tile):
-                self._local.held.release(tile)
+                self._tiles.release(tile)
             case _:
                 urgency = 1 if isinstance(instruction, WriteUnit) else 2
-                for part in self._local.split(instruction):
+                for part in self._steps(instruction):
                     self._queue(urgency, part)
 
     def stop_predicting(self) -> None:
@@ -88,12 +88,12 @@ class InProcessExecutor:
     @property
     def wanted_nbytes(self) -> int:
         """Bytes of units that keep all lanes busy."""
-        return TASKS_PER_THREAD * self._most_lanes * self._local.work.plan.largest_unit_nbytes
+        return TASKS_PER_THREAD * self._most_lanes * self._work.plan.largest_unit_nbytes
 
     @property
     def is_full(self) -> bool:
         """Whether tiles would be copied that need not be, since the lanes have enough to do."""
-        return self._local.held.is_full and self._unfinished_count >= 2 * self._most_lanes
+        return self._tiles.is_full and self._unfinished_count >= 2 * self._most_lanes
 
     def events(self, *, wait: bool) -> list[Event]:
         """Return what the lanes report."""
@@ -115,16 +115,8 @@ class InProcessExecutor:
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Hold tiles until their units are written."""
-        for event in self._local.take(instructions, arrays):
+        for event in self._hold(instructions, arrays):
             self._happened.put(event)
-
-    def held(self, tiles: Sequence[int]) -> list[AnyArray]:
-        """Return tiles that were taken in."""
-        return [self._local.held[tile] for tile in tiles]
-
-    def error_behind(self, failure: Failure) -> BaseException | None:
-        """Return the error behind a failure, if it is still kept."""
-        return self._local.errors.behind(failure)
 
     def close(self) -> None:
         """Drop what is queued, and wait a little for what is being written or seen by the model."""
@@ -132,7 +124,7 @@ class InProcessExecutor:
             return
         self._closed = True
         _executors.pop(self._run, None)
-        self._local.stopped.set()
+        self._stopped.set()
         self._taken_back()
         with self._lock:
             lanes = list(self._lanes.values())
@@ -143,7 +135,7 @@ class InProcessExecutor:
         with suppress(OSError, CancelledError):
             for lane in lanes:
                 lane.exception(timeout=max(0.0, until - monotonic()))
-        self._local = LocalWork(self._local.work)
+        self._let_go()
 
     def _taken_back(self) -> list[tuple[int, Instruction]]:
         """Return what was queued, and is not any more, with how urgent it was."""
@@ -195,7 +187,7 @@ class InProcessExecutor:
             if step is None:
                 break
             try:
-                self._happened.put(self._local.perform(step))
+                self._happened.put(self._perform(step))
             except BaseException as error:
                 # Not an error of the work, which is an event, but a model that exits, say.
                 self._happened.put(error)

@@ -9,7 +9,7 @@ A task of which Dask has lost too many workers is a suspect: see `tilewright.coo
 import queue
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -27,7 +27,6 @@ from tilewright.coordinator import (
     ReleaseTile,
     Suspects,
     TakeTile,
-    TilesFailed,
     TilesLost,
     TilesPredicted,
     UnitFailed,
@@ -35,7 +34,7 @@ from tilewright.coordinator import (
     WriteUnit,
 )
 from tilewright.errors import TilesGoneError, WorkGoneError
-from tilewright.executors.executor import TASKS_PER_THREAD, Errors
+from tilewright.executors.executor import TASKS_PER_THREAD, Errors, failed
 from tilewright.executors.remote_tasks import predict, produce, write
 from tilewright.executors.work import Work
 from tilewright.ledger.receipts import UnitReceipt
@@ -241,25 +240,23 @@ class RemoteExecutor:
             case WriteUnit(unit, _, tiles, handles):
                 found = self._tiles.futures_of(handles)
                 # Where a tile was lost meanwhile, the unit is instructed again when it is there again.
-                return found and self._write_task(self._next_key("write", unit), unit, tiles, *found)
+                return found and self._write_task(unit, tiles, *found)
             case ProduceUnit(unit):
-                return self._submit_task(self._next_key("produce", unit), 0, produce, unit)
+                return self._submit_task("produce", unit, produce, unit)
             case DeliverTiles(tiles):
-                return self._submit_task(self._next_key("predict", tiles[0]), 0, predict, tiles)
+                return self._submit_task("predict", tiles[0], predict, tiles)
         raise TypeError(f"{instruction} is not carried out by a task")
 
     def _write_task(
-        self,
-        key: Hashable,
-        unit: int,
-        tiles: tuple[int, ...],
-        futures: list[Future[Any]],
-        where: list[tuple[int, int | None]],
+        self, unit: int, tiles: tuple[int, ...], futures: list[Future[Any]], where: list[tuple[int, int | None]]
     ) -> Future[Any]:
         """Submit the writing of a unit; where a tile is says the number of a future, and a place in its value."""
-        return self._submit_task(key, 10, write, unit, tiles, where, futures)
+        return self._submit_task("write", unit, write, unit, tiles, where, futures)
 
-    def _submit_task(self, key: Hashable, priority: int, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def _submit_task(self, kind: str, number: int, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        # What is written frees memory.
+        priority = 10 if kind == "write" else 0
+        key = self._next_key(kind, number)
         return self._client.submit(function, self._names, *args, key=key, priority=priority, pure=False)
 
     def _outcome(self, future: Future[Any], instruction: Instruction, receipt: UnitReceipt | None) -> list[Event]:
@@ -323,12 +320,7 @@ class RemoteExecutor:
         if _is_killed(future) and future is not self._alone:
             self._suspects.add(instruction)
             return []
-        match instruction:
-            case DeliverTiles(tiles):
-                return [TilesFailed(tiles, self._failed(future))]
-            case ProduceUnit(unit, attempt) | WriteUnit(unit, attempt):
-                return [UnitFailed(unit, attempt, self._failed(future))]
-        raise TypeError(f"{instruction} has no outcome")
+        return [failed(instruction, self._failed(future))]
 
     def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
         """Fetch the receipts of all units that were written, in one message."""

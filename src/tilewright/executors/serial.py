@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from tilewright.assemble import AnyArray
-from tilewright.coordinator import Event, Failure, Instruction, ReleaseTile, TakeTile
-from tilewright.executors.local_work import LocalWork, is_prediction
+from tilewright.coordinator import Event, Instruction, ReleaseTile, TakeTile
+from tilewright.executors.local_executor import LocalExecutor, is_prediction
 from tilewright.executors.work import Work
 
 
-class SerialExecutor:
+class SerialExecutor(LocalExecutor):
     """Carry out one instruction whenever events are asked for, in the calling thread.
 
     Parameters
@@ -19,7 +19,7 @@ class SerialExecutor:
     """
 
     def __init__(self, work: Work) -> None:
-        self._local = LocalWork(work)
+        super().__init__(work)
         self._waiting: deque[Instruction] = deque()
         self._happened: list[Event] = []
 
@@ -27,9 +27,9 @@ class SerialExecutor:
         """Remember an instruction, or release a tile at once."""
         match instruction:
             case ReleaseTile(tile):
-                self._local.held.release(tile)
+                self._tiles.release(tile)
             case _:
-                self._waiting.extend(self._local.split(instruction))
+                self._waiting.extend(self._steps(instruction))
 
     def stop_predicting(self) -> None:
         """Drop predictions that have not begun."""
@@ -43,33 +43,25 @@ class SerialExecutor:
     @property
     def wanted_nbytes(self) -> int:
         """Those of one unit."""
-        return self._local.work.plan.largest_unit_nbytes
+        return self._work.plan.largest_unit_nbytes
 
     @property
     def is_full(self) -> bool:
         """Whether tiles would be copied that need not be."""
-        return self._local.held.is_full and not self.is_idle
+        return self._tiles.is_full and not self.is_idle
 
     def events(self, *, wait: bool) -> list[Event]:
         """Return what was taken in; if there is nothing, carry out the oldest instruction, and return its outcome."""
         if self._happened:
             happened, self._happened = self._happened, []
             return happened
-        return [self._local.perform(self._waiting.popleft())] if self._waiting else []
+        return [self._perform(self._waiting.popleft())] if self._waiting else []
 
     def take(self, instructions: Sequence[TakeTile], arrays: Sequence[AnyArray]) -> None:
         """Hold tiles until their units are written."""
-        self._happened += self._local.take(instructions, arrays)
-
-    def held(self, tiles: Sequence[int]) -> list[AnyArray]:
-        """Return tiles that were taken in."""
-        return [self._local.held[tile] for tile in tiles]
-
-    def error_behind(self, failure: Failure) -> BaseException | None:
-        """Return the error behind a failure, if it is still kept."""
-        return self._local.errors.behind(failure)
+        self._happened += self._hold(instructions, arrays)
 
     def close(self) -> None:
         """Let go of all that is held."""
         self._waiting.clear()
-        self._local = LocalWork(self._local.work)
+        self._let_go()

@@ -4,7 +4,7 @@ Tiles wait with the executor for the rest of their image, and images are written
 """
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -230,17 +230,12 @@ class _ClusterExecutor(RemoteExecutor):
         self._writer = writer
 
     def _write_task(
-        self,
-        key: Hashable,
-        unit: int,
-        tiles: tuple[int, ...],
-        futures: list[Future[Any]],
-        where: list[tuple[int, int | None]],
+        self, unit: int, tiles: tuple[int, ...], futures: list[Future[Any]], where: list[tuple[int, int | None]]
     ) -> Future[Any]:
         # As dependencies of a task, all tiles would be brought to its worker at once.
         values: list[Any] = [future.key for future in futures] if self._writer.is_lazy else futures
         writer = replace(self._writer, images={unit: self._writer.images[unit]}, fetch=fetch_on_worker)
-        return self._submit_task(key, 10, _write_image, writer, unit, tiles, values)
+        return self._submit_task("write", unit, _write_image, writer, unit, tiles, values)
 
 
 @sendable_errors

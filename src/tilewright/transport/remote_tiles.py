@@ -148,7 +148,7 @@ class RemoteTiles:
             self._kept.release(self._copies.pop(tile))
 
     def futures_of(self, handles: Sequence[Hashable]) -> tuple[list[Future[Any]], list[tuple[int, int | None]]] | None:
-        """Return the futures of tiles, and for each tile the number of its future and its place; None if one is lost."""
+        """Return the futures of tiles, and where in them each tile is; None if one is lost."""
         if not all(handle in self._places for handle in handles):
             return None
         places = [self._places[handle] for handle in handles]
