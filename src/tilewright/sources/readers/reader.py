@@ -58,25 +58,13 @@ class Reader:
 
 
 def owned(window: Any) -> AnyArray:
-    """Return an array that a model may change: no view of the source, and no read-only memory.
-
-    Raises
-    ------
-    ValueError
-        If elements are masked.
-    """
+    """Return an array that a model may change: no view of the source, no read-only memory; raises as `unmasked`."""
     array = np.asarray(unmasked(window))
     return array if array.flags.owndata and array.flags.writeable else array.copy()
 
 
 def unmasked(values: Any) -> Any:
-    """Return the data of a masked array without masked elements; other values unchanged.
-
-    Raises
-    ------
-    ValueError
-        If elements are masked.
-    """
+    """Return the data of a masked array, and other values unchanged; raise ValueError where elements are masked."""
     if not isinstance(values, np.ma.MaskedArray):
         return values
     if np.ma.is_masked(values):
