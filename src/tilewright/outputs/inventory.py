@@ -119,16 +119,9 @@ Listing = FolderListing | StoreListing
 
 @dataclass(frozen=True)
 class Inventory:
-    """The Zarr nodes and the other objects in the place of an output.
+    """The Zarr nodes and the other objects in the place of an output, with the path of its array in the place.
 
-    Parameters
-    ----------
-    listing : Listing
-        The objects in the place.
-    array : str
-        Path of the array of the output in the place.
-    recorded : sequence of Node
-        Array metadata in the ledger of the output; the last ones stand for lost metadata.
+    Of the array metadata recorded in the ledger of the output, the last ones stand for lost metadata.
     """
 
     listing: Listing

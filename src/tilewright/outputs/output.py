@@ -45,10 +45,8 @@ class Output:
 
     Parameters
     ----------
-    store : zarr store
-        The store.
-    group : str
-        Path of the group in the store; empty for its root.
+    store, group
+        The store, and the path of the group in it; empty for its root.
     ledger_path : Path, optional
         Folder of its ledger; by default beside the store.
     """
@@ -217,12 +215,7 @@ class Output:
     def check(self, options: OutputOptions) -> None:
         """Check that the output can be created, replaced or completed, as the options say.
 
-        Raises
-        ------
-        DestinationExistsError, ResumeError
-            As in `check_replaceable` and `header`.
-        DestinationError
-            If the place cannot be written.
+        It raises as `check_replaceable` and `header`, and DestinationError if the place cannot be written.
         """
         if self.folder is not None:
             existing = nearest_existing(self.folder)

@@ -56,10 +56,7 @@ def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
     extension : str
         Extension of the outputs. Arrays share one Zarr store; other outputs have one file per array.
 
-    Raises
-    ------
-    DestinationError
-        If two sources would share an output; the message names both.
+    Two sources that would share an output are a DestinationError, which names both.
 
     Examples
     --------

@@ -31,14 +31,12 @@ class Source:
     ----------
     axes : ImageAxes
         Axes in the order of the source, and their extents.
-    dtype : numpy.dtype
-        Data type of its elements.
+    dtype, reader
+        Data type of its elements, and reader of them.
     name : str
         Name in messages.
     path : Path or None
         Path of the file or folder; None for an array.
-    reader : Reader
-        Reader of its elements.
     recorded_path : str or None
         Path when an output was begun from it.
     series : int
@@ -90,17 +88,9 @@ class Source:
         self.reader.close()
 
     def read_window(self, window: Mapping[str, Interval]) -> AnyArray:
-        """Return a window of one sample and frame, C(Z)YX, also if the source has no channels.
+        """Return a window of one sample and frame, C(Z)YX, also if the source has no channels; or raise SourceError.
 
-        Parameters
-        ----------
-        window : mapping of str to (start, stop)
-            Interval of each axis that is not read in full. S and T must have one element.
-
-        Raises
-        ------
-        SourceError
-            If it cannot be read; the message names the source and the window.
+        The window has the interval of each axis that is not read in full. S and T must have one element.
         """
         names = self.axes.names
         slices = tuple(slice(*window.get(name, (0, self.axes.extent(name)))) for name in names)
@@ -119,14 +109,7 @@ class Source:
     def read_tile(self, axes: str, tilings: Sequence[AxisTiling], position: Sequence[int]) -> AnyArray:
         """Return the input of the model for one tile, C(Z)YX, padded by reflection where an axis is shorter.
 
-        Parameters
-        ----------
-        axes : str
-            Tiled axes. A tiling of C is ignored: all channels are read.
-        tilings : sequence of AxisTiling
-            One tiling per axis.
-        position : sequence of int
-            Index of the tile on each axis.
+        Each tiled axis has a tiling, and the index of the tile. A tiling of C is ignored: all channels are read.
         """
         tiled = list(zip(axes, tilings, position, strict=True))
         read = self.read_window({name: tiling.read(index) for name, tiling, index in tiled if name != "C"})

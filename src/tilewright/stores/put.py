@@ -29,12 +29,10 @@ def put_object(
 
     Parameters
     ----------
-    store, key
-        Place of the object.
+    store, key, patience
+        Store and key of the object, and retry policy.
     parts : iterable of bytes-like
         Bytes of the object, in order; each attempt iterates anew.
-    patience : Patience, optional
-        Retry policy.
     check : callable, optional
         Raises OutputInUseError where another run has the output; called in each attempt.
 

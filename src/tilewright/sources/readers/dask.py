@@ -89,12 +89,8 @@ class DaskReader(Reader):
     def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
         """Wait until the cluster of the run has computed all persisted parts, and let its workers find them.
 
-        `look` is called once a second, and raises if the run must end.
-
-        Raises
-        ------
-        SourceError
-            If another cluster holds the parts, or a part has failed.
+        `look` is called once a second, and raises if the run must end. SourceError is raised if another cluster holds
+        the parts, or a part has failed.
         """
         futures = self._futures()
         if not futures:

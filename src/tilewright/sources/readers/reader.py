@@ -129,16 +129,15 @@ class FileReader(Reader):
 
     def _check_same(self) -> None:
         """Raise SourceElsewhereError if the file is missing, or is not the described one."""
+        host = socket.gethostname()
         if not os.path.lexists(self.path):
-            raise SourceElsewhereError(
-                f"the source {self.path} does not exist on the host {socket.gethostname()}; put it where all workers "
-                "see it"
-            )
+            reason = f"the source {self.path} does not exist on the host {host}; put it where all workers see it"
+            raise SourceElsewhereError(reason)
         found = self._status()
         if found != self._described_as:
             raise SourceElsewhereError(
-                f"could not read {self.path}: on the host {socket.gethostname()} it is another file, or has changed "
-                f"since the run began: (bytes, time in nanoseconds) was {self._described_as}, is {found}"
+                f"could not read {self.path}: on the host {host} it is another file, or has changed since the run "
+                f"began: (bytes, time in nanoseconds) was {self._described_as}, is {found}"
             )
 
 
@@ -156,8 +155,8 @@ class FunctionReader(FileReader):
 
     def read(self, slices: Slices) -> AnyArray:
         """Return a window."""
-        window: AnyArray = super().open().read(slices)
-        return window
+        reader: Reader = super().open()
+        return reader.read(slices)
 
     @property
     def view(self) -> str:
