@@ -19,7 +19,7 @@ from zarr.abc.store import Store
 from zarr.storage import StorePath
 
 from tilewright.identity.values import array_digest, digest_of, name_of
-from tilewright.identity.walk import MOST_OBJECTS, NUMBERS, UnknownPartsError, parts_of
+from tilewright.identity.walk import MOST_OBJECTS, NUMBERS, UnknownPartsError, is_on_cluster, is_tensor, parts_of
 from tilewright.stores.places import public_name
 
 DIGESTED_NBYTES = 2**28
@@ -89,17 +89,12 @@ class _Digests:
             return digest_of(f"{self._of_zarr(thing)} in {public_name(thing.store, thing.path)}")
         if isinstance(thing, Store | StorePath):
             return digest_of(f"store {public_name(thing)}")
-        return self._of_collection(thing) if dask.base.is_dask_collection(thing) else self._of_memory(thing)
-
-    def _of_memory(self, thing: Any) -> str | None:
-        kind = type(thing)
-        root = str(kind.__module__).partition(".")[0]
-        if root == "torch" and hasattr(thing, "untyped_storage"):
-            return self._of_tensor(thing)
-        if root == "distributed" and kind.__name__ in {"Future", "Actor"}:
+        if dask.base.is_dask_collection(thing):
+            return self._of_collection(thing)
+        if is_on_cluster(thing):
             self.not_compared.add("what a cluster holds")
-            return name_of(kind)
-        return None
+            return name_of(type(thing))
+        return self._of_tensor(thing) if is_tensor(thing) else None
 
     def _of_array(self, array: np.ndarray[Any, Any]) -> str:
         nbytes = array.nbytes if array.nbytes <= self._left_nbytes else _PIECES_NBYTES

@@ -12,13 +12,7 @@ from tilewright.identity.values import digest_of, value_identity
 def model_identity(model: Any) -> str:
     """Return the identity of a torch module or another callable.
 
-    For a torch module its class name and a digest of its weights and buffers. For a function its name and a digest of
-    its code and its closure; for a partial function also a digest of its arguments.
-
-    Examples
-    --------
-    >>> model_identity(len)
-    'builtins.len'
+    For a torch module its class name and a digest of its weights and buffers. For other callables as `value_identity`.
     """
     return value_identity(model, _of_weights)
 

@@ -26,7 +26,7 @@ _DEEPEST = 8
 """Deepest nesting; of deeper values only the type counts."""
 
 
-def digest_of(text: str | bytes) -> str:
+def digest_of(text: str | bytes | bytearray) -> str:
     """Return the digest of a text.
 
     Examples
@@ -100,8 +100,7 @@ class _Identity:
             case None | bool() | int() | float() | complex():
                 identity = repr(value)
             case str() | bytes() | bytearray():
-                data = bytes(value) if isinstance(value, bytearray) else value
-                identity = f"{type(value).__name__} {digest_of(data)}"
+                identity = f"{type(value).__name__} {digest_of(value)}"
             case np.ndarray():
                 identity = f"array {array_digest(value)}"
             case np.generic() | np.dtype() | slice() | range():
@@ -148,8 +147,7 @@ class _Identity:
             except ValueError:
                 # A variable without a value so far.
                 yield "empty"
-        for name in sorted(names_in(function.__code__) & function.__globals__.keys()):
-            value = function.__globals__[name]
+        for name, value in globals_of(function).items():
             is_own = isinstance(value, FunctionType) and value.__module__ == function.__module__
             if is_own or isinstance(value, bool | int | float | complex | str | bytes | tuple):
                 yield f"{name} {self.of(value)}"
@@ -177,6 +175,12 @@ def names_in(code: CodeType) -> set[str]:
     return {name for inner in codes_of(code) for name in inner.co_names}
 
 
+def globals_of(function: FunctionType) -> dict[str, Any]:
+    """Return what a function uses of its module, by name."""
+    used = names_in(function.__code__) & function.__globals__.keys()
+    return {name: function.__globals__[name] for name in sorted(used)}
+
+
 def array_digest(array: AnyArray, most_nbytes: int = _DIGESTED_NBYTES) -> str:
     """Return a digest of an array: of all elements, or of pieces spread evenly over a large array.
 
@@ -189,9 +193,9 @@ def array_digest(array: AnyArray, most_nbytes: int = _DIGESTED_NBYTES) -> str:
     digest = xxh3_64(repr(array.shape).encode())
     if array.dtype.hasobject:
         digest.update(repr(array.dtype).encode())
-        return digest.hexdigest()
-    for piece in _pieces(array, most_nbytes):
-        digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+    else:
+        for piece in _pieces(array, most_nbytes):
+            digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

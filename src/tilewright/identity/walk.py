@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph, Layer
 
-from tilewright.identity.values import code_digest, name_of, names_in
+from tilewright.identity.values import code_digest, globals_of, name_of
 
 PLAIN = (int, float, complex, bool, slice, range, type(None), type(...), type(NotImplemented), np.generic, np.dtype)
 """Types that their `repr` describes in full."""
@@ -44,12 +44,7 @@ class UnknownPartsError(TypeError):
 
 
 def parts_of(thing: Any) -> Parts:
-    """Return the label and the parts of an object.
-
-    Raises
-    ------
-    UnknownPartsError
-        If they cannot be found.
+    """Return the label and the parts of an object, or raise UnknownPartsError where they cannot be found.
 
     Examples
     --------
@@ -96,10 +91,8 @@ def _parts_of_values(thing: Any) -> Parts | None:
         return Parts(f"{kind.__name__} {thing!r}", [])
     if issubclass(kind, _OF_ONE_PROCESS):
         return Parts(kind.__name__, [])
-    if kind in (list, tuple):
-        return Parts(kind.__name__, list(thing))
-    if kind in (set, frozenset):
-        return Parts(kind.__name__, list(thing), is_ordered=False)
+    if kind in (list, tuple, set, frozenset):
+        return Parts(kind.__name__, list(thing), is_ordered=kind in (list, tuple))
     if isinstance(thing, Mapping) and not isinstance(thing, Layer | HighLevelGraph):
         return Parts("dict", list(thing.items()), is_ordered=False)
     return None
@@ -107,26 +100,46 @@ def _parts_of_values(thing: Any) -> Parts | None:
 
 def _parts_of_graph(thing: Any) -> Parts | None:
     kind = type(thing)
-    if kind.__module__ == "dask._task_spec":
-        return _parts_of_task(thing)
     if isinstance(thing, HighLevelGraph):
         return Parts("graph", list(thing.layers.values()))
     if isinstance(thing, Layer):
         held = {name: value for name, value in vars(thing).items() if not name.startswith("_cached")}
         return Parts(name_of(kind), [held[name] for name in sorted(held.keys() - _NOT_OF_LAYERS)])
-    return None
+    if kind.__module__ != "dask._task_spec":
+        return None
+    # A task is described without its key.
+    if kind.__name__ in ("TaskRef", "Alias"):
+        return Parts("reference", [thing.key if kind.__name__ == "TaskRef" else thing.target])
+    if kind.__name__ == "DataNode":
+        return Parts("data", [thing.value])
+    is_call = hasattr(thing, "func") and hasattr(thing, "args")
+    return Parts(kind.__name__, [thing.func, thing.args, thing.kwargs]) if is_call else None
 
 
-def is_library(module: object) -> bool:
-    """Tell whether a module belongs to Python, to tilewright or to an installed package.
+def package_of(thing: Any) -> str:
+    """Return the name of the package of a class or function; some built-in ones have no module."""
+    return thing.__module__.partition(".")[0] if isinstance(thing.__module__, str) else "builtins"
+
+
+def is_tensor(thing: Any) -> bool:
+    """Tell whether an object is a tensor of torch, which is perhaps not imported."""
+    return package_of(type(thing)) == "torch" and hasattr(thing, "untyped_storage")
+
+
+def is_on_cluster(thing: Any) -> bool:
+    """Tell whether an object stands for something that a cluster holds."""
+    return package_of(type(thing)) == "distributed" and type(thing).__name__ in {"Future", "Actor"}
+
+
+def is_library(thing: Any) -> bool:
+    """Tell whether a class or function belongs to Python, to tilewright or to an installed package.
 
     Examples
     --------
-    >>> is_library("os.path"), is_library("numpy"), is_library("__main__")
-    (True, True, False)
+    >>> is_library(sys.exit), is_library(np.ndarray)
+    (True, True)
     """
-    # Methods of built-in types have no module.
-    root = module.partition(".")[0] if isinstance(module, str) else "builtins"
+    root = package_of(thing)
     if root in sys.stdlib_module_names or root == "tilewright":
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
@@ -144,31 +157,24 @@ def _parts_of_code(thing: Any) -> Parts | None:
     if isinstance(thing, FunctionType):
         return _parts_of_function(thing)
     if isinstance(thing, type):
-        is_known = is_library(thing.__module__)
-        return Parts(f"class {name}", [] if is_known else [_methods_of(thing), *thing.__bases__])
+        return Parts(f"class {name}", [] if is_library(thing) else [_methods_of(thing), *thing.__bases__])
     bound = getattr(thing, "__self__", None)
     return Parts(f"function {name}", [] if bound is None or isinstance(bound, ModuleType | type) else [bound])
 
 
 def _parts_of_function(thing: FunctionType) -> Parts:
-    held = [thing.__defaults__, thing.__kwdefaults__, _closure_of(thing)]
-    if is_library(thing.__module__):
-        # The name stands for the code of a package; defaults and closures still count.
-        return Parts(f"function {name_of(thing)}", held)
-    used = {name: thing.__globals__[name] for name in sorted(names_in(thing.__code__) & thing.__globals__.keys())}
-    # Without the module name: it is `__main__` in one process, and another name in others.
-    label = f"function {thing.__qualname__} {code_digest(thing.__code__)}"
-    return Parts(label, [*held, {name: value for name, value in used.items() if not isinstance(value, ModuleType)}])
-
-
-def _closure_of(function: FunctionType) -> dict[str, Any]:
-    """Return the closure of a function, by name."""
-    closed: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+    closure: dict[str, Any] = {}
+    for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
         # A variable without a value so far.
         with suppress(ValueError):
-            closed[name] = cell.cell_contents
-    return closed
+            closure[name] = cell.cell_contents
+    held = [thing.__defaults__, thing.__kwdefaults__, closure]
+    if is_library(thing):
+        # The name stands for the code of a package; defaults and closures still count.
+        return Parts(f"function {name_of(thing)}", held)
+    used = {name: value for name, value in globals_of(thing).items() if not isinstance(value, ModuleType)}
+    # Without the module name: it is `__main__` in one process, and another name in others.
+    return Parts(f"function {thing.__qualname__} {code_digest(thing.__code__)}", [*held, used])
 
 
 def _methods_of(kind: type) -> dict[str, Any]:
@@ -183,18 +189,6 @@ def _methods_of(kind: type) -> dict[str, Any]:
         elif isinstance(value, FunctionType) or (not name.startswith("_") and not inspect.isdatadescriptor(value)):
             found[name] = value
     return found
-
-
-def _parts_of_task(thing: Any) -> Parts:
-    """Return the parts of a Dask task, without its key."""
-    kind = type(thing).__name__
-    if kind in ("TaskRef", "Alias"):
-        return Parts("reference", [thing.key if kind == "TaskRef" else thing.target])
-    if kind == "DataNode":
-        return Parts("data", [thing.value])
-    if hasattr(thing, "func") and hasattr(thing, "args"):
-        return Parts(kind, [thing.func, thing.args, thing.kwargs])
-    return _parts_of_object(thing)
 
 
 def _parts_of_object(thing: Any) -> Parts:

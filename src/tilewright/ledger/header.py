@@ -24,12 +24,8 @@ class Header:
     ----------
     fingerprint : dict
         The named inputs that the stored bytes depend on; JSON values.
-    plan : WritePlan
-        The plan that numbers the units.
-    output : str
-        Place of the output when the run began.
-    arrays : dict
-        Metadata of each array as stored, by its name.
+    plan, output, arrays
+        The plan that numbers the units, the place of the output when the run began, and array metadata by name.
     replaces : {"", "output", "zarr"}
         What this run replaces: nothing, the output of the earlier files of the folder, or any Zarr node.
     """

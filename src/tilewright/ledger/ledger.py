@@ -115,27 +115,16 @@ class LedgerFolder:
 
     def current(self) -> list[LedgerFile]:
         """Return the files about the present output: those from the last replacing run on."""
-        return self._split()[1]
+        files = self.files()
+        return files[_first_current(files) :]
 
     def replaced(self) -> list[LedgerFile]:
         """Return the files about an earlier output, which was or is being replaced."""
-        return self._split()[0]
-
-    def _split(self) -> tuple[list[LedgerFile], list[LedgerFile]]:
-        """Return the files before the last replacing run, and the files from it on."""
         files = self.files()
-        replacing = (index for index, file in enumerate(files) if file.header is not None and file.header.replaces)
-        start = max(replacing, default=0)
-        return files[:start], files[start:]
+        return files[: _first_current(files)]
 
     def header(self) -> Header | None:
-        """Return the header of the present output, or None if the ledger has no files.
-
-        Raises
-        ------
-        ResumeError
-            If no file has a readable header, or the files are about different outputs.
-        """
+        """Return the header of the present output; None if the ledger has no files; ResumeError if it is damaged."""
         files = self.current()
         header = self._header_of(files)
         if files and header is None:
@@ -171,10 +160,7 @@ class LedgerFolder:
     def begin(self, header: Header, number: int, check: Callable[[], None]) -> "Ledger":
         """Create the file of the run with this fencing number, and return it open for appending.
 
-        Raises
-        ------
-        OutputInUseError
-            If another run has begun with this number, or `check` finds the lock lost.
+        OutputInUseError is raised if another run has begun with this number, or `check` finds the lock lost.
         """
         file = self.path / f"{number:06d}{_SUFFIX}"
         with naming(self.path):
@@ -199,6 +185,12 @@ class LedgerFolder:
         return sorted(str(folder.relative_to(self.path)) for folder in folders)
 
 
+def _first_current(files: list[LedgerFile]) -> int:
+    """Return the index of the file of the last replacing run; 0 without one."""
+    replacing = (index for index, file in enumerate(files) if file.header is not None and file.header.replaces)
+    return max(replacing, default=0)
+
+
 def _identity_of(header: Header) -> Header:
     """Return the fields that all headers of one output share: without its place and the memory of a run."""
     return replace(header, output="", replaces="", plan=replace(header.plan, window_nbytes=0))
@@ -218,10 +210,8 @@ class Ledger:
 
     def add_written(self, receipt: UnitReceipt) -> None:
         """Collect the record of a unit whose objects are all stored."""
-        record = Record(
-            receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest, receipt.array
-        )
-        self._waiting += record.to_bytes()
+        unit, count, nbytes = receipt.unit, receipt.object_count, receipt.stored_nbytes
+        self._waiting += Record(unit, Status.WRITTEN, count, nbytes, receipt.digest, receipt.array).to_bytes()
 
     def add_given_up(self, unit: int, array: int = 0) -> None:
         """Collect the record of a failed unit, which holds the fill value."""
@@ -233,13 +223,7 @@ class Ledger:
         return bool(self._waiting)
 
     def flush(self) -> None:
-        """Write the collected records.
-
-        Raises
-        ------
-        DestinationError
-            If that fails; earlier records stay readable.
-        """
+        """Write the collected records, or raise DestinationError; earlier records stay readable."""
         try:
             while self._waiting:
                 written = os.write(self._descriptor, self._waiting)
@@ -251,9 +235,8 @@ class Ledger:
             self._waiting.clear()
             os.ftruncate(self._descriptor, whole)
             self._nbytes = whole
-            raise DestinationError(
-                error.errno, f"could not write the ledger: {error.strerror}", str(self.file)
-            ) from error
+            reason = f"could not write the ledger: {error.strerror}"
+            raise DestinationError(error.errno, reason, str(self.file)) from error
 
     def close(self) -> None:
         """Write the collected records and sync the file to the disk; a second call does nothing."""

@@ -43,7 +43,7 @@ class UnitReceipt:
 
     Parameters
     ----------
-    unit, object_count, stored_nbytes, digest : int
+    unit, object_count, stored_nbytes, digest, array : int
         As in `Record`.
     seconds : StageSeconds
         Seconds per stage.
@@ -55,8 +55,6 @@ class UnitReceipt:
         Key digests of missing stored objects of the source, since the last receipt of the process.
     process : str
         `process_name` of the writing process.
-    array : int
-        As in `Record`.
     """
 
     unit: int

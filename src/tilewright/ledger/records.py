@@ -31,18 +31,12 @@ class Record:
 
     Parameters
     ----------
-    unit : int
-        Number of the unit in the plan.
+    unit, array : int
+        Number of the unit in the plan, and that of its array.
     status : Status
         Whether the unit is stored or given up.
-    object_count : int
-        Number of stored objects.
-    stored_nbytes : int
-        Encoded bytes of these objects.
-    digest : int
-        `UnitDigest` of these objects.
-    array : int
-        Number of the array of the unit in the plan.
+    object_count, stored_nbytes, digest : int
+        Number of the stored objects, their encoded bytes, and their `UnitDigest`.
     """
 
     unit: int
@@ -79,10 +73,7 @@ class Record:
 class Records:
     """The last record of each unit, in the order of units, kept as stored bytes: there may be millions.
 
-    Parameters
-    ----------
-    raw : bytes
-        Whole records one after the other, the oldest first.
+    It is made of whole records one after the other, the oldest first.
 
     Examples
     --------

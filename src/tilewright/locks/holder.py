@@ -70,13 +70,7 @@ class Holder:
 
     @classmethod
     def from_bytes(cls, raw: bytes, where: object) -> "Holder":
-        """Return the holder in the content of a lock; an unknown one where the lock is torn.
-
-        Raises
-        ------
-        DestinationError
-            If the content is no lock.
-        """
+        """Return the holder in a lock; an unknown one where it is torn; raise DestinationError where it is no lock."""
         try:
             holder = cls(**json.loads(raw))
         except (ValueError, TypeError, RecursionError):
@@ -95,13 +89,7 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> "Holder | None":
-        """Return the holder in a file, or None where there is no file.
-
-        Raises
-        ------
-        DestinationError
-            If the file is no lock.
-        """
+        """Return the holder in a file, or None where there is no file; raises as `from_bytes`."""
         try:
             return cls.from_bytes(path.read_bytes(), path)
         except FileNotFoundError:
@@ -143,12 +131,10 @@ class Holder:
 
     @property
     def _is_valid(self) -> bool:
-        texts = (self.host, self.machine, self.token)
-        times = (self.process_started, self.since)
         return (
-            all(isinstance(text, str) for text in texts)
+            all(isinstance(text, str) for text in (self.host, self.machine, self.token))
             and _TOKEN.fullmatch(self.token) is not None
-            and all(type(time) in (int, float) and 0 <= time < 2**40 for time in times)
+            and all(type(time) in (int, float) and 0 <= time < 2**40 for time in (self.process_started, self.since))
             and all(type(number) is int and 0 <= number < 2**31 for number in (self.process, self.number))
             and self.process > 0
             and isinstance(self.has_workers, bool)

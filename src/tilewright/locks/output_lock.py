@@ -49,22 +49,13 @@ class OutputLock:
         self._store = store
         self._group = group
         self._folder = folder
-        self._name = str(folder or store)
-        name = self._name
+        self._name = name = str(folder or store)
         self._own = ObjectLock(store, group, name) if lock_folder is None else WriterLock(lock_folder, name)
         self._of_ledger = None if ledger_folder in (None, lock_folder) else ledger_folder
         self._held = ExitStack()
 
     def acquire(self, number: int = 1, *, has_workers: bool = False) -> None:
-        """Take the lock; see `Lock.acquire`.
-
-        Raises
-        ------
-        OutputInUseError
-            If another run writes the output, one around or inside it, or the ledger.
-        DestinationError
-            If the lock cannot be made.
-        """
+        """Take the lock; raises as `Lock.acquire`, also for an output around or inside this one, and for the ledger."""
         with ExitStack() as held:
             self._acquire(self._own, number, has_workers, held)
             if self._of_ledger is not None:
@@ -157,20 +148,18 @@ class OutputLock:
         if is_unopened_zip(self._store):
             return iter(())
 
+        prefix = f"{self._group}/" if self._group else ""
+
         async def keys() -> list[str]:
-            prefix = f"{self._group}/" if self._group else ""
             return [key async for key in self._store.list_prefix(prefix) if key.endswith(f"/{OBJECT_NAME}")]
 
-        own = f"{self._group}/{OBJECT_NAME}" if self._group else OBJECT_NAME
-        return (key.removesuffix(f"/{OBJECT_NAME}") for key in sync(keys()) if key != own)
+        return (key.removesuffix(f"/{OBJECT_NAME}") for key in sync(keys()) if key != f"{prefix}{OBJECT_NAME}")
 
 
 def _locks_inside(folder: Path) -> Iterator[Path]:
     """Iterate over the locks of outputs below a folder; an array contains none."""
-    places = [folder] + [
-        folder_beside(root, folder.relative_to(root)) for root in (folder, *folder.parents) if root.name
-    ]
-    for place in places:
+    beside = (folder_beside(root, folder.relative_to(root)) for root in (folder, *folder.parents) if root.name)
+    for place in (folder, *beside):
         for parent, folders, names in os.walk(place):
             if ".zarray" in names:
                 folders.clear()

@@ -45,11 +45,12 @@ class Reach:
     def show(self, token: str) -> None:
         """Look, and put a token of 32 hexadecimal digits there for the client."""
         self.look()
+        name, content = self._name_of(token), [token.encode()]
         try:
             if self.folder is not None:
-                write_file(self._file(token), [token.encode()])
+                write_file(self.folder / name, content)
             else:
-                put_object(self.store, self._object(token), [token.encode()])
+                put_object(self.store, name, content)
         except OSError as error:
             raise self._unshared(f"cannot write there: {error}") from error
 
@@ -61,9 +62,9 @@ class Reach:
                 return False
             sleep(_PAUSE_SECONDS)
         if self.folder is not None:
-            remove_file(self._file(token))
+            remove_file(self.folder / self._name_of(token))
         else:
-            delete_object(self.store, self._object(token))
+            delete_object(self.store, self._name_of(token))
         return True
 
     def unseen(self, worker: str) -> NotSharedError:
@@ -80,15 +81,12 @@ class Reach:
         )
 
     def _is_seen(self, token: str) -> bool:
+        name = self._name_of(token)
         try:
-            if self.folder is not None:
-                return self._file(token).read_bytes() == token.encode()
-            return bytes(get_object(self.store, self._object(token))) == token.encode()
+            found = get_object(self.store, name) if self.folder is None else (self.folder / name).read_bytes()
         except FileNotFoundError:
             return False
+        return bytes(found) == token.encode()
 
-    def _file(self, token: str) -> Path:
-        return Path(self.folder or "", f"lock.{token}.partial")
-
-    def _object(self, token: str) -> str:
+    def _name_of(self, token: str) -> str:
         return f"{self.key}.{token}.partial"

@@ -20,12 +20,8 @@ LOOKED_AT = 2
 class Turn:
     """The turn of a thread, in which it calls a model again and again where each call is short.
 
-    Handing the model over to another thread for each of such calls would take longer than they do.
-
-    Parameters
-    ----------
-    lock : lock
-        What is held during a call; the same thread may take it several times.
+    Handing the model over to another thread for each of such calls would take longer than they do. The lock is held
+    during a call; the same thread may take it several times.
     """
 
     def __init__(self, lock: "threading.RLock") -> None:
@@ -89,13 +85,13 @@ class OwnMemory:
     def is_left_alone(self, prediction: AnyArray) -> bool:
         """Tell whether this prediction may be held as it is, since the model does not write to it again.
 
-        Raises
-        ------
-        ModelOutputError
-            If the model has written to a prediction that is held, since the first ones were left alone.
+        ReusedMemoryError is raised if the model has written to a prediction that is held.
         """
         if not self._is_known:
-            self._look_at(prediction)
+            # As soon as it is known whether memory is used again, nothing more is kept.
+            self._is_used_again = any(_address_of(prediction) == _address_of(kept) for kept in self._kept)
+            self._is_known = self._is_used_again or len(self._kept) == LOOKED_AT
+            self._kept = [] if self._is_known else [*self._kept, prediction]
         held = self._held.pop(_address_of(prediction), ())
         if any(reference() is not None for reference in held):
             raise ReusedMemoryError(
@@ -114,15 +110,6 @@ class OwnMemory:
 
         references = [weakref.ref(region, forget) for region in regions if region.base is not None]
         self._held.setdefault(address, []).extend(references)
-
-    def _look_at(self, prediction: AnyArray) -> None:
-        """Decide whether memory is used again, as soon as that is known."""
-        self._is_used_again = any(_address_of(prediction) == _address_of(kept) for kept in self._kept)
-        if self._is_used_again or len(self._kept) == LOOKED_AT:
-            self._is_known = True
-            self._kept.clear()
-        else:
-            self._kept.append(prediction)
 
 
 def _address_of(array: AnyArray) -> int:

@@ -31,11 +31,6 @@ class Predictor:
         factory: it is called once in each process.
     device : str
         A torch device, or ``"auto"``: a GPU where there is one.
-
-    Raises
-    ------
-    TypeError
-        If the model is none of these.
     """
 
     def __init__(self, model: Any, device: str = "auto") -> None:
@@ -51,36 +46,16 @@ class Predictor:
         self._lock = threading.Lock()
         self._loaded: Callable[[AnyArray], AnyArray] | None = None
         self._give_back: Callable[[], None] | None = None
-        self._identity = ""
+        # What tells the model from others; known when it has predicted.
+        self.identity = ""
 
-    @property
-    def identity(self) -> str:
-        """What tells the model from others; known when it has predicted."""
-        return self._identity
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "device": self.device}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["Predictor"], tuple[Any, str]]:
+        return Predictor, (self.model, self.device)
 
     def predict(self, batch: AnyArray) -> AnyArray:
-        """Return the prediction of a batch.
+        """Return the prediction of a batch of whole tiles, (B, C, (Z), Y, X): as many tiles, of any number of channels.
 
-        Parameters
-        ----------
-        batch : array, (B, C, (Z), Y, X)
-            Whole tiles.
-
-        Returns
-        -------
-        array, (B, C, (Z), Y, X)
-            As many tiles, of any number of channels.
-
-        Raises
-        ------
-        ModelOutputError
-            If the model returns another number of tiles or axes, or another spatial size.
+        Another number of tiles or axes, or another spatial size, is a ModelOutputError.
         """
         with self._lock:
             try:
@@ -123,7 +98,7 @@ class Predictor:
 
     def _load(self) -> Callable[[AnyArray], AnyArray]:
         model = _made_by(self.model)
-        self._identity = model_identity(model)
+        self.identity = model_identity(model)
         if not _is_torch_module(model):
             return _array_predictor(model)
         self._give_back = _state_of(model)
@@ -163,22 +138,15 @@ def is_factory(model: Any) -> bool:
     except (TypeError, ValueError):
         return False
     if isinstance(model, type):
-        return _can_be_called_without_arguments(signature)
+        try:
+            signature.bind()
+        except TypeError:
+            return False
+        return True
     parameters = signature.parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    takes_batch = any(
-        p.kind is inspect.Parameter.VAR_POSITIONAL or (p.kind in positional and p.default is p.empty)
-        for p in parameters
-    )
-    return not takes_batch
-
-
-def _can_be_called_without_arguments(signature: inspect.Signature) -> bool:
-    try:
-        signature.bind()
-    except TypeError:
-        return False
-    return True
+    required = (p for p in parameters if p.kind in positional and p.default is p.empty)
+    return not any(required) and all(p.kind is not inspect.Parameter.VAR_POSITIONAL for p in parameters)
 
 
 def _is_torch_module(model: Any) -> bool:
@@ -201,7 +169,9 @@ def _torch_predictor(module: Any, device: str) -> Callable[[AnyArray], AnyArray]
 
     def predict(batch: AnyArray) -> AnyArray:
         with torch.inference_mode():
-            tensor = torch.from_numpy(np.ascontiguousarray(_as_torch_can(batch))).to(target, wanted)
+            # Torch takes the byte order of the machine only.
+            native = batch.astype(batch.dtype.newbyteorder("="), copy=False)
+            tensor = torch.from_numpy(np.ascontiguousarray(native)).to(target, wanted)
             output = module.predict_step(tensor, 0) if is_lightning else module(tensor)
             if not isinstance(output, torch.Tensor):
                 raise ModelOutputError(
@@ -236,12 +206,6 @@ def _state_of(module: Any) -> Callable[[], None]:
             module.to(devices.pop())
 
     return restore
-
-
-def _as_torch_can(batch: AnyArray) -> AnyArray:
-    """Return the batch in the byte order of the machine, in a type that torch converts from."""
-    native = batch.dtype.newbyteorder("=")
-    return batch.astype(native, copy=False)
 
 
 def _free_device() -> str:

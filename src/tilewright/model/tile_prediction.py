@@ -33,33 +33,16 @@ class _Spent:
         self._seconds = StageSeconds()
         self._lost_count = 0
 
-    def add(self, seconds: StageSeconds) -> None:
-        with self._lock:
-            self._seconds.add(seconds)
-
-    def add_lost(self, lost_count: int) -> None:
+    def add(self, seconds: StageSeconds | None = None, lost_count: int = 0) -> None:
         with self._lock:
             self._lost_count += lost_count
+            if seconds is not None:
+                self._seconds.add(seconds)
 
     def take(self) -> tuple[StageSeconds, int]:
         with self._lock:
             taken = self._seconds, self._lost_count
             self._seconds, self._lost_count = StageSeconds(), 0
-        return taken
-
-
-class _FirstPrediction:
-    """The prediction of the first tile, by which the model was probed, until that tile is asked for."""
-
-    def __init__(self) -> None:
-        self._prediction: AnyArray | None = None
-
-    def keep(self, prediction: AnyArray) -> None:
-        # The model may write to its memory again.
-        self._prediction = prediction.copy()
-
-    def take(self) -> AnyArray | None:
-        taken, self._prediction = self._prediction, None
         return taken
 
 
@@ -92,17 +75,7 @@ class _Companies:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is known of a model when it has predicted one tile.
-
-    Parameters
-    ----------
-    channels : int
-        The channels of what it returns.
-    dtype : str
-        The data type, by its NumPy name.
-    identity : str
-        What tells it from other models.
-    """
+    """What is known of a model when it has predicted one tile: what it returns, and what tells it from others."""
 
     channels: int
     dtype: str
@@ -115,10 +88,8 @@ class TilePrediction:
 
     Parameters
     ----------
-    source : Source
-        What gives the windows.
-    predictor : Predictor
-        The model.
+    source, predictor
+        What gives the windows, and the model.
     batch_size : int
         How many tiles the model sees at once, at most.
     is_converted : bool
@@ -131,8 +102,9 @@ class TilePrediction:
     is_converted: bool = False
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
     _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
-    _first: _FirstPrediction = field(default_factory=_FirstPrediction, repr=False, compare=False)
-    _companies: "_Companies" = field(default_factory=_Companies, repr=False, compare=False)
+    # By tile, the prediction by which the model was probed, until that tile is asked for.
+    _probed: dict[int, AnyArray] = field(default_factory=dict, repr=False, compare=False)
+    _companies: _Companies = field(default_factory=_Companies, repr=False, compare=False)
     _windows: TileWindows = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -151,17 +123,17 @@ class TilePrediction:
         chosen: dict[tuple[int, int], tuple[int, ...]] = {}
         for tile in tiles:
             unit = plan.units_of_tile(tile)[0]
-            number = self._companies.of(plan, unit).rank[tile] // self.batch_size
+            company = self._companies.of(plan, unit)
+            number = company.rank[tile] // self.batch_size
             if (unit, number) not in chosen:
-                together = self._companies.of(plan, unit).tiles
-                chosen[unit, number] = together[number * self.batch_size : (number + 1) * self.batch_size]
+                chosen[unit, number] = company.tiles[number * self.batch_size : (number + 1) * self.batch_size]
         return [chosen[key] for key in sorted(chosen)]
 
     def predict(self, plan: WritePlan, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of one batch of tiles, in the data type of the plan."""
-        first = self._first.take() if tuple(tiles) == (0,) else None
-        if first is not None:
-            return [self._valid(first[0], plan, 0)]
+        probed = self._probed.pop(tiles[0], None) if len(tiles) == 1 else None
+        if probed is not None:
+            return [self._valid(probed[0], plan, tiles[0])]
         start = perf_counter()
         together = self._companies.of(plan, plan.units_of_tile(tiles[0])[0]).tiles
         windows = self._windows.read(plan, tiles, together)
@@ -193,7 +165,7 @@ class TilePrediction:
             return region
         where = f"tile {tile} ({describe_region(plan.axes, plan.valid_region(tile))})"
         region, lost_count = converted(region, dtype, is_asked_for=self.is_converted, what=where)
-        self._spent.add_lost(lost_count)
+        self._spent.add(lost_count=lost_count)
         return region
 
     def turn(self) -> Turn:
@@ -204,15 +176,10 @@ class TilePrediction:
         """Return the seconds that predicting took in this process since the last call, and the elements it lost."""
         return self._spent.take()
 
-    def probe(self, plan: WritePlan, *, for_use: bool = False) -> "Probe":
-        """Predict the first tile, and return what it says of the model.
+    def probe(self, plan: WritePlan, *, for_use: bool = False) -> Probe:
+        """Predict the first tile, and return what it says of the model; the output of the plan does not matter.
 
-        Parameters
-        ----------
-        plan : WritePlan
-            Any plan of the tiles; what it says of the output does not matter.
-        for_use : bool, default=False
-            Whether to keep the prediction until the tile is asked for, where the model sees it alone.
+        With `for_use`, the prediction is kept until the tile is asked for, where the model sees it alone.
         """
         start = perf_counter()
         window = self.read_tile(plan, 0)
@@ -220,7 +187,8 @@ class TilePrediction:
         prediction = self.predictor.predict(window[np.newaxis])
         seconds = StageSeconds(read=read - start, model=perf_counter() - read)
         if for_use and self.batch_size == 1:
-            self._first.keep(prediction)
+            # A copy: the model may write to its memory again.
+            self._probed[0] = prediction.copy()
             self._spent.add(seconds)
         return Probe(prediction.shape[1], prediction.dtype.name, self.predictor.identity)
 

@@ -14,17 +14,7 @@ _LENGTH_NBYTES = 8
 
 
 class ObjectDigest:
-    """Digest and length of one object, made piece by piece.
-
-    Examples
-    --------
-    >>> whole, parts = ObjectDigest(), ObjectDigest()
-    >>> whole.update(memoryview(b"chunk"))
-    >>> parts.update(memoryview(b"chu"))
-    >>> parts.update(memoryview(b"nk"))
-    >>> bytes(whole) == bytes(parts), whole.nbytes
-    (True, 5)
-    """
+    """Digest and length of one object, made piece by piece."""
 
     def __init__(self) -> None:
         self._hash = xxh3_64()
@@ -46,9 +36,9 @@ class DigestedObject:
 
     Examples
     --------
-    >>> digested = DigestedObject([b"chu", b"nk"])
-    >>> b"".join(digested), digested.digest.nbytes
-    (b'chunk', 5)
+    >>> parts, whole = DigestedObject([b"chu", b"nk"]), DigestedObject([b"chunk"])
+    >>> b"".join(parts) == b"".join(whole), bytes(parts.digest) == bytes(whole.digest), parts.digest.nbytes
+    (True, True, 5)
     """
 
     def __init__(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -66,17 +56,7 @@ class DigestedObject:
 
 
 class UnitDigest:
-    """Digest of one unit: over the length and digest of each of its objects, in C order.
-
-    Examples
-    --------
-    >>> digested = DigestedObject([b"chunk"])
-    >>> written = b"".join(digested)
-    >>> digest = UnitDigest()
-    >>> digest.add(digested.digest)
-    >>> digest.nbytes, digest.value > 0
-    (5, True)
-    """
+    """Digest of one unit: over the length and digest of each of its objects, in C order."""
 
     def __init__(self) -> None:
         self._hash = xxh3_64()

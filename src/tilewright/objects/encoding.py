@@ -6,6 +6,7 @@ here from the metadata of the array. Any other chain of codecs goes through zarr
 Equal chunks become equal bytes: the header of gzip has no time, and Blosc compresses a chunk in one thread.
 """
 
+import posixpath
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,11 +56,7 @@ class ObjectEncoder:
 
     def key(self, position: tuple[int, ...]) -> str:
         """Return the key of an object by its position on the grid."""
-        return self._folder + self.array.metadata.encode_chunk_key(position)
-
-    @cached_property
-    def _folder(self) -> str:
-        return f"{self.array.path}/" if self.array.path else ""
+        return posixpath.join(self.array.path, self.array.metadata.encode_chunk_key(position))
 
     @cached_property
     def _document(self) -> dict[str, Any]:
@@ -78,10 +75,7 @@ class ObjectEncoder:
     def join(self, parts: Iterable[Encoded | None]) -> Iterator[Encoded]:
         """Iterate over the bytes of an object, and keep no part of it unless the index of a shard comes first.
 
-        Parameters
-        ----------
-        parts : iterable of bytes-like or None
-            Encoded parts in C order, each valid until the next one; None for a chunk beyond the end of the image.
+        The parts come in C order, each valid until the next one; None for a chunk beyond the end of the image.
         """
         if not self._is_shard:
             yield from filter(None, parts)

@@ -115,14 +115,9 @@ class UnitWriter:
         return receipt
 
     def write(self, unit: int, unit_parts: UnitParts) -> UnitReceipt:
-        """Write all objects of a unit, from a full buffer or from all of its tiles.
+        """Write all objects of a unit, from a full buffer or from all of its tiles; raises as `put_object`.
 
-        Raises
-        ------
-        OSError
-            If an object cannot be stored. The unit may be written again: each object is replaced as a whole.
-        OutputInUseError
-            If the run has lost its lock.
+        The unit may be written again: each object is replaced as a whole.
         """
         start = perf_counter()
         seconds = StageSeconds()
@@ -137,16 +132,8 @@ class UnitWriter:
             digest.add(stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
-        return UnitReceipt(
-            unit,
-            object_count,
-            digest.nbytes,
-            digest.value,
-            seconds,
-            peak_memory_nbytes(),
-            process=process_name(),
-            array=number,
-        )
+        nbytes, value, memory, process = digest.nbytes, digest.value, peak_memory_nbytes(), process_name()
+        return UnitReceipt(unit, object_count, nbytes, value, seconds, memory, process=process, array=number)
 
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""

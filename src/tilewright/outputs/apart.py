@@ -24,12 +24,9 @@ class Target:
 
 
 def check_apart(targets: Sequence[Target], sources: Sequence[Source | Path]) -> None:
-    """Compare the outputs and ledgers of a run with its sources.
+    """Raise DestinationError if an output or ledger of a run is a source of it, holds one or lies in one.
 
-    Raises
-    ------
-    DestinationError
-        If a target is a source, holds one or lies in one; or if that is unknown, and something would be replaced.
+    Where that is unknown, it is raised if something would be replaced.
     """
     owners: dict[Name, Place] = {}
     inside: dict[Name, Place] = {}

@@ -20,8 +20,6 @@ from tilewright.stores.zarr_api import ensure_open
 
 _OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
 """Attributes of the group of an output, which mark it as an output of tilewright."""
-
-
 Arrays = tuple[zarr.Array[Any], ...]
 """The arrays of an output, in the order of its plan."""
 
@@ -33,13 +31,7 @@ def template_arrays(plan: WritePlan, options: OutputOptions) -> Arrays:
 
 
 def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
-    """Create the group and the arrays of an output, and return the arrays.
-
-    Raises
-    ------
-    DestinationError
-        If that fails.
-    """
+    """Create the group and the arrays of an output, and return the arrays, or raise DestinationError."""
     return tuple(_created(output, plan, array, options) for array in plan.arrays)
 
 
@@ -52,13 +44,7 @@ def _created(output: Output, plan: WritePlan, array: ArrayPlan, options: OutputO
 
 
 def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
-    """Return the arrays of an earlier run, each created now if that run had not created it.
-
-    Raises
-    ------
-    ResumeError
-        If one differs from the planned array.
-    """
+    """Return the arrays of an earlier run, and create missing ones; raise ResumeError if one is not as planned."""
     existing_group(output, options)
     opened = []
     for array, template in zip(plan.arrays, template_arrays(plan, options), strict=True):
@@ -76,30 +62,14 @@ def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arra
 
 
 def existing_array(output: Output, name: str = FULL_RESOLUTION) -> zarr.Array[Any]:
-    """Return an existing array of an output.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it does not exist.
-    ResumeError
-        If its metadata cannot be read.
-    """
+    """Return an existing array of an output; raise FileNotFoundError without it, ResumeError if it cannot be read."""
     with _readable(output, name):
         mode: Any = "r" if output.store.read_only else "r+"
         return zarr.open_array(output.store, path=output.path_of_array(name), mode=mode)
 
 
 def existing_group(output: Output, options: OutputOptions | None = None) -> None:
-    """Check the group of an output; with options, create a missing one.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it does not exist, and no options are given.
-    ResumeError
-        If its metadata cannot be read.
-    """
+    """Check the group of an output; with options, create a missing one; raises as `existing_array`."""
     with _readable(output):
         if options is None:
             zarr.open_group(output.store, path=output.group, mode="r")

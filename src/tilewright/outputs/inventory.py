@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from zarr.abc.store import Store
 
@@ -27,23 +26,6 @@ OWN_ATTRIBUTE = "tilewright"
 SHOWN = 10
 """Names in a message, at most."""
 _LARGEST_DOCUMENT_NBYTES = 2**26
-
-
-class Listing(Protocol):
-    """The objects in one place."""
-
-    def keys(self) -> Iterator[str]:
-        """Iterate over the keys, relative to the place."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the place holds nothing."""
-
-    def read(self, key: str) -> bytes | None:
-        """Return an object, or None if it does not exist."""
-
-    def remove(self, keys: list[str], check: Check) -> None:
-        """Remove objects; `check` is called before each one."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +48,7 @@ class FolderListing:
         return not self.folder.is_dir() or not any(self.folder.iterdir())
 
     def read(self, key: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist.
-
-        Raises
-        ------
-        MetadataError
-            If it is no regular file, or larger than 64 MiB: no metadata document.
-        """
+        """Return the content of a file, or None if it does not exist; raise MetadataError where it is no document."""
         path = self.folder / key
         try:
             # A pipe must not block.
@@ -90,7 +66,7 @@ class FolderListing:
             os.close(descriptor)
 
     def remove(self, keys: list[str], check: Check) -> None:
-        """Remove files, and the folders that are empty then."""
+        """Remove files, and the folders that are empty then; `check` is called before each file."""
         remove_files(self.folder, keys, check)
 
 
@@ -118,7 +94,7 @@ class StoreListing:
             return None
 
     def remove(self, keys: list[str], check: Check) -> None:
-        """Remove objects."""
+        """Remove objects; `check` is called before each one."""
         for key in keys:
             delete_object(self.store, f"{self._start}{key}", check=check)
 
@@ -137,18 +113,15 @@ class StoreListing:
         return found
 
 
+Listing = FolderListing | StoreListing
+"""The objects in one place."""
+
+
 @dataclass(frozen=True)
 class Inventory:
-    """The Zarr nodes and the other objects in the place of an output.
+    """The Zarr nodes and the other objects in the place of an output, with the path of its array in the place.
 
-    Parameters
-    ----------
-    listing : Listing
-        The objects in the place.
-    array : str
-        Path of the array of the output in the place.
-    recorded : sequence of Node
-        Array metadata in the ledger of the output; the last ones stand for lost metadata.
+    Of the array metadata recorded in the ledger of the output, the last ones stand for lost metadata.
     """
 
     listing: Listing
@@ -193,14 +166,13 @@ class Inventory:
 
     def removable(self, *, also_zarr: bool = False) -> list[str]:
         """Return the keys that may be removed: objects first; last the metadata of the root, which prove the others."""
-        keys: list[tuple[int, str]] = []
+        keys: list[tuple[bool, bool, str]] = []
         for key in self.listing.keys():  # noqa: SIM118
             path = self._node_of(key)
-            if path is None or not (also_zarr or path in ("", self.array)):
-                continue
-            is_metadata = _name_of(key) in METADATA_NAMES
-            keys.append(((2 if path == "" else 1) if is_metadata else 0, key))
-        return [key for _, key in sorted(keys)]
+            if path is not None and (also_zarr or path in ("", self.array)):
+                is_metadata = _name_of(key) in METADATA_NAMES
+                keys.append((is_metadata, is_metadata and path == "", key))
+        return [key for *_, key in sorted(keys)]
 
     def _node_of(self, key: str) -> str | None:
         """Return the path of the node that an object belongs to; None if it belongs to none."""
@@ -220,15 +192,8 @@ class Inventory:
 
 
 def shown(names: list[str]) -> str:
-    """Return a list of names for a message.
-
-    Examples
-    --------
-    >>> shown(["notes.txt", "labels"])
-    'notes.txt, labels'
-    """
-    more = ", and more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    """Return the first names of a list for a message."""
+    return f"{', '.join(names[:SHOWN])}{', and more' if len(names) > SHOWN else ''}"
 
 
 def _name_of(key: str) -> str:

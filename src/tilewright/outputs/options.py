@@ -36,11 +36,6 @@ class OutputOptions:
         any Zarr group or array.
     names_dimensions : bool
         Whether to store the axes as dimension names; format 2 has none.
-
-    Raises
-    ------
-    ValueError
-        If an option has no such value.
     """
 
     compressors: Any = "auto"
@@ -75,10 +70,10 @@ class OutputOptions:
         if isinstance(self.compressors, str) and self.compressors == "auto":
             return
         if not self._is_taken(dtype, compressors=self.compressors):
-            kind = "BloscCodec()" if self.zarr_format == 3 else "numcodecs.Blosc()"
+            example = "3, such as BloscCodec()" if self.zarr_format == 3 else "2, such as numcodecs.Blosc()"
             raise GeometryError(
-                f"compressors must be 'auto', None, or what zarr.create_array takes for Zarr format "
-                f"{self.zarr_format}, such as {kind}, got {self.compressors!r:.80}"
+                f"compressors must be 'auto', None, or what zarr.create_array takes for Zarr format {example}, got "
+                f"{self.compressors!r:.80}"
             )
 
     def _is_taken(self, dtype: str, **options: Any) -> bool:
@@ -100,12 +95,7 @@ class OutputOptions:
 
 
 def output_dtype(dtype: Any) -> str:
-    """Return the NumPy name of a data type.
-
-    Raises
-    ------
-    GeometryError
-        If Zarr arrays of the output cannot have it.
+    """Return the NumPy name of a data type, or raise GeometryError where the output cannot have it.
 
     Examples
     --------
@@ -123,15 +113,7 @@ def output_dtype(dtype: Any) -> str:
 
 
 def checked_path(file_path: Any) -> Path:
-    """Return the path of an output file or folder.
-
-    Raises
-    ------
-    TypeError
-        If it is not a path.
-    DestinationError
-        If it is empty, or a URL.
-    """
+    """Return the path of an output file or folder; raise DestinationError where it is empty, or a URL."""
     if not isinstance(file_path, str | os.PathLike):
         raise TypeError(f"file_path must be a path, got {type(file_path).__name__}: {file_path!r:.80}")
     text = os.fspath(file_path)

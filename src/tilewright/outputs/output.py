@@ -35,7 +35,7 @@ from tilewright.stores.places import (
     public_name,
     without_secrets,
 )
-from tilewright.stores.removal import remove_partial_files, remove_partial_files_in
+from tilewright.stores.removal import remove_partial_files
 from tilewright.stores.zarr_api import ensure_open, is_unopened_zip, unwrapped
 
 
@@ -45,10 +45,8 @@ class Output:
 
     Parameters
     ----------
-    store : zarr store
-        The store.
-    group : str
-        Path of the group in the store; empty for its root.
+    store, group
+        The store, and the path of the group in it; empty for its root.
     ledger_path : Path, optional
         Folder of its ledger; by default beside the store.
     """
@@ -66,13 +64,7 @@ class Output:
         *,
         may_be_read_only: bool = False,
     ) -> "Output":
-        """Return the output at a path or in a store.
-
-        Raises
-        ------
-        DestinationError
-            If the destination or the ledger is of a kind that cannot be written.
-        """
+        """Return the output at a path or in a store; raise DestinationError where it or its ledger cannot be there."""
         ledger_path = None if ledger is None else local_path(ledger, "ledger")
         store, inner = opened_store(destination)
         if store is None:
@@ -178,9 +170,8 @@ class Output:
             raise
         except Exception as error:
             # Clients of object stores raise errors of any class.
-            raise DestinationError(
-                f"the output {self} cannot be looked at: {without_secrets(repr(error)):.300}"
-            ) from error
+            reason = f"the output {self} cannot be looked at: {without_secrets(repr(error)):.300}"
+            raise DestinationError(reason) from error
 
     @property
     def is_vacant(self) -> bool:
@@ -224,14 +215,7 @@ class Output:
     def check(self, options: OutputOptions) -> None:
         """Check that the output can be created, replaced or completed, as the options say.
 
-        Raises
-        ------
-        DestinationExistsError
-            If something in the place must not be replaced.
-        ResumeError
-            If it must be completed, and has no ledger.
-        DestinationError
-            If the place cannot be written.
+        It raises as `check_replaceable` and `header`, and DestinationError if the place cannot be written.
         """
         if self.folder is not None:
             existing = nearest_existing(self.folder)
@@ -240,9 +224,8 @@ class Output:
             if not os.access(existing, os.W_OK | os.X_OK):
                 raise DestinationError(f"the output {self} cannot be created: no permission to write in {existing}")
             if self.ledger_path is not None and self.ledger_path.is_relative_to(self.folder):
-                raise DestinationError(
-                    f"the ledger {self.ledger_path} lies in the output {self}; choose another folder"
-                )
+                reason = f"the ledger {self.ledger_path} lies in the output {self}; choose another folder"
+                raise DestinationError(reason)
         if options.if_exists == "resume" and self.ledger is None:
             raise ResumeError(
                 f"the output {self} is in no local folder, so that there is no place beside it for the ledger, which "
@@ -293,13 +276,7 @@ class Output:
             )
 
     def header(self) -> Header | None:
-        """Return the header of an existing output; None if the output does not exist.
-
-        Raises
-        ------
-        ResumeError
-            If it exists without a ledger.
-        """
+        """Return the header of the output, or None if there is no output; raise ResumeError if it has no ledger."""
         if not self.exists:
             return None
         header = None if self.ledger is None else self.ledger.header()
@@ -331,7 +308,7 @@ class Output:
             return
         for folder in self.folder.parents[: len(Path(self.group).parts)]:
             if is_zarr(folder):
-                remove_partial_files_in(folder)
+                remove_partial_files(folder, also_below=False)
 
     def remove_partial_files(self) -> None:
         """Remove partial files of killed processes."""

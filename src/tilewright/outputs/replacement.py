@@ -72,14 +72,8 @@ class Replacement:
     def make_room(self, number: int, *, also_zarr: bool) -> None:
         """Move the earlier output aside, under the fencing number of this run; in a store without folders, remove it.
 
-        With `also_zarr`, Zarr nodes of other programs are replaced too.
-
-        Raises
-        ------
-        DestinationExistsError
-            If something in the place must not be replaced.
-        DestinationError
-            If it cannot be moved.
+        With `also_zarr`, Zarr nodes of other programs are replaced too. DestinationError is raised where it cannot be
+        moved, and DestinationExistsError where something in the place must not be replaced.
         """
         if self._output.listing.is_empty:
             return

@@ -26,21 +26,9 @@ def source_stem(path: Path) -> str:
 
 
 def create_write_file_path(dirpath: Path | str, file_path: Path | str, write_extension: str) -> Path:
-    """Return the path of the prediction of a file.
+    """Return the path of the prediction of a file, in an output folder.
 
-    Parameters
-    ----------
-    dirpath : Path or str
-        Folder of the output.
-    file_path : Path or str
-        The predicted file.
-    write_extension : str
-        Extension of the output, with its dot.
-
-    Raises
-    ------
-    ValueError
-        If the extension does not start with a dot.
+    The extension of the output starts with a dot; ValueError is raised where it does not.
 
     Examples
     --------
@@ -68,10 +56,7 @@ def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
     extension : str
         Extension of the outputs. Arrays share one Zarr store; other outputs have one file per array.
 
-    Raises
-    ------
-    DestinationError
-        If two sources would share an output; the message names both.
+    Two sources that would share an output are a DestinationError, which names both.
 
     Examples
     --------
@@ -87,27 +72,27 @@ def output_names(paths: Sequence[Path | None], extension: str) -> list[Path]:
     common = Path(os.path.commonpath(folders.values())) if folders else Path()
     shared_store = Path(f"{ARRAY_SOURCE_NAME}.zarr")
     names: list[Path] = []
+    first_of: dict[Path, int] = {}
+    described = [str(path or f"array {index}") for index, path in enumerate(paths)]
     for index, path in enumerate(paths):
         if path is not None:
-            names.append(create_write_file_path(folders[path].relative_to(common), path, extension))
+            name = create_write_file_path(folders[path].relative_to(common), path, extension)
         elif extension == ".zarr":
-            names.append(shared_store / str(index))
+            name = shared_store / str(index)
         else:
-            names.append(Path(f"{ARRAY_SOURCE_NAME}_{index}{extension}"))
-    first_of: dict[Path, int] = {}
-    for index, name in enumerate(names):
+            name = Path(f"{ARRAY_SOURCE_NAME}_{index}{extension}")
+        names.append(name)
         first = first_of.setdefault(name, index)
-        if first != index and paths[first] == paths[index]:
-            raise DestinationError(f"the source {paths[index]} is given twice, as number {first} and {index}")
+        if first != index and paths[first] == path:
+            raise DestinationError(f"the source {path} is given twice, as number {first} and {index}")
         if first != index:
             raise DestinationError(
-                f"the sources {_described(first, paths)} and {_described(index, paths)} would both be written to "
-                f"{name}; rename one of them"
+                f"the sources {described[first]} and {described[index]} would both be written to {name}; rename one "
+                "of them"
             )
     if extension == ".zarr" and None in paths and shared_store in first_of:
         raise DestinationError(
-            f"the source {_described(first_of[shared_store], paths)} and an array would share {shared_store}; rename "
-            "the file"
+            f"the source {described[first_of[shared_store]]} and an array would share {shared_store}; rename the file"
         )
     return names
 
@@ -122,10 +107,6 @@ def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[Path, str]]:
     """
     names = output_names(paths, ".zarr")
     return [(name, "") if path else (name.parent, name.name) for path, name in zip(paths, names, strict=True)]
-
-
-def _described(index: int, paths: Sequence[Path | None]) -> str:
-    return str(paths[index] or f"array {index}")
 
 
 def _folder_of(path: Path) -> Path:

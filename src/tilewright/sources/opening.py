@@ -55,11 +55,6 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     series : int, default=0
         Index of the image in a file or group of several.
 
-    Returns
-    -------
-    Source
-        The source, to be read in windows.
-
     Raises
     ------
     SourceError
@@ -83,9 +78,8 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
         raise GeometryError(f"{found.name}: {error}") from None
     notes = [f"{found.name}: {note}"] if note else []
     if not is_number(dtype):
-        raise SourceError(
-            f"the source {found.name} has elements of type {dtype}; only numbers of at most 64 bits can be predicted on"
-        )
+        reason = f"has elements of type {dtype}; only numbers of at most 64 bits can be predicted on"
+        raise SourceError(f"the source {found.name} {reason}")
     return Source(image_axes, dtype, found.name, found.path, found.reader, series=series, notes=(*found.notes, *notes))
 
 
@@ -98,9 +92,8 @@ def _opening(name: str, *, by_function: bool = False) -> Iterator[None]:
         raise
     except Exception as error:
         if by_function:
-            raise SourceError(
-                f"read_source_func could not read the source {name}: {without_secrets(repr(error))}"
-            ) from error
+            reason = f"read_source_func could not read the source {name}: {without_secrets(repr(error))}"
+            raise SourceError(reason) from error
         raise SourceError(
             f"could not open the source {name}: {without_secrets(error) or type(error).__name__}; a file is TIFF "
             "(.tif, .tiff) or Zarr: load anything else yourself, and pass the array"
@@ -170,13 +163,7 @@ def _of_image(image: ImageArray, name: str, path: Path | None) -> _Found:
 
 
 def reader_of(array: Any) -> Reader:
-    """Return the reader of an open array.
-
-    Raises
-    ------
-    SourceError
-        If elements are masked, or extents are unknown.
-    """
+    """Return the reader of an open array; raise SourceError if elements are masked, or extents are unknown."""
     if isinstance(array, zarr.Array):
         return ZarrReader.of(array)
     if isinstance(array, dask.array.Array):

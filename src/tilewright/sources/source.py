@@ -18,7 +18,7 @@ from tilewright.errors import FinalError, SourceError
 from tilewright.geometry import AxisTiling, Interval
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
-from tilewright.sources.readers.reader import Reader, ReadFunction
+from tilewright.sources.readers.reader import Reader
 from tilewright.sources.readers.zarr import can_travel
 from tilewright.stores.places import IN_MEMORY, place_of_store, without_secrets
 
@@ -31,8 +31,8 @@ class Source:
     ----------
     axes : ImageAxes
         Axes in the order of the source, and their extents.
-    dtype : numpy.dtype
-        Data type of its elements.
+    dtype, reader
+        Data type of its elements, and reader of them.
     name : str
         Name in messages.
     path : Path or None
@@ -49,7 +49,7 @@ class Source:
     dtype: np.dtype[Any]
     name: str
     path: Path | None
-    _reader: Reader
+    reader: Reader
     recorded_path: str | None = None
     series: int = 0
     notes: tuple[str, ...] = ()
@@ -57,25 +57,6 @@ class Source:
     def __post_init__(self) -> None:
         if self.recorded_path is None and self.path is not None:
             self.recorded_path = str(self.path.resolve())
-
-    @property
-    def view(self) -> str:
-        """The part of a file that is read, such as a part of a memory map; empty for all of it."""
-        return self._reader.view
-
-    @property
-    def read_function(self) -> ReadFunction | None:
-        """The function of the user that reads the file."""
-        return getattr(self._reader, "function", None)
-
-    def opened_once(self) -> Any:
-        """Return the open image; a file that was closed is closed again."""
-        was_open = self._reader.is_open
-        try:
-            return self.opened()
-        finally:
-            if not was_open:
-                self.close()
 
     @property
     def is_only_here(self) -> str:
@@ -92,44 +73,29 @@ class Source:
 
     def held_by(self, client: Client, look: Callable[[], None]) -> AbstractContextManager[None]:
         """Let the workers of a cluster find the persisted parts of the source; as `DaskReader.held_by`."""
-        return self._reader.held_by(client, look)
+        return self.reader.held_by(client, look)
 
     def opened(self) -> Any:
         """Return the open image: an object with a shape and a dtype that can be sliced."""
-        return self._reader.open()
+        return self.reader.open()
 
     def take_missing(self) -> frozenset[int]:
         """Return the objects of a Zarr array that were read as the fill value since the last call."""
-        return self._reader.take_missing()
+        return self.reader.take_missing()
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        self._reader.close()
+        self.reader.close()
 
     def read_window(self, window: Mapping[str, Interval]) -> AnyArray:
-        """Return a window of one sample and frame.
+        """Return a window of one sample and frame, C(Z)YX, also if the source has no channels; or raise SourceError.
 
-        Parameters
-        ----------
-        window : mapping of str to (start, stop)
-            Interval of each axis that is not read in full. S and T must have one element.
-
-        Returns
-        -------
-        array
-            C(Z)YX, also if the source has no channels.
-
-        Raises
-        ------
-        SourceError
-            If it cannot be read; the message names the source and the window.
+        The window has the interval of each axis that is not read in full. S and T must have one element.
         """
         names = self.axes.names
-        slices = tuple(
-            slice(*window.get(name, (0, extent))) for name, extent in zip(names, self.axes.shape, strict=True)
-        )
+        slices = tuple(slice(*window.get(name, (0, self.axes.extent(name)))) for name in names)
         try:
-            read = self._reader.read(slices)
+            read = self.reader.read(slices)
         except FinalError:
             raise
         except Exception as error:
@@ -141,21 +107,9 @@ class Source:
         return ordered if "C" in left else ordered[np.newaxis]
 
     def read_tile(self, axes: str, tilings: Sequence[AxisTiling], position: Sequence[int]) -> AnyArray:
-        """Return the input of the model for one tile.
+        """Return the input of the model for one tile, C(Z)YX, padded by reflection where an axis is shorter.
 
-        Parameters
-        ----------
-        axes : str
-            Tiled axes. A tiling of C is ignored: all channels are read.
-        tilings : sequence of AxisTiling
-            One tiling per axis.
-        position : sequence of int
-            Index of the tile on each axis.
-
-        Returns
-        -------
-        array
-            C(Z)YX, padded by reflection to a whole tile if an axis is shorter.
+        Each tiled axis has a tiling, and the index of the tile. A tiling of C is ignored: all channels are read.
         """
         tiled = list(zip(axes, tilings, position, strict=True))
         read = self.read_window({name: tiling.read(index) for name, tiling, index in tiled if name != "C"})

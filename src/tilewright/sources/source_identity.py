@@ -32,18 +32,18 @@ def source_identity(source: Source) -> str:
     """
     if source.path is not None and source.path.is_file():
         status = source.path.stat()
-        return f"file of {status.st_size} bytes, written at {status.st_mtime_ns / 1e9:.6f}{source.view}"
+        return f"file of {status.st_size} bytes, written at {status.st_mtime_ns / 1e9:.6f}{source.reader.view}"
     opened = source.opened()
     if isinstance(opened, zarr.Array):
         place = place_of_store(opened.store, opened.path)
         # Memory has another name in each process.
         is_named = source.path is None and place is not None and not place.is_memory
-        return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.view}"
+        return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.reader.view}"
     if isinstance(opened, np.ndarray):
         return f"array {array_digest(opened)}"
     if isinstance(opened, dask.array.Array):
-        return f"{graph_identity(opened, _of_zarr)}{source.view}"
-    return f"{name_of(opened)}, not compared{source.view}"
+        return f"{graph_identity(opened, _of_zarr)}{source.reader.view}"
+    return f"{name_of(opened)}, not compared{source.reader.view}"
 
 
 def _of_zarr(array: zarr.Array[Any]) -> str:

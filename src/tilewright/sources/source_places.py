@@ -20,8 +20,18 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import StorePath
 
+from tilewright.conversion import is_array
 from tilewright.identity.values import codes_of, name_of, names_in
-from tilewright.identity.walk import MOST_OBJECTS, UnknownPartsError, is_library, parts_of, walk
+from tilewright.identity.walk import (
+    MOST_OBJECTS,
+    UnknownPartsError,
+    is_library,
+    is_on_cluster,
+    is_tensor,
+    package_of,
+    parts_of,
+    walk,
+)
 from tilewright.sources.file_names import attribute, file_mapped_at, files_named_by, files_of_tiff_store
 from tilewright.sources.source import Source
 from tilewright.stores.metadata import is_zarr
@@ -47,6 +57,8 @@ _PATTERN = re.compile(r"[*?\[]")
 _LONGEST_NAME = 4096
 _ARRAYS_OF = {"numpy", "dask", "torch", "cupy", "scipy", "sparse", "pandas", "xarray"}
 """Packages whose arrays lie in memory, or are made of parts that are looked at."""
+_WITHOUT_FILES = {"builtins", "dask", "zarr", "numpy"}
+"""Packages whose objects do not hold files of their own."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +90,15 @@ def places_of(source: Any) -> SourcePlaces:
         search.path(source.path)
         # That the function of the user reads the source is no reason for doubt: its path is known.
         search.may_read = True
-        search.walk([source.read_function])
+        search.walk([getattr(source.reader, "function", None)])
         search.may_read = False
+        was_open = source.reader.is_open
         try:
-            search.walk([source.opened_once()])
+            search.walk([source.opened()])
         except Exception as error:
             search.note_unknown(f"it cannot be opened ({type(error).__name__})")
+        if not was_open:
+            source.close()
     elif isinstance(source, str | os.PathLike):
         search.path(source)
     else:
@@ -121,9 +136,9 @@ class _Search:
             inside = look(thing)
             if inside is not None:
                 return inside
-        if isinstance(thing, FunctionType) and not is_library(thing.__module__):
+        if isinstance(thing, FunctionType) and not is_library(thing):
             self._code(thing)
-        if not isinstance(thing, type) and _is_array_type(kind) and _root_of(kind) not in _ARRAYS_OF:
+        if not isinstance(thing, type) and is_array(kind) and package_of(kind) not in _ARRAYS_OF:
             self.note_unknown(f"an array of the class {name_of(kind)}")
         return self._inside(thing)
 
@@ -137,22 +152,19 @@ class _Search:
             return self._array(thing)
         if dask.base.is_dask_collection(thing):
             return [thing.__dask_graph__()]
-        is_tensor = _root_of(type(thing)) == "torch" and hasattr(thing, "untyped_storage")
-        return [] if is_tensor else None
+        return [] if is_tensor(thing) else None
 
     def _named(self, thing: Any) -> list[Any] | None:
         """Note a path, an object that reads a file, or data on a cluster; return None for other objects."""
-        kind = type(thing)
-        root = _root_of(kind)
         if isinstance(thing, bytes | bytearray):
             if len(thing) <= _LONGEST_NAME:
                 self._text(thing.decode("utf-8", "replace"))
         elif isinstance(thing, PurePath):
             self._text(str(thing))
-        elif root == "distributed" and kind.__name__ in {"Future", "Actor"}:
+        elif is_on_cluster(thing):
             # A cluster computes lost data again, from places that are unknown here.
-            self.note_unknown(f"{name_of(kind)}, which a cluster holds")
-        elif isinstance(thing, type) or root in ("builtins", "dask", "zarr", "numpy") or not self._file(thing):
+            self.note_unknown(f"{name_of(type(thing))}, which a cluster holds")
+        elif isinstance(thing, type) or package_of(type(thing)) in _WITHOUT_FILES or not self._file(thing):
             return None
         return []
 
@@ -249,12 +261,3 @@ class _Search:
         for file in files:
             self.path(file)
         return bool(files)
-
-
-def _root_of(kind: type) -> str:
-    # Some extension types have no text as their module.
-    return kind.__module__.partition(".")[0] if isinstance(kind.__module__, str) else "builtins"
-
-
-def _is_array_type(kind: type) -> bool:
-    return all(hasattr(kind, name) for name in ("shape", "dtype", "__getitem__"))

@@ -9,13 +9,7 @@ from tilewright.stores.places import public_name
 
 
 def local_path(path: Any, what: str) -> Path:
-    """Return the absolute path of a folder.
-
-    Raises
-    ------
-    DestinationError
-        If it is empty, a URL, the root of the file system, or no path at all.
-    """
+    """Return the absolute path of a folder; raise DestinationError if it is no path, empty, a URL or the root."""
     if not isinstance(path, str | os.PathLike):
         raise DestinationError(
             f"the {what} must be a path, or a store of zarr such as zarr.storage.FsspecStore, got "

@@ -13,6 +13,8 @@ from tilewright.stores.zarr_api import default_buffer_prototype
 
 GROUP_NAMES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 METADATA_NAMES = (*GROUP_NAMES, ".zarray")
+_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+"""Documents of a node: of format 3, of an array and a group of format 2, and the attributes of these."""
 
 ReadObject = Callable[[str], bytes | None]
 """Returns the bytes of an object by its key, or None where there is none."""
@@ -49,26 +51,18 @@ class Node:
 
 
 def read_node(read: ReadObject, path: str = "") -> Node | None:
-    """Return the group or array at a path, or None where there is none; the path of the root is empty.
+    """Return the group or array at a path, or None where there is none; raise MetadataError for a damaged document.
 
-    Raises
-    ------
-    MetadataError
-        If a document has the name of metadata, but not its content.
+    The path of the root is empty.
     """
-    prefix = f"{path}/" if path else ""
-    raw = read(f"{prefix}zarr.json")
-    if raw is not None:
-        return _node_of_format_3(_parsed(raw, f"{prefix}zarr.json"), f"{prefix}zarr.json")
-    for name in (".zarray", ".zgroup"):
-        raw = read(f"{prefix}{name}")
-        if raw is not None:
-            attributes = read(f"{prefix}.zattrs")
-            return _node_of_format_2(
-                _parsed(raw, f"{prefix}{name}"),
-                {} if attributes is None else _parsed(attributes, f"{prefix}.zattrs"),
-                f"{prefix}{name}",
-            )
+    format_3, array, group, attributes = (f"{path}/{name}" if path else name for name in _DOCUMENTS)
+    document = _document(read, format_3)
+    if document is not None:
+        return _node_of_format_3(document, format_3)
+    for key in (array, group):
+        document = _document(read, key)
+        if document is not None:
+            return _node_of_format_2(document, _document(read, attributes) or {}, key)
     return None
 
 
@@ -95,7 +89,10 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
-def _parsed(raw: bytes, key: str) -> dict[str, Any]:
+def _document(read: ReadObject, key: str) -> dict[str, Any] | None:
+    raw = read(key)
+    if raw is None:
+        return None
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -78,10 +78,8 @@ class Place:
         The inode of an existing folder is a name too: a folder may be mounted twice, and a file system may ignore the
         case of letters.
         """
-        around: set[Name] = set()
-        for length in range(1, len(self.path)):
-            around |= _names_of(self.service, self.path[:length])
-        return _names_of(self.service, self.path), frozenset(around)
+        around = (_names_of(self.service, self.path[:length]) for length in range(1, len(self.path)))
+        return _names_of(self.service, self.path), frozenset().union(*around)
 
     def __str__(self) -> str:
         if self.service == FILE:
@@ -95,21 +93,17 @@ def opened_store(place: Any) -> tuple[Store | None, str]:
     """Return the store of an opened place, and the path in it; None for a path or URL."""
     if isinstance(place, Store):
         return place, ""
-    if isinstance(place, StorePath):
-        return place.store, place.path
-    if isinstance(place, zarr.Group):
+    if isinstance(place, StorePath | zarr.Group):
         return place.store, place.path
     if type(place).__module__.partition(".")[0] == "obstore":
         return ObjectStore(place), ""
-    return (_store_of_mapper(place), "") if type(place).__name__ == "FSMap" else (None, "")
-
-
-def _store_of_mapper(mapper: Any) -> Store:
-    known = place_in_file_system(mapper.fs, mapper.root)
+    if type(place).__name__ != "FSMap":
+        return None, ""
+    known = place_in_file_system(place.fs, place.root)
     if known is not None and known.service == FILE:
         # The file system of fsspec makes no folders.
-        return LocalStore(Path(*known.path))
-    return FsspecStore.from_mapper(mapper)
+        return LocalStore(Path(*known.path)), ""
+    return FsspecStore.from_mapper(place), ""
 
 
 def place_of_path(path: str | os.PathLike[str]) -> Place:
@@ -124,9 +118,8 @@ def place_of_store(store: Store | StorePath, path: str = "") -> Place | None:
     root = _root_of(store)
     if root is None:
         return None
-    inner = unwrapped(store)
     # A zip file is one place, since it is written as a whole.
-    inside = _parts("" if isinstance(inner, ZipStore) else path)
+    inside = () if isinstance(unwrapped(store), ZipStore) else _parts(path)
     # A group of a folder may be a link to another one.
     return place_of_path(Path(*root.path, *inside)) if root.service == FILE else Place(root.service, root.path + inside)
 
@@ -194,12 +187,9 @@ def _root_of(store: Any) -> Place | None:
         return place_of_path(store.root if isinstance(store, LocalStore) else store.path)
     if isinstance(store, MemoryStore):
         return Place("memory", (f"{memory_number(store):x}",))
-    # By name: fsspec and obstore are optional.
-    if type(store).__name__ == "FsspecStore":
+    if type(store) is FsspecStore:
         return place_in_file_system(store.fs, str(store.path))
-    if type(store).__name__ == "ObjectStore":
-        return _place_in_object_store(store.store)
-    return None
+    return _place_in_object_store(store.store) if type(store) is ObjectStore else None
 
 
 def place_in_file_system(file_system: Any, path: str) -> Place | None:

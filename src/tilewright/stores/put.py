@@ -29,14 +29,10 @@ def put_object(
 
     Parameters
     ----------
-    store : zarr store
-        The store.
-    key : str
-        Key of the object.
+    store, key, patience
+        Store and key of the object, and retry policy.
     parts : iterable of bytes-like
         Bytes of the object, in order; each attempt iterates anew.
-    patience : Patience, optional
-        Retry policy.
     check : callable, optional
         Raises OutputInUseError where another run has the output; called in each attempt.
 
@@ -48,7 +44,16 @@ def put_object(
         If another run has the output; there is no further attempt.
     """
     patience = patience or Patience()
-    patience.bear(lambda: _put_once(store, key, parts, patience.answer_seconds, check))
+
+    def put() -> None:
+        if type(store) is LocalStore:
+            # It calls `check` when the file is whole.
+            write_file(f"{store.root}/{key}", parts, check)
+            return
+        check()
+        answer_of(store, key, store.set(key, buffer_of(parts)), patience.answer_seconds)
+
+    patience.bear(put)
 
 
 def get_object(store: Store, key: str, patience: Patience | None = None) -> memoryview:
@@ -59,15 +64,6 @@ def get_object(store: Store, key: str, patience: Patience | None = None) -> memo
     if stored is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{public_name(store)}/{key}")
     return memoryview(stored.to_bytes())
-
-
-def _put_once(store: Store, key: str, parts: Iterable[Encoded], answer_seconds: float, check: Check) -> None:
-    if type(store) is LocalStore:
-        # It calls `check` when the file is whole.
-        write_file(f"{store.root}/{key}", parts, check)
-        return
-    check()
-    answer_of(store, key, store.set(key, buffer_of(parts)), answer_seconds)
 
 
 def write_file(path: str | Path, parts: Iterable[Encoded], check: Check = allowed) -> int:

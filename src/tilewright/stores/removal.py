@@ -78,18 +78,13 @@ def delete_object(store: Store, key: str, patience: Patience | None = None, chec
     patience.bear(delete)
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove the half-written files of killed processes below a folder, whose lock is held."""
-    for parent, _, names in os.walk(folder):
+def remove_partial_files(folder: Path, *, also_below: bool = True) -> None:
+    """Remove the half-written files of killed processes in a folder, whose lock is held, and in its subfolders."""
+    for parent, folders, names in os.walk(folder):
         for name in filter(is_partial, names):
             remove_file(Path(parent, name))
-
-
-def remove_partial_files_in(folder: Path) -> None:
-    """Remove the half-written files of killed processes in a folder, but not in its subfolders."""
-    for name in filter(is_partial, os.listdir(folder)):  # noqa: PTH208
-        if not (folder / name).is_dir():
-            remove_file(folder / name)
+        if not also_below:
+            folders.clear()
 
 
 def remove_abandoned(path: Path) -> None:

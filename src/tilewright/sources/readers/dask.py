@@ -56,7 +56,12 @@ class DaskReader(Reader):
     def open(self) -> dask.array.Array:
         """Return the array, after a check of the Zarr arrays in its graph."""
         if self.array is None:
-            self.array = _published(self._published_as)
+            # On a worker: the client has published the array.
+            try:
+                self.array = get_client().get_dataset(self._published_as)
+            except (KeyError, ValueError) as error:
+                reason = f"this process does not see the persisted parts of the dask array: {error}"
+                raise SourceError(reason) from error
             self._process = os.getpid()
         if not self._is_checked:
             for array in self._zarr_arrays:
@@ -84,12 +89,8 @@ class DaskReader(Reader):
     def held_by(self, client: Client, look: Callable[[], None]) -> Iterator[None]:
         """Wait until the cluster of the run has computed all persisted parts, and let its workers find them.
 
-        `look` is called once a second, and raises if the run must end.
-
-        Raises
-        ------
-        SourceError
-            If another cluster holds the parts, or a part has failed.
+        `look` is called once a second, and raises if the run must end. SourceError is raised if another cluster holds
+        the parts, or a part has failed.
         """
         futures = self._futures()
         if not futures:
@@ -140,15 +141,6 @@ def _forget(client: Client, name: str) -> None:
     if client.status == "running":
         with suppress(Exception):
             client.unpublish_dataset(name)
-
-
-def _published(name: str) -> dask.array.Array:
-    """Return, on a worker, the array that a client has published."""
-    try:
-        array: dask.array.Array = get_client().get_dataset(name)
-    except (KeyError, ValueError) as error:
-        raise SourceError(f"this process does not see the persisted parts of the dask array: {error}") from error
-    return array
 
 
 def _zarr_arrays_in(graph: Any) -> list[zarr.Array[Any]]:

@@ -30,13 +30,7 @@ class ImageArray:
 
 
 def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
-    """Return the image in a Zarr node: the array itself, or an array of a group.
-
-    Raises
-    ------
-    SourceError
-        If there is no such image.
-    """
+    """Return the image in a Zarr node: the array itself, or an array of a group; raise SourceError without one."""
     if isinstance(node, zarr.Array):
         _check_series(series, 1, name)
         return ImageArray.of(node)

@@ -58,25 +58,13 @@ class Reader:
 
 
 def owned(window: Any) -> AnyArray:
-    """Return an array that a model may change: no view of the source, and no read-only memory.
-
-    Raises
-    ------
-    ValueError
-        If elements are masked.
-    """
+    """Return an array that a model may change: no view of the source, no read-only memory; raises as `unmasked`."""
     array = np.asarray(unmasked(window))
     return array if array.flags.owndata and array.flags.writeable else array.copy()
 
 
 def unmasked(values: Any) -> Any:
-    """Return the data of a masked array without masked elements; other values unchanged.
-
-    Raises
-    ------
-    ValueError
-        If elements are masked.
-    """
+    """Return the data of a masked array, and other values unchanged; raise ValueError where elements are masked."""
     if not isinstance(values, np.ma.MaskedArray):
         return values
     if np.ma.is_masked(values):
@@ -141,16 +129,15 @@ class FileReader(Reader):
 
     def _check_same(self) -> None:
         """Raise SourceElsewhereError if the file is missing, or is not the described one."""
+        host = socket.gethostname()
         if not os.path.lexists(self.path):
-            raise SourceElsewhereError(
-                f"the source {self.path} does not exist on the host {socket.gethostname()}; put it where all workers "
-                "see it"
-            )
+            reason = f"the source {self.path} does not exist on the host {host}; put it where all workers see it"
+            raise SourceElsewhereError(reason)
         found = self._status()
         if found != self._described_as:
             raise SourceElsewhereError(
-                f"could not read {self.path}: on the host {socket.gethostname()} it is another file, or has changed "
-                f"since the run began: (bytes, time in nanoseconds) was {self._described_as}, is {found}"
+                f"could not read {self.path}: on the host {host} it is another file, or has changed since the run "
+                f"began: (bytes, time in nanoseconds) was {self._described_as}, is {found}"
             )
 
 
@@ -168,8 +155,8 @@ class FunctionReader(FileReader):
 
     def read(self, slices: Slices) -> AnyArray:
         """Return a window."""
-        window: AnyArray = super().open().read(slices)
-        return window
+        reader: Reader = super().open()
+        return reader.read(slices)
 
     @property
     def view(self) -> str:

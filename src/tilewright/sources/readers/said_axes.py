@@ -39,12 +39,8 @@ def known_axes_of_names(names: object) -> str:
 def note_on_said_axes(given: str, said: str) -> str:
     """Return a note on the difference between the given axes and those of the metadata; empty if there is none.
 
-    Axes of stacked planes may differ in name: programs write channels, frames and slices for one another.
-
-    Raises
-    ------
-    GeometryError
-        If both name the same axis at different places.
+    Axes of stacked planes may differ in name: programs write channels, frames and slices for one another. The same axis
+    at different places is a GeometryError.
 
     Examples
     --------

@@ -32,12 +32,8 @@ class TiffReader(FileReader):
     def description(self) -> tuple[str, int]:
         """Check the file, and return the axes in its metadata and the number of its series.
 
-        The axes are letters of tifffile; empty if the metadata do not name them.
-
-        Raises
-        ------
-        SourceError
-            If the file is damaged or cut short, or planes of the series are missing.
+        The axes are letters of tifffile; empty if the metadata do not name them. A file that is damaged or cut short,
+        or lacks planes of the series, is a SourceError.
         """
         with _complaints() as complaints, tifffile.TiffFile(self.path) as file:
             if not file.series:
@@ -78,11 +74,8 @@ class TiffReader(FileReader):
 
 def _axes_said(file: Any, series: Any) -> str:
     """Return the axes in the metadata of a series; empty if tifffile guesses them."""
-    if series.kind in ("generic", "uniform"):
-        return ""
-    if series.kind == "shaped" and not any("axes" in said for said in file.shaped_metadata or ()):
-        return ""
-    return str(series.axes)
+    is_unnamed = series.kind == "shaped" and not any("axes" in said for said in file.shaped_metadata or ())
+    return "" if is_unnamed or series.kind in ("generic", "uniform") else str(series.axes)
 
 
 def _check_whole(path: str, series: Any) -> None:

@@ -93,13 +93,7 @@ class ZarrReader(Reader):
 
 
 def reopened(store: Store, path: str, metadata: dict[str, Any]) -> zarr.Array[Any]:
-    """Return an array, opened again in its store.
-
-    Raises
-    ------
-    SourceElsewhereError
-        If it is missing, or has other metadata.
-    """
+    """Return an array, opened again in its store; raise SourceElsewhereError if it is missing or has other metadata."""
     name, host = public_name(store, path), socket.gethostname()
     try:
         # Not every store supports a read-only copy.
