@@ -85,9 +85,8 @@ class PlanRequest:
 
     def with_choices_of(self, begun: "WritePlan") -> "PlanRequest":
         """Return the request with what another plan has chosen in the place of ``"auto"``."""
-        chosen = {
-            name: getattr(begun, name) for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"
-        }
+        left_open = [name for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"]
+        chosen = {name: getattr(begun, name) for name in left_open}
         if chosen.get("shards", ()) is None:
             # There were none, and now there would be.
             del chosen["shards"]
