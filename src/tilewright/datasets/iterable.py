@@ -36,9 +36,10 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
     axes : str
         The axes of each source in its own order, letters of ``STCZYX``.
     read_source_func : callable, optional
-        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask.
+        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask. For NumPy, each
+        data-loader worker holds one whole file at a time.
     dtype : str, default="float32"
-        Data type of the samples.
+        Data type of what is yielded.
 
     Attributes
     ----------
@@ -79,19 +80,12 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
 
     Parameters
     ----------
-    sources : source, or list of sources
-        Paths of TIFF files or Zarr arrays, or arrays of Zarr, NumPy or Dask; all have the same axes.
-    axes : str
-        The axes of each source in its own order, letters of ``STCZYX``.
+    sources, axes, read_source_func, dtype
+        As in `IterablePredDataset`.
     tile_size, overlaps : sequence of int
         Per spatial axis, in the order (Z)YX.
     borders : sequence of int, optional
         Per spatial axis, valid regions end on multiples of this. By default there are as few tiles as possible.
-    read_source_func : callable, optional
-        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask. For NumPy, each
-        data-loader worker holds one whole file at a time.
-    dtype : str, default="float32"
-        Data type of the tiles.
 
     Attributes
     ----------

@@ -233,7 +233,7 @@ def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:
     return tile
 
 
-def _is_information(value: Any) -> bool:
+def is_information(value: Any) -> bool:
     """Tell whether a value is tile information, also where another library has its own class for it."""
     return all(hasattr(value, name) for name in TileInformation._fields)
 
@@ -243,7 +243,7 @@ def _checked(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> tup
         if isinstance(given, str) or not hasattr(given, "__iter__"):
             raise TypeError(f"{name} must be a list, got {given!r:.80}")
     listed, infos = list(tiles), list(tile_infos)
-    for name, values, is_one in (("tiles", listed, is_array), ("tile_infos", infos, _is_information)):
+    for name, values, is_one in (("tiles", listed, is_array), ("tile_infos", infos, is_information)):
         wrong = next((value for value in values if not is_one(value)), None)
         if wrong is not None:
             kind = "arrays or tensors" if name == "tiles" else "TileInformation"

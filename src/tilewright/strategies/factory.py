@@ -62,10 +62,8 @@ def create_write_strategy(
     kwargs = write_func_kwargs or {}
     if write_type == "zarr" and tiled:
         return WriteTilesZarr(**{"client": client} | kwargs)
-    if write_type == "tiff":
-        write_func, write_extension = write_tiff, ".tiff"
-    elif write_type == "zarr":
-        write_func, write_extension = write_zarr, ".zarr"
+    if write_type != "custom":
+        write_func, write_extension = (write_tiff, ".tiff") if write_type == "tiff" else (write_zarr, ".zarr")
     if write_func is None or write_extension is None:
         missing = "write_func" if write_func is None else "write_extension"
         raise ValueError(f"write_type 'custom' needs a write_func and a write_extension; {missing} is missing")

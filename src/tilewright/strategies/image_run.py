@@ -23,6 +23,7 @@ from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
 from tilewright.runs.run import Run
 from tilewright.sources.naming import zarr_output_names
+from tilewright.strategies.trainer_strategy import Key
 
 _MISSING_SHOWN = 3
 
@@ -56,14 +57,10 @@ class AskedImage:
     ----------
     image : TiledImage
         The image and its tiles.
-    channels, dtype : int, str
-        Those of the output.
-    chunks, shards : sequence of int, "auto" or None
+    channels, dtype, chunks, shards, window_nbytes
         As in `plan_write`.
     options : OutputOptions
         How the array is stored.
-    window_nbytes : int or None
-        Bytes of tiles in flight beyond those that wait.
     model, predicted_by : str
         Identity of the model, and of the trainer.
     """
@@ -189,9 +186,8 @@ class ImageRun:
         plan = self.plan
         missing = self.run.coordinator.missing_tiles()
         elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
-        shown = ", ".join(
-            f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN]
-        )
+        regions = map(plan.valid_region, missing[:_MISSING_SHOWN])
+        shown = ", ".join(f"({describe_region(plan.axes, region)})" for region in regions)
         more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
         return (
             f"image {name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
@@ -199,7 +195,7 @@ class ImageRun:
         )
 
 
-class ImageRuns(dict[tuple[int, int], ImageRun]):
+class ImageRuns(dict[Key, ImageRun]):
     """Images that are not complete, by data loader and number.
 
     Parameters

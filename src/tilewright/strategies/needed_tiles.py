@@ -13,17 +13,7 @@ from tilewright.strategies.write_strategy import loaders_of
 def yield_needed_tiles(
     trainer: Any, images_of_loaders: Sequence[Sequence[TiledImage]], needed: Sequence[AnyArray | None]
 ) -> None:
-    """Let the datasets yield only the tiles of which a unit is not written.
-
-    Parameters
-    ----------
-    trainer : Trainer
-        The trainer.
-    images_of_loaders : sequence of sequence of TiledImage
-        The images of each data loader.
-    needed : sequence of array of bool, or None
-        For each image, one element per tile; None where all are needed.
-    """
+    """Let the datasets yield only tiles that are needed: for each image, one bool per tile; None where all are."""
     waiting = iter(needed)
     for loader, images in zip(loaders_of(trainer), images_of_loaders, strict=True):
         of_images = [next(waiting) for _ in images]

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from operator import is_
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,14 +104,13 @@ def loaders_of(trainer: Any) -> list[Any]:
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
-def check_one_process(trainer: Any) -> None:
-    """Refuse a trainer of several processes or devices.
+def datasets_in(trainer: Any) -> list[Any]:
+    """Return the datasets of all data loaders of a trainer, of any type; None for a loader without one."""
+    return [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
 
-    Raises
-    ------
-    NotImplementedError
-        If it has more than one.
-    """
+
+def check_one_process(trainer: Any) -> None:
+    """Raise NotImplementedError for a trainer of several processes or devices."""
     # A stand-in for a trainer has attributes of any kind.
     counts = [getattr(trainer, name, 1) for name in ("world_size", "num_devices")]
     processes = max((count for count in counts if isinstance(count, int)), default=1)
@@ -131,25 +129,13 @@ def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
     TypeError
         If one is not of that type, and is not registered as such.
     NotImplementedError
-        If the trainer is one of several processes.
+        As in `check_one_process`.
     """
     check_one_process(trainer)
-    datasets = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
+    datasets = datasets_in(trainer)
     if not all(isinstance(dataset, dataset_type) for dataset in datasets):
         raise TypeError(f"Prediction dataset is not `{dataset_type.__name__}`.")
     return datasets
-
-
-def check_same_run(run: tuple[list[Any], Path], trainer: Any, dirpath: Path | str) -> None:
-    """Raise RuntimeError where a batch belongs to another run than the one that is open."""
-    datasets, folder = run
-    given = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
-    is_same = len(given) == len(datasets) and all(map(is_, given, datasets))
-    if not is_same or Path(dirpath) != folder:
-        raise RuntimeError(
-            f"a run into {folder} has begun and not ended, and this batch is of another one, into {dirpath}; call "
-            "finalize(), or abort(), first"
-        )
 
 
 def check_extents(name: str, extents: Any) -> None:
