@@ -36,6 +36,7 @@ PREDICT_EXAMPLE = (
 VERIFY_EXAMPLE = "tilewright verify prediction.zarr"
 REPAIR_EXAMPLE = "tilewright repair prediction.zarr --model networks.py:denoiser"
 COMPRESSORS = ("auto", "none", "zstd", "blosc", "gzip")
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
 def _example(*lines: str) -> str:
@@ -43,7 +44,7 @@ def _example(*lines: str) -> str:
     return "\n  ".join(["\b\nExample:", *lines])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="tilewright")
 @click.pass_context
 def commands(context: click.Context) -> None:
@@ -57,10 +58,9 @@ def commands(context: click.Context) -> None:
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("tilewright-demo"),
-    show_default=True,
     help="Folder of the outputs and the picture.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of noise, volume and training.")
+@click.option("--seed", default=0, help="Seed of noise, volume and training.")
 def demo_command(directory: Path, seed: int) -> None:
     """Train a small denoiser, predict an image and a volume with it, and draw both.
 
@@ -82,19 +82,11 @@ def demo_command(directory: Path, seed: int) -> None:
 @commands.command("plan", short_help="Print the plan, and create nothing.", epilog=_example(PLAN_EXAMPLE))
 @click.argument("source", required=False)
 @click.option(
-    "--shape",
-    metavar="N,N,...",
-    callback=WholeNumbers(),
-    help="Extents of the source in its order, instead of SOURCE.",
+    "--shape", metavar="N,N,...", callback=WholeNumbers(), help="Extents of the source in its order, instead of SOURCE."
 )
 @plan_options
 @click.option(
-    "--dtype",
-    type=click.Choice(DATA_TYPES),
-    metavar="NAME",
-    default="float32",
-    show_default=True,
-    help="Data type of the output.",
+    "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", default="float32", help="Data type of the output."
 )
 @click.option("--channels", type=click.IntRange(min=1), help="Channels of the output; else those of the source.")
 @series_option
@@ -115,24 +107,18 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
 @click.argument("destination")
 @plan_options
 @click.option(
-    "--compressor",
-    "compressors",
-    type=click.Choice(COMPRESSORS),
-    default="auto",
-    show_default=True,
-    help="Compressor of chunks.",
+    "--compressor", "compressors", type=click.Choice(COMPRESSORS), default="auto", help="Compressor of chunks."
 )
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
 )
 @model_options
 @series_option
-@click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3", show_default=True)
+@click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3")
 @click.option(
     "--if-exists",
     type=click.Choice(["fail", "overwrite", "overwrite-foreign", "resume"]),
     default="fail",
-    show_default=True,
     help="What to do where DESTINATION exists: overwrite an output of tilewright, or any Zarr; begin or complete it.",
 )
 @run_options
@@ -175,9 +161,7 @@ def predict_command(
         click.echo(str(report))
 
 
-@commands.command(
-    "verify", short_help="Prove that an output is complete.", epilog=_example("tilewright verify prediction.zarr")
-)
+@commands.command("verify", short_help="Prove that an output is complete.", epilog=_example(VERIFY_EXAMPLE))
 @click.argument("destination")
 @cluster_options
 def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:

@@ -50,7 +50,11 @@ def _with_options(*options: Any) -> Callable[[Any], Any]:
 
 
 series_option = click.option(
-    "--series", type=click.IntRange(min=0), default=0, help="Which image of a file that holds several; else the first."
+    "--series",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=False,
+    help="Which image of a file that holds several; else the first.",
 )
 
 plan_options = _with_options(
@@ -73,7 +77,6 @@ plan_options = _with_options(
         "--layout",
         type=click.Choice(["auto", "compact", "aligned"]),
         default="auto",
-        show_default=True,
         help="Fewest tiles (compact), or no tile shared by write units (aligned).",
     ),
     click.option(
@@ -81,7 +84,6 @@ plan_options = _with_options(
         metavar="auto|N,N,...",
         callback=WholeNumbers(auto="auto"),
         default="auto",
-        show_default=True,
         help="Elements of a chunk, per axis of the output or per spatial axis.",
     ),
     click.option(
@@ -89,7 +91,6 @@ plan_options = _with_options(
         metavar="none|auto|N,N,...",
         callback=WholeNumbers(none=None, auto="auto"),
         default="none",
-        show_default=True,
         help="Elements of a shard, multiples of those of a chunk.",
     ),
     click.option(
@@ -116,7 +117,6 @@ run_options = _with_options(
         "grace_seconds",
         type=click.FloatRange(min=0),
         default=20.0,
-        show_default=True,
         help="Seconds for the work in flight after SIGTERM or Ctrl-C.",
     ),
 )
@@ -128,8 +128,6 @@ model_options = _with_options(
         required=True,
         help="package.module:name, path/to/file.py:name, or a TorchScript file model.pt.",
     ),
-    click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
-    click.option(
-        "--device", default="auto", show_default=True, help="A torch device; auto is a GPU where there is one."
-    ),
+    click.option("--batch-size", type=click.IntRange(min=1), default=1, help="Tiles per call."),
+    click.option("--device", default="auto", help="A torch device; auto is a GPU where there is one."),
 )

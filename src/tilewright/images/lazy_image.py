@@ -157,9 +157,6 @@ def regions_of(shape: tuple[int, ...], extents: tuple[int, ...]) -> Iterator[Reg
     >>> list(regions_of((2, 5), (2, 3)))
     [((0, 2), (0, 3)), ((0, 2), (3, 5))]
     """
-    yield from product(
-        *(
-            [(start, min(start + step, extent)) for start in range(0, extent, step)]
-            for extent, step in zip(shape, extents, strict=True)
-        )
-    )
+    pairs = zip(shape, extents, strict=True)
+    intervals = ([(start, min(start + step, extent)) for start in range(0, extent, step)] for extent, step in pairs)
+    return product(*intervals)

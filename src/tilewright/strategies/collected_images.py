@@ -82,9 +82,9 @@ class _Collected:
             )
 
     def stitching(self) -> ImageStitching:
-        return ImageStitching(
-            self.image.name, self.image.first_sample, self.image.sample_count, self.infos, self.channels, self.dtype
-        )
+        image = self.image
+        infos = tuple(self.infos)
+        return ImageStitching(image.name, image.first_sample, image.sample_count, infos, self.channels, self.dtype)
 
 
 class CollectedImages(TrainerStrategy):

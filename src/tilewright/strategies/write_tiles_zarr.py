@@ -47,15 +47,8 @@ class WriteTilesZarr(TrainerStrategy):
         `finalize`.
     chunks, shards
         As in `plan_write`.
-    compressors : "auto", None, or codecs
-        As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
-        whole numbers.
-    dtype : data type, optional
-        The data type of the output; that of the predictions where not given.
-    fill_value : scalar, default=0
-        The fill value of the arrays.
-    zarr_format : {3, 2}
-        The version of the format.
+    compressors, dtype, fill_value, zarr_format
+        As in `predict_to_zarr`.
     if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
         What to do where an output exists, as in `predict_to_zarr`. With ``"resume"``, complete images stay as they
         are, and of the others the dataset yields only the tiles that are needed.
@@ -75,8 +68,8 @@ class WriteTilesZarr(TrainerStrategy):
     arrays, each with its array ``0``.
 
     A prediction is held where the model left it, with its halo, as long as the plan has room for that; else it is
-    copied without the halo. No other code may change it until it is written. A model that uses the memory of its first predictions again is noticed, and then each is
-    copied. A model that begins with that later is an error.
+    copied without the halo. No other code may change it until it is written. A model that uses the memory of its first
+    predictions again is noticed, and then each is copied. A model that begins with that later is an error.
 
     Examples
     --------
