@@ -292,10 +292,8 @@ def _planned_request(plan: WritePlan | None, given: dict[str, Any]) -> PlanReque
 
     Raises
     ------
-    TypeError
-        If keywords are missing, or are given beside a plan.
-    GeometryError
-        If the plan was not made by `plan_write`.
+    TypeError, GeometryError
+        If keywords are missing or are given beside a plan, or `plan_write` has not made the plan.
     """
     if plan is None:
         missing = [name for name in ("axes", "tile_size", "overlap") if given[name] is None]

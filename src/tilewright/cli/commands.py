@@ -13,9 +13,9 @@ from tilewright.cli.connecting import connected
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
 from tilewright.cli.options import (
-    WholeNumbers,
     cluster_options,
     model_options,
+    numbers_option,
     plan_options,
     run_options,
     series_option,
@@ -81,9 +81,7 @@ def demo_command(directory: Path, seed: int) -> None:
 
 @commands.command("plan", short_help="Print the plan, and create nothing.", epilog=_example(PLAN_EXAMPLE))
 @click.argument("source", required=False)
-@click.option(
-    "--shape", metavar="N,N,...", callback=WholeNumbers(), help="Extents of the source in its order, instead of SOURCE."
-)
+@numbers_option("--shape", help="Extents of the source in its order, instead of SOURCE.")
 @plan_options
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", default="float32", help="Data type of the output."
@@ -130,7 +128,6 @@ def predict_command(
     device: str,
     zarr_format: str,
     scheduler: str | None,
-    progress: bool | None,
     **options: Any,
 ) -> None:
     """Predict SOURCE tile by tile, and write the prediction to the Zarr group DESTINATION.
@@ -155,7 +152,6 @@ def predict_command(
             zarr_format=int(zarr_format),
             client=client,
             on_plan=click.echo,
-            progress=_shows_progress(progress),
             **options,
         )
         click.echo(str(report))
@@ -164,7 +160,7 @@ def predict_command(
 @commands.command("verify", short_help="Prove that an output is complete.", epilog=_example(VERIFY_EXAMPLE))
 @click.argument("destination")
 @cluster_options
-def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:
+def verify_command(destination: str, scheduler: str | None, **options: Any) -> None:
     """Compare every stored object of DESTINATION with the ledger of the runs that wrote it.
 
     The exit status is 3 if a unit is missing, short, damaged or given up.
@@ -172,7 +168,7 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
     with connected(scheduler, StopRequest(signals=of_command)) as client:
         from tilewright.verification import verify  # noqa: PLC0415
 
-        verification = verify(destination, client=client, progress=_shows_progress(progress), **options)
+        verification = verify(destination, client=client, **options)
     click.echo(str(verification))
     if not verification.is_complete:
         sys.exit(INCOMPLETE)
@@ -183,9 +179,7 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
 @click.option("--source", help="The source, if it was moved.")
 @model_options
 @run_options
-def repair_command(
-    destination: str, model: ModelReference, device: str, scheduler: str | None, progress: bool | None, **options: Any
-) -> None:
+def repair_command(destination: str, model: ModelReference, device: str, scheduler: str | None, **options: Any) -> None:
     """Predict and write again the units that are missing, short, damaged or given up in DESTINATION.
 
     The ledger has all arguments but the model. The exit status is that of predict.
@@ -194,7 +188,7 @@ def repair_command(
         from tilewright.prediction import repair  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
-        report = repair(destination, model, client=client, device=device, progress=_shows_progress(progress), **options)
+        report = repair(destination, model, client=client, device=device, **options)
         click.echo(str(report))
 
 
@@ -210,10 +204,6 @@ def _reported(destination: str) -> Iterator[None]:
         raise KeyboardInterrupt(
             f"If {destination} was begun, it is incomplete: go on with --if-exists resume."
         ) from None
-
-
-def _shows_progress(progress: bool | None) -> bool:
-    return sys.stderr.isatty() if progress is None else progress
 
 
 def _check_device(device: str, *, is_here: bool) -> None:

@@ -96,10 +96,8 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
 
     Raises
     ------
-    SourceError
-        If a source cannot be opened. The message names it.
-    GeometryError
-        If axes, tiles or overlaps do not fit.
+    SourceError, GeometryError
+        As in `IterablePredDataset`; GeometryError also if tiles or overlaps do not fit.
     """
 
     def __init__(
@@ -163,12 +161,8 @@ def _tensor_dtype(dtype: Any) -> np.dtype[Any]:
     return known
 
 
-def _as_list(batch: Sequence[TileInformation], **_: Any) -> list[TileInformation]:
-    return list(batch)
-
-
 # Without this, a data loader that has no `collate_fn` would collate each field of the tile information.
-default_collate_fn_map[TileInformation] = _as_list
+default_collate_fn_map[TileInformation] = lambda batch, **_: list(batch)
 
 
 def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[tuple[Source, int]]:

@@ -116,10 +116,8 @@ def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformatio
 
     Raises
     ------
-    IncompleteImageError
-        If elements are covered by no tile.
-    GeometryError
-        If the tile is smaller than what is kept of it.
+    IncompleteImageError, GeometryError
+        As in `stitch_prediction`.
     ModelOutputError
         If the tiles have different channels or data types.
     """
@@ -156,18 +154,12 @@ class ImageStitching:
 
     Parameters
     ----------
-    name : str
-        How to name the image in messages.
-    first_sample : int
-        The ``sample_id`` of its first sample.
-    sample_count : int
-        The number of its samples.
+    name, first_sample, sample_count
+        As in `SourceImage`.
     tile_infos : sequence of TileInformation
         Where its tiles belong, and what of them is kept.
-    channels : int
-        The channels of the tiles.
-    dtype : numpy.dtype
-        The data type of the tiles.
+    channels, dtype : int, numpy.dtype
+        Those of the tiles.
     """
 
     name: str
@@ -176,6 +168,9 @@ class ImageStitching:
     tile_infos: Sequence[TileInformation]
     channels: int
     dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
 
     @property
     def extents(self) -> tuple[int, ...]:

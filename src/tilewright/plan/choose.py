@@ -38,13 +38,7 @@ def plan_write(shape: Any, axes: str, tile_size: Any, overlap: Any, **options: A
 
 
 def plan_of(request: PlanRequest) -> WritePlan:
-    """Return the plan of a request.
-
-    Raises
-    ------
-    GeometryError, MemoryPlanError
-        As in `plan_write`.
-    """
+    """Return the plan of a request; errors are those of `tilewright.plan_write`."""
     on_output = request.on_output()
     stored = stored_extents(on_output, on_output.compact_tilings(), request.chunks, request.shards)
     layouts = ("compact", "aligned") if request.layout == "auto" else (request.layout,)
@@ -103,12 +97,7 @@ def plan_for_tilings(
 
 
 def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
-    """Return a plan with the same tiles and units for another memory.
-
-    Raises
-    ------
-    MemoryPlanError
-        If it cannot hold its tiles in ``memory_nbytes``.
+    """Return a plan with the same tiles and units for another memory, or raise MemoryPlanError where that is too small.
 
     Examples
     --------

@@ -30,13 +30,7 @@ StoredExtents = tuple[tuple[int, ...], tuple[int, ...] | None]
 def stored_extents(
     request: Request, tilings: Sequence[AxisTiling], chunks: Sequence[int] | str, shards: Sequence[int] | str | None
 ) -> StoredExtents:
-    """Return the extents of a chunk, and those of a shard where the array is sharded.
-
-    Raises
-    ------
-    GeometryError
-        If a chunk does not divide its shard, naming the axis and the numbers.
-    """
+    """Return the extents that are given or chosen, or raise GeometryError where a chunk does not divide its shard."""
     for name, value in (("chunks", chunks), ("shards", shards)):
         if isinstance(value, str) and value != "auto":
             raise GeometryError(f"{name} must be extents or 'auto', got {value!r}")

@@ -43,16 +43,7 @@ class Beginning:
 
 
 def open_run(output: Output, header: Header | None, asked: Asked) -> Beginning:
-    """Return how a run begins.
-
-    Parameters
-    ----------
-    output : Output
-        The output, for messages.
-    header : Header or None
-        What an earlier run has begun there, where that is to be completed.
-    asked : Asked
-        What is to be written.
+    """Return how a run begins; the header says what an earlier run has begun, where that is to be completed.
 
     Raises
     ------
@@ -74,7 +65,7 @@ def decided_again(output: Output, header: Header | None, beginning: Beginning) -
     Raises
     ------
     ResumeError
-        If that run has begun something else.
+        As in `open_run`.
     """
     if header is not None:
         _check_same(output, header, beginning.fingerprint)

@@ -82,13 +82,7 @@ class OutputRun:
         self.close()
 
     def lock(self) -> None:
-        """Take the right to write the output.
-
-        Raises
-        ------
-        OutputInUseError
-            If another process has it.
-        """
+        """Take the right to write the output, or raise OutputInUseError where another process has it."""
         ledger = self.output.ledger
         number = 1 if ledger is None else ledger.next_number()
         self._lock.acquire(number, has_workers=not self._placement.is_here)
@@ -108,10 +102,8 @@ class OutputRun:
 
         Raises
         ------
-        ResumeError
-            If the earlier run has begun something else.
-        OutputInUseError
-            If another run is writing that.
+        ResumeError, OutputInUseError
+            If the earlier run has begun something else; if another run is writing that.
         """
         try:
             return open_run(self.output, self.header(), asked)
@@ -127,10 +119,8 @@ class OutputRun:
 
         Raises
         ------
-        ResumeError
-            If another run has begun something else there since.
-        DestinationError
-            If it cannot be created.
+        ResumeError, DestinationError
+            If another run has begun something else there since; if the output cannot be created.
         """
         beginning = decided_again(self.output, self.header(), beginning)
         plan, fingerprint = beginning.plan, beginning.fingerprint
@@ -187,13 +177,7 @@ class OutputRun:
         return self._run
 
     def report(self) -> Report:
-        """Return what was done.
-
-        Raises
-        ------
-        UnitGivenUpError
-            If units were given up. It names them, and has the report as ``report``.
-        """
+        """Return what was done, or raise UnitGivenUpError with the report where units were given up."""
         coordinator = self.run.coordinator
         self._witness.look_again()
         given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}

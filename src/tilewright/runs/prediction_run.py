@@ -1,7 +1,7 @@
 """A prediction on a cluster, from an opened source and a request to the report."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ class PredictionRun:
             cluster_client(self.client) as client,
             self.source.held_by(client, stop.check),
             Placement(client, prediction, stop) as placement,
-            Progress(self.progress, stop) as line,
+            closing(Progress(self.progress, stop)) as line,
         ):
             stop.check()
             if not shares_memory(client):

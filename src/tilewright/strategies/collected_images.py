@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class _Collected:
         # The valid regions of a dataset that is none of ours may overlap, so that elements must be counted one by one.
         self._covered: dict[int, AnyArray] | None = None if isinstance(image, SourceImage) else {}
         # Of all samples, in one channel.
-        self.missing_count = image.sample_count * element_count(tuple((0, extent) for extent in self.extents))
+        self.element_count = self.missing_count = image.sample_count * prod(self.extents)
 
     def is_new(self, information: TileInformation) -> bool:
         """Tell whether a tile has not come before, and remember that it has."""
@@ -266,5 +267,5 @@ class CollectedImages(TrainerStrategy):
         name = self._images[key[0]][key[1]].name
         if collected is None:
             return f"image {name} is missing: nothing of it was predicted"
-        total = collected.image.sample_count * element_count(tuple((0, extent) for extent in collected.extents))
-        return f"image {name} misses {collected.missing_count} elements of {total}; {self._paths[key]} is not written"
+        missed = f"{collected.missing_count} elements of {collected.element_count}"
+        return f"image {name} misses {missed}; {self._paths[key]} is not written"

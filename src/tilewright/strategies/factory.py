@@ -33,14 +33,12 @@ def create_write_strategy(
         The kind of output.
     tiled : bool
         Whether predictions are tiles, or whole samples.
-    write_func : callable, optional
-        Writes an image, for ``"custom"``; see `CacheTiles`. The other kinds have their own.
-    write_extension : str, optional
-        The ending of the outputs, with its dot, for ``"custom"``.
+    write_func, write_extension
+        As in `CacheTiles`, for ``"custom"``; the other kinds have their own.
     write_func_kwargs : dict, optional
         Further keywords of the function that writes; for tiles to Zarr those of `WriteTilesZarr`.
-    client : distributed.Client, optional
-        The cluster that writes.
+    client
+        As in `CacheTiles`.
 
     Returns
     -------

@@ -29,13 +29,7 @@ _MISSING_SHOWN = 3
 
 
 def outputs_of(images: Sequence[TiledImage], folder: Path, options: OutputOptions, ledger: Path | None) -> list[Output]:
-    """Return the output of each image, after a check that all of them may be written.
-
-    Raises
-    ------
-    OSError
-        If an output exists, two images would share one, or one lies in the place of a source.
-    """
+    """Return the output of each image, or raise OSError where one exists, is shared, or lies in a source."""
     sources = [image.source for image in images]
     outputs = [
         Output.at(folder / name, group, None if ledger is None else ledger / name / group)
@@ -128,15 +122,7 @@ class ImageRun:
         self.plan = beginning.plan
 
     def dtype_and_channels(self, tiles: Sequence[AnyArray], asked_dtype: str | None) -> tuple[str, int]:
-        """Return the data type and the channels of the output, which tiles must fit.
-
-        Raises
-        ------
-        ModelOutputError
-            If the model has changed the spatial size, or returns other channels than before.
-        ResumeError
-            If an earlier run has begun the output with another data type.
-        """
+        """Return the data type and the channels of the output, or raise an error where tiles do not fit them."""
         first = tiles[0]
         channels = first.shape[0] if self.plan is None else self.plan.channels
         name = self.image.source.name
@@ -196,18 +182,7 @@ class ImageRun:
 
 
 class ImageRuns(dict[Key, ImageRun]):
-    """Images that are not complete, by data loader and number.
-
-    Parameters
-    ----------
-    reports : list of Report
-        Where the reports of complete images go.
-
-    Attributes
-    ----------
-    given_up : list of str
-        Images of which units were given up, in words.
-    """
+    """Images that are not complete; the reports of those that are, and in words those with units that were given up."""
 
     def __init__(self, reports: list[Report]) -> None:
         super().__init__()

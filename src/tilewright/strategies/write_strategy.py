@@ -13,6 +13,9 @@ from tilewright.identity.values import name_of
 class WriteStrategy(Protocol):
     """How the predictions of a Lightning trainer are written.
 
+    A strategy may also have ``prepare(trainer, dirpath)``, which checks its outputs before anything is predicted, and
+    ``abort()``, which lets go of what is in flight where the prediction ends with an error.
+
     Examples
     --------
     A strategy of your own is any object with `write_batch`, and with `finalize` where it must end. It gets each batch
@@ -80,22 +83,6 @@ class WriteStrategy(Protocol):
         """Wait for what is in flight, check that all of it is complete, and close; a second call does nothing."""
 
 
-@runtime_checkable
-class Prepares(Protocol):
-    """Strategy that checks its outputs before anything is predicted."""
-
-    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
-        """Check the outputs of a run; called when prediction starts."""
-
-
-@runtime_checkable
-class Aborts(Protocol):
-    """Strategy that lets go of what it holds where the prediction ends with an error."""
-
-    def abort(self) -> None:
-        """Let go of what is in flight; what is written stays."""
-
-
 def loaders_of(trainer: Any) -> list[Any]:
     """Return the data loaders of a trainer, in the order of their ``dataloader_idx``."""
     loaders = trainer.predict_dataloaders
@@ -122,15 +109,7 @@ def check_one_process(trainer: Any) -> None:
 
 
 def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
-    """Return the datasets of all data loaders of a trainer.
-
-    Raises
-    ------
-    TypeError
-        If one is not of that type, and is not registered as such.
-    NotImplementedError
-        As in `check_one_process`.
-    """
+    """Return the datasets of a trainer of one process, or raise TypeError where one is not of that type."""
     check_one_process(trainer)
     datasets = datasets_in(trainer)
     if not all(isinstance(dataset, dataset_type) for dataset in datasets):

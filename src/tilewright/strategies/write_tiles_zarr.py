@@ -7,6 +7,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tilewright.arguments import whole_number
 from tilewright.assemble import AnyArray
 from tilewright.datasets.images import image_of_sample
@@ -23,10 +25,9 @@ from tilewright.runs.report import Report
 from tilewright.stopping import GRACE_SECONDS
 from tilewright.stores.local_paths import local_path
 from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns, outputs_of
-from tilewright.strategies.needed_tiles import tiled_images, yield_needed_tiles
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.trainer_strategy import Key, TrainerStrategy
-from tilewright.strategies.write_strategy import check_extents
+from tilewright.strategies.write_strategy import check_extents, loaders_of
 from tilewright.transport.clients import check_client, cluster_client
 
 if TYPE_CHECKING:
@@ -151,7 +152,13 @@ class WriteTilesZarr(TrainerStrategy):
         self._runs.close_complete()
 
     def _images_of(self, dataset: Any) -> Sequence[TiledImage]:
-        return tiled_images(dataset)
+        images: Sequence[TiledImage] = getattr(dataset, "images", ())
+        if not images or not all(isinstance(image, TiledImage) for image in images):
+            raise TypeError(
+                f"the tiles of a {type(dataset).__name__} are not known beforehand, so that no Zarr array can be "
+                "planned for them; use an IterableTiledPredDataset of tilewright, or CacheTiles"
+            )
+        return images
 
     def _open(self, trainer: Any, images: Mapping[Key, TiledImage], folder: Path) -> None:
         outputs = outputs_of(list(images.values()), folder, self.options, self.ledger)
@@ -167,7 +174,7 @@ class WriteTilesZarr(TrainerStrategy):
         # All are compared before the first one is changed.
         found = {key: self._compared(self._runs[key]) for key in images}
         needed = [self._take_up(self._runs[key], found[key]) for key in images]
-        yield_needed_tiles(trainer, self._images, needed)
+        self._yield_needed(trainer, needed)
 
     def finalize(self) -> list[Report]:
         """Wait until all that was handed over is written, and check that every image is complete.
@@ -236,6 +243,19 @@ class WriteTilesZarr(TrainerStrategy):
         # An image that is complete is closed before the next one is opened.
         self._runs.close_complete()
         return is_open
+
+    def _yield_needed(self, trainer: Any, needed: Sequence[AnyArray | None]) -> None:
+        """Let the datasets yield only tiles that are needed: for each image, one bool per tile; None where all are."""
+        waiting = iter(needed)
+        for loader, images in zip(loaders_of(trainer), self._images, strict=True):
+            of_images = [next(waiting) for _ in images]
+            if all(is_open is None for is_open in of_images) or not hasattr(loader.dataset, "open_tiles"):
+                continue
+            is_open = [
+                np.ones(image.tile_count, bool) if of_image is None else of_image
+                for image, of_image in zip(images, of_images, strict=True)
+            ]
+            loader.dataset.open_tiles.keep(np.concatenate(is_open), getattr(loader, "batch_size", None))
 
     def _hand_over(self, key: Key, group: list[tuple[Any, AnyArray]], left_alone: AnyArray | None) -> None:
         """Hand over tiles of one image, as they are where the model leaves its prediction alone."""
