@@ -69,7 +69,8 @@ def converted(
 ) -> tuple[AnyArray, int]:
     """Return values in the data type of an output, and the number of values that it cannot hold.
 
-    `is_asked_for` tells whether the user chose the data type; otherwise it is that of the first prediction.
+    Values become whole numbers by rounding and by clipping to the limits of the data type. `is_asked_for` tells whether
+    the user chose the data type; otherwise it is that of the first prediction.
 
     Raises
     ------
@@ -93,13 +94,7 @@ def converted(
 
 
 def to_dtype(values: AnyArray, dtype: np.dtype[np.generic]) -> AnyArray:
-    """Return values in another data type; for whole numbers, rounded and clipped to their limits.
-
-    Examples
-    --------
-    >>> to_dtype(np.array([0.6, 300.0, -1.0]), np.dtype("uint8"))
-    array([  1, 255,   0], dtype=uint8)
-    """
+    """Return values in another data type, as `converted` does."""
     if values.dtype == dtype:
         return values
     if dtype.kind in "iu" and values.dtype.kind in "iuf":

@@ -176,11 +176,10 @@ def predict_to_zarr(
     }
     planned = _planned_request(plan, given)
     opened = open_source(source, planned.axes if planned else axes, series=series)  # type: ignore[arg-type]
-    output = Output.at(destination, ledger=ledger)
-    run = PredictionRun(
-        predictor=Predictor(model, device),
+    return PredictionRun(
         source=opened,
-        output=output,
+        output=Output.at(destination, ledger=ledger),
+        predictor=Predictor(model, device),
         options=options,
         request=planned or PlanRequest(shape=opened.axes.shape, **given),  # type: ignore[arg-type]
         plan=plan,
@@ -189,9 +188,7 @@ def predict_to_zarr(
         progress=progress,
         on_plan=on_plan,
         grace_seconds=grace_seconds,
-    )
-    run.check()
-    return run.predict()
+    ).predict()
 
 
 def repair(
@@ -264,12 +261,11 @@ def repair(
     )
     # The user says where it is now: the path may differ, the content may not.
     opened.recorded_path = fingerprint[SOURCE_PATH]
-    options = OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume")
-    run = PredictionRun(
+    return PredictionRun(
         predictor=Predictor(model, device),
         source=opened,
         output=Output.at(destination if begun.output.ledger_path is not None else begun.output.store, ledger=ledger),
-        options=options,
+        options=OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume"),
         request=PlanRequest(
             shape=opened.axes.shape,
             axes=opened.axes.names,
@@ -285,9 +281,7 @@ def repair(
         client=client,
         progress=flag("progress", progress),
         grace_seconds=seconds("grace_seconds", grace_seconds),
-    )
-    run.check()
-    return run.predict()
+    ).predict()
 
 
 _DEFAULTS = {"layout": "auto", "chunks": "auto"}
@@ -298,10 +292,8 @@ def _planned_request(plan: WritePlan | None, given: dict[str, Any]) -> PlanReque
 
     Raises
     ------
-    TypeError
-        If keywords are missing, or are given beside a plan.
-    GeometryError
-        If the plan was not made by `plan_write`.
+    TypeError, GeometryError
+        If keywords are missing or are given beside a plan, or `plan_write` has not made the plan.
     """
     if plan is None:
         missing = [name for name in ("axes", "tile_size", "overlap") if given[name] is None]

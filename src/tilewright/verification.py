@@ -121,12 +121,10 @@ def verify(
     ----------
     destination : path or zarr store
         The destination of `predict_to_zarr`, or the group of one image of `WriteTilesZarr`.
-    ledger : path, optional
-        Folder of the ledger; by default ``<destination>.ledger``.
+    ledger, progress
+        As in `predict_to_zarr`.
     client : distributed.Client, optional
         Cluster that reads the objects; by default that of the current client, else threads of this process.
-    progress : bool, default=True
-        Whether to show a progress bar on standard error.
 
     Returns
     -------
@@ -190,13 +188,7 @@ def verify(
 def begun_output(
     destination: "str | os.PathLike[str] | Store", ledger: "str | os.PathLike[str] | None" = None
 ) -> BegunOutput:
-    """Return the output at a place, with its ledger.
-
-    Raises
-    ------
-    ResumeError
-        If there is no ledger.
-    """
+    """Return the output at a place with its ledger, or raise ResumeError where there is none."""
     for output in _candidates(destination, ledger):
         if output.ledger is not None and (header := output.ledger.header()) is not None:
             return BegunOutput(output, output.ledger, header)
@@ -209,10 +201,8 @@ def begun_output(
     inner = LedgerFolder(path.with_name(f"{path.name}{LEDGER_SUFFIX}")).inner() if ledger is None else []
     if inner:
         raise ResumeError(f"{path} holds several outputs; name one of them: {', '.join(str(path / n) for n in inner)}")
-    where = ledger or f"{path}{LEDGER_SUFFIX}"
-    raise ResumeError(
-        f"the output {path} has no ledger {where}; without it the units that should be stored are unknown"
-    )
+    which = f"{path} has no ledger {ledger or f'{path}{LEDGER_SUFFIX}'}"
+    raise ResumeError(f"the output {which}; without it the units that should be stored are unknown")
 
 
 def _candidates(

@@ -13,9 +13,9 @@ from tilewright.cli.connecting import connected
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
 from tilewright.cli.options import (
-    WholeNumbers,
     cluster_options,
     model_options,
+    numbers_option,
     plan_options,
     run_options,
     series_option,
@@ -36,6 +36,7 @@ PREDICT_EXAMPLE = (
 VERIFY_EXAMPLE = "tilewright verify prediction.zarr"
 REPAIR_EXAMPLE = "tilewright repair prediction.zarr --model networks.py:denoiser"
 COMPRESSORS = ("auto", "none", "zstd", "blosc", "gzip")
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
 def _example(*lines: str) -> str:
@@ -43,7 +44,7 @@ def _example(*lines: str) -> str:
     return "\n  ".join(["\b\nExample:", *lines])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="tilewright")
 @click.pass_context
 def commands(context: click.Context) -> None:
@@ -57,10 +58,9 @@ def commands(context: click.Context) -> None:
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("tilewright-demo"),
-    show_default=True,
     help="Folder of the outputs and the picture.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of noise, volume and training.")
+@click.option("--seed", default=0, help="Seed of noise, volume and training.")
 def demo_command(directory: Path, seed: int) -> None:
     """Train a small denoiser, predict an image and a volume with it, and draw both.
 
@@ -81,20 +81,10 @@ def demo_command(directory: Path, seed: int) -> None:
 
 @commands.command("plan", short_help="Print the plan, and create nothing.", epilog=_example(PLAN_EXAMPLE))
 @click.argument("source", required=False)
-@click.option(
-    "--shape",
-    metavar="N,N,...",
-    callback=WholeNumbers(),
-    help="Extents of the source in its order, instead of SOURCE.",
-)
+@numbers_option("--shape", help="Extents of the source in its order, instead of SOURCE.")
 @plan_options
 @click.option(
-    "--dtype",
-    type=click.Choice(DATA_TYPES),
-    metavar="NAME",
-    default="float32",
-    show_default=True,
-    help="Data type of the output.",
+    "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", default="float32", help="Data type of the output."
 )
 @click.option("--channels", type=click.IntRange(min=1), help="Channels of the output; else those of the source.")
 @series_option
@@ -115,24 +105,18 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
 @click.argument("destination")
 @plan_options
 @click.option(
-    "--compressor",
-    "compressors",
-    type=click.Choice(COMPRESSORS),
-    default="auto",
-    show_default=True,
-    help="Compressor of chunks.",
+    "--compressor", "compressors", type=click.Choice(COMPRESSORS), default="auto", help="Compressor of chunks."
 )
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
 )
 @model_options
 @series_option
-@click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3", show_default=True)
+@click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3")
 @click.option(
     "--if-exists",
     type=click.Choice(["fail", "overwrite", "overwrite-foreign", "resume"]),
     default="fail",
-    show_default=True,
     help="What to do where DESTINATION exists: overwrite an output of tilewright, or any Zarr; begin or complete it.",
 )
 @run_options
@@ -144,7 +128,6 @@ def predict_command(
     device: str,
     zarr_format: str,
     scheduler: str | None,
-    progress: bool | None,
     **options: Any,
 ) -> None:
     """Predict SOURCE tile by tile, and write the prediction to the Zarr group DESTINATION.
@@ -169,18 +152,15 @@ def predict_command(
             zarr_format=int(zarr_format),
             client=client,
             on_plan=click.echo,
-            progress=_shows_progress(progress),
             **options,
         )
         click.echo(str(report))
 
 
-@commands.command(
-    "verify", short_help="Prove that an output is complete.", epilog=_example("tilewright verify prediction.zarr")
-)
+@commands.command("verify", short_help="Prove that an output is complete.", epilog=_example(VERIFY_EXAMPLE))
 @click.argument("destination")
 @cluster_options
-def verify_command(destination: str, scheduler: str | None, progress: bool | None, **options: Any) -> None:
+def verify_command(destination: str, scheduler: str | None, **options: Any) -> None:
     """Compare every stored object of DESTINATION with the ledger of the runs that wrote it.
 
     The exit status is 3 if a unit is missing, short, damaged or given up.
@@ -188,7 +168,7 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
     with connected(scheduler, StopRequest(signals=of_command)) as client:
         from tilewright.verification import verify  # noqa: PLC0415
 
-        verification = verify(destination, client=client, progress=_shows_progress(progress), **options)
+        verification = verify(destination, client=client, **options)
     click.echo(str(verification))
     if not verification.is_complete:
         sys.exit(INCOMPLETE)
@@ -199,9 +179,7 @@ def verify_command(destination: str, scheduler: str | None, progress: bool | Non
 @click.option("--source", help="The source, if it was moved.")
 @model_options
 @run_options
-def repair_command(
-    destination: str, model: ModelReference, device: str, scheduler: str | None, progress: bool | None, **options: Any
-) -> None:
+def repair_command(destination: str, model: ModelReference, device: str, scheduler: str | None, **options: Any) -> None:
     """Predict and write again the units that are missing, short, damaged or given up in DESTINATION.
 
     The ledger has all arguments but the model. The exit status is that of predict.
@@ -210,7 +188,7 @@ def repair_command(
         from tilewright.prediction import repair  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
-        report = repair(destination, model, client=client, device=device, progress=_shows_progress(progress), **options)
+        report = repair(destination, model, client=client, device=device, **options)
         click.echo(str(report))
 
 
@@ -226,10 +204,6 @@ def _reported(destination: str) -> Iterator[None]:
         raise KeyboardInterrupt(
             f"If {destination} was begun, it is incomplete: go on with --if-exists resume."
         ) from None
-
-
-def _shows_progress(progress: bool | None) -> bool:
-    return sys.stderr.isatty() if progress is None else progress
 
 
 def _check_device(device: str, *, is_here: bool) -> None:

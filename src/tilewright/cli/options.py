@@ -1,5 +1,6 @@
 """Options that several commands share, checked before any heavy import."""
 
+import sys
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -9,21 +10,19 @@ import click
 from tilewright.cli.model_reference import ModelReference
 
 
-class WholeNumbers:
-    """Callback that reads whole numbers separated by commas, or one of the words, with its value."""
+def numbers_option(name: str, *words: str, **options: Any) -> Callable[[Any], Any]:
+    """Return an option of whole numbers separated by commas, or of one of the words; ``none`` becomes None."""
 
-    def __init__(self, **words: str | None) -> None:
-        self.words = words
-
-    def __call__(self, _ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, ...] | str | None:
-        """Return the numbers, or the value of the word."""
-        if text is None or text in self.words:
-            return self.words[text] if text else None
+    def read(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, ...] | str | None:
+        if text is None or text in words:
+            return None if text == "none" else text
         try:
             return tuple(int(number) for number in text.split(","))
         except ValueError:
-            words = "".join(f", or {word}" for word in self.words)
-            raise click.BadParameter(f"{text!r} is not whole numbers such as 64,256,256{words}") from None
+            others = "".join(f", or {word}" for word in words)
+            raise click.BadParameter(f"{text!r} is not whole numbers such as 64,256,256{others}") from None
+
+    return click.option(name, metavar="|".join([*words, "N,N,..."]), callback=read, **options)
 
 
 def _read_nbytes(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
@@ -50,47 +49,28 @@ def _with_options(*options: Any) -> Callable[[Any], Any]:
 
 
 series_option = click.option(
-    "--series", type=click.IntRange(min=0), default=0, help="Which image of a file that holds several; else the first."
+    "--series",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=False,
+    help="Which image of a file that holds several; else the first.",
 )
 
 plan_options = _with_options(
     click.option("--axes", required=True, help="Axes of the source in its order, letters of STCZYX: ZYX."),
-    click.option(
-        "--tile-size",
-        required=True,
-        metavar="N,N,...",
-        callback=WholeNumbers(),
-        help="Elements of a tile along (Z,)Y,X.",
-    ),
-    click.option(
-        "--overlap",
-        required=True,
-        metavar="N,N,...",
-        callback=WholeNumbers(),
-        help="Elements that neighbouring tiles share.",
-    ),
+    numbers_option("--tile-size", required=True, help="Elements of a tile along (Z,)Y,X."),
+    numbers_option("--overlap", required=True, help="Elements that neighbouring tiles share."),
     click.option(
         "--layout",
         type=click.Choice(["auto", "compact", "aligned"]),
         default="auto",
-        show_default=True,
         help="Fewest tiles (compact), or no tile shared by write units (aligned).",
     ),
-    click.option(
-        "--chunks",
-        metavar="auto|N,N,...",
-        callback=WholeNumbers(auto="auto"),
-        default="auto",
-        show_default=True,
-        help="Elements of a chunk, per axis of the output or per spatial axis.",
+    numbers_option(
+        "--chunks", "auto", default="auto", help="Elements of a chunk, per axis of the output or per spatial axis."
     ),
-    click.option(
-        "--shards",
-        metavar="none|auto|N,N,...",
-        callback=WholeNumbers(none=None, auto="auto"),
-        default="none",
-        show_default=True,
-        help="Elements of a shard, multiples of those of a chunk.",
+    numbers_option(
+        "--shards", "none", "auto", default="none", help="Elements of a shard, multiples of those of a chunk."
     ),
     click.option(
         "--memory",
@@ -107,7 +87,12 @@ cluster_options = _with_options(
         help="A Dask cluster, tcp://host:port or its scheduler file; else one in this process.",
     ),
     click.option("--ledger", metavar="FOLDER", help="The ledger, if not beside DESTINATION."),
-    click.option("--progress/--no-progress", default=None, help="Show progress; else in a terminal only."),
+    click.option(
+        "--progress/--no-progress",
+        default=None,
+        callback=lambda _ctx, _param, shown: sys.stderr.isatty() if shown is None else shown,
+        help="Show progress; else in a terminal only.",
+    ),
 )
 run_options = _with_options(
     cluster_options,
@@ -116,7 +101,6 @@ run_options = _with_options(
         "grace_seconds",
         type=click.FloatRange(min=0),
         default=20.0,
-        show_default=True,
         help="Seconds for the work in flight after SIGTERM or Ctrl-C.",
     ),
 )
@@ -128,8 +112,6 @@ model_options = _with_options(
         required=True,
         help="package.module:name, path/to/file.py:name, or a TorchScript file model.pt.",
     ),
-    click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
-    click.option(
-        "--device", default="auto", show_default=True, help="A torch device; auto is a GPU where there is one."
-    ),
+    click.option("--batch-size", type=click.IntRange(min=1), default=1, help="Tiles per call."),
+    click.option("--device", default="auto", help="A torch device; auto is a GPU where there is one."),
 )

@@ -5,32 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import TileMismatchError
 from tilewright.sources.naming import ARRAY_SOURCE_NAME
 from tilewright.sources.source import Source
-
-
-class DatasetImage(Protocol):
-    """Image as a writer knows it."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages."""
-
-    @property
-    def path(self) -> Path | None:
-        """Path of the file; None for an array."""
-
-    @property
-    def first_sample(self) -> int:
-        """The ``sample_id`` of its first sample."""
-
-    @property
-    def sample_count(self) -> int:
-        """Number of its samples."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +63,9 @@ class FileOfOneSample:
     def name(self) -> str:
         """Name in messages."""
         return str(self.path)
+
+
+DatasetImage = SourceImage | FileOfOneSample
 
 
 def images_of(dataset: Any) -> Sequence[DatasetImage]:

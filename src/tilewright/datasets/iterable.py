@@ -36,9 +36,10 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
     axes : str
         The axes of each source in its own order, letters of ``STCZYX``.
     read_source_func : callable, optional
-        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask.
+        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask. For NumPy, each
+        data-loader worker holds one whole file at a time.
     dtype : str, default="float32"
-        Data type of the samples.
+        Data type of what is yielded.
 
     Attributes
     ----------
@@ -79,19 +80,12 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
 
     Parameters
     ----------
-    sources : source, or list of sources
-        Paths of TIFF files or Zarr arrays, or arrays of Zarr, NumPy or Dask; all have the same axes.
-    axes : str
-        The axes of each source in its own order, letters of ``STCZYX``.
+    sources, axes, read_source_func, dtype
+        As in `IterablePredDataset`.
     tile_size, overlaps : sequence of int
         Per spatial axis, in the order (Z)YX.
     borders : sequence of int, optional
         Per spatial axis, valid regions end on multiples of this. By default there are as few tiles as possible.
-    read_source_func : callable, optional
-        Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask. For NumPy, each
-        data-loader worker holds one whole file at a time.
-    dtype : str, default="float32"
-        Data type of the tiles.
 
     Attributes
     ----------
@@ -102,10 +96,8 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
 
     Raises
     ------
-    SourceError
-        If a source cannot be opened. The message names it.
-    GeometryError
-        If axes, tiles or overlaps do not fit.
+    SourceError, GeometryError
+        As in `IterablePredDataset`; GeometryError also if tiles or overlaps do not fit.
     """
 
     def __init__(
@@ -169,12 +161,8 @@ def _tensor_dtype(dtype: Any) -> np.dtype[Any]:
     return known
 
 
-def _as_list(batch: Sequence[TileInformation], **_: Any) -> list[TileInformation]:
-    return list(batch)
-
-
 # Without this, a data loader that has no `collate_fn` would collate each field of the tile information.
-default_collate_fn_map[TileInformation] = _as_list
+default_collate_fn_map[TileInformation] = lambda batch, **_: list(batch)
 
 
 def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[tuple[Source, int]]:

@@ -50,7 +50,11 @@ class OpenTiles:
             Tiles per batch. A tile comes with all tiles of its batch, since the batch may change the last digits of a
             prediction.
         """
-        _remove_abandoned(self._file.parent)
+        # Those of killed processes.
+        for name in os.listdir(self._file.parent):  # noqa: PTH208
+            match = _NAME.fullmatch(name)
+            if match is not None and not psutil.pid_exists(int(match[1])):
+                remove_file(self._file.parent / name)
         header = np.array([batch_size or 1], np.int64).tobytes()
         write_file(self._file, [header, np.packbits(is_open.astype(bool)).tobytes()])
 
@@ -79,11 +83,3 @@ class OpenTiles:
         except FileNotFoundError:
             return None
         return int(np.frombuffer(raw[:8], np.int64)[0]), raw[8:]
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the files of killed processes."""
-    for name in os.listdir(folder):  # noqa: PTH208
-        match = _NAME.fullmatch(name)
-        if match is not None and not psutil.pid_exists(int(match[1])):
-            remove_file(folder / name)

@@ -97,10 +97,11 @@ class TiledImage(SourceImage):
     def tile_of(self, information: Any, plan: WritePlan) -> int:
         """Return the index of a tile in the plan, or raise TileMismatchError where the plan has another tile there."""
         sample = information.sample_id - self.first_sample
-        coordinates = {name: stitch[0] for name, stitch in zip(self._spatial, information.stitch_coords, strict=False)}
+        spatial = self.source.axes.spatial
+        coordinates = {name: stitch[0] for name, stitch in zip(spatial, information.stitch_coords, strict=False)}
         coordinates |= self.sample_indices(sample)
         expected: list[Interval] = []
-        if 0 <= sample < self.sample_count and len(information.stitch_coords) == len(self._spatial):
+        if 0 <= sample < self.sample_count and len(information.stitch_coords) == len(spatial):
             with suppress(IndexError):
                 tile = plan.tile_at(tuple(coordinates.get(name, 0) for name in plan.axes))
                 expected = _spatial_part(plan, plan.valid_region(tile))
@@ -119,10 +120,6 @@ class TiledImage(SourceImage):
                 f"the tile of {self.source.name} at {tuple(information.stitch_coords)} says that "
                 f"{tuple(information.overlap_crop_coords)} of it is kept, but its dataset keeps {tuple(crop)}"
             )
-
-    @property
-    def _spatial(self) -> str:
-        return self.source.axes.spatial
 
 
 def _spatial_part(plan: WritePlan, region: Region) -> list[Interval]:

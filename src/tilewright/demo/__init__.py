@@ -127,14 +127,8 @@ def _predict_image(
     predicted = np.asarray(report.array)
     quality = (psnr(noisy[:, half:], clean[:, half:]), psnr(predicted[:, half:], clean[:, half:]))
     echo(f"      PSNR on the half it was not trained on: {quality[0]:.1f} -> {quality[1]:.1f} dB")
-    return PictureRow(
-        title=f"An image: tissue section, {_times(clean.shape)} pixels",
-        psnr_label="PSNR on the half not used for training",
-        report=report,
-        psnr=quality,
-        noisy=noisy,
-        predicted=predicted,
-    )
+    title = f"An image: tissue section, {_times(clean.shape)} pixels"
+    return PictureRow(title, "PSNR on the half not used for training", report, quality, noisy, predicted)
 
 
 def _predict_volume(
@@ -165,14 +159,8 @@ def _predict_volume(
     predicted = np.asarray(report.array[plane])
     quality = (psnr(noisy, clean), psnr(predicted, clean))
     echo(f"      PSNR of plane {plane}: {quality[0]:.1f} -> {quality[1]:.1f} dB")
-    return PictureRow(
-        title=f"A volume: synthetic cells, {size}, at most {MEMORY_NBYTES / 2**20:.0f} MiB of tiles at a time",
-        psnr_label=f"PSNR of plane {plane}",
-        report=report,
-        psnr=quality,
-        noisy=noisy,
-        predicted=predicted,
-    )
+    title = f"A volume: synthetic cells, {size}, at most {MEMORY_NBYTES / 2**20:.0f} MiB of tiles at a time"
+    return PictureRow(title, f"PSNR of plane {plane}", report, quality, noisy, predicted)
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -31,19 +31,7 @@ DOTS_PER_INCH = 128
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One row of the picture, for one prediction.
-
-    Attributes
-    ----------
-    title, psnr_label : str
-        Title, and label of the quality.
-    report : Report
-        Report of the prediction; its last two axes are drawn.
-    psnr : tuple of float
-        Peak signal-to-noise ratio in dB of input and prediction.
-    noisy, predicted : array
-        Input and prediction YX.
-    """
+    """One row of the picture, for one prediction: its last two axes are drawn, its quality is that of `DemoResult`."""
 
     title: str
     psnr_label: str

@@ -1,9 +1,9 @@
 """Tile information: the sample, place and crop that put a tile back into its image."""
 
 from collections.abc import Sequence
-from operator import index
 from typing import NamedTuple, Self
 
+from tilewright.arguments import whole_number, whole_numbers
 from tilewright.errors import GeometryError
 from tilewright.geometry.intervals import Interval
 
@@ -55,12 +55,12 @@ class TileInformation(_Fields):
         sample_id: int = 0,
     ) -> Self:
         """Check the fields against each other."""
-        shape = _whole_numbers("array_shape", array_shape)
+        shape = whole_numbers("array_shape", array_shape)
         if len(shape) not in (3, 4) or min(shape) < 1:
             raise GeometryError(f"array_shape must be C(Z)YX, 3 or 4 extents of at least 1, got {shape}")
         crop = _intervals("overlap_crop_coords", overlap_crop_coords, len(shape) - 1)
         stitch = _intervals("stitch_coords", stitch_coords, len(shape) - 1)
-        (sample,) = _whole_numbers("sample_id", (sample_id,))
+        sample = whole_number("sample_id", sample_id, 0)
         for axis, extent in enumerate(shape[1:]):
             if stitch[axis][1] > extent:
                 raise GeometryError(
@@ -72,22 +72,13 @@ class TileInformation(_Fields):
                     f"overlap_crop_coords {crop[axis]} and stitch_coords {stitch[axis]} differ in extent on spatial "
                     f"axis {axis}"
                 )
-        if sample < 0:
-            raise GeometryError(f"sample_id must be at least 0, got {sample}")
         return super().__new__(cls, shape, bool(last_tile), crop, stitch, sample)
-
-
-def _whole_numbers(name: str, values: Sequence[int]) -> tuple[int, ...]:
-    try:
-        return tuple(index(value) for value in values)
-    except TypeError:
-        raise GeometryError(f"{name} must be made of whole numbers, got {values!r}") from None
 
 
 def _intervals(name: str, values: Sequence[Sequence[int]], count: int) -> tuple[Interval, ...]:
     # Collating and pickling may turn tuples into lists.
     try:
-        pairs = [_whole_numbers(name, pair) for pair in values]
+        pairs = [whole_numbers(name, pair) for pair in values]
     except TypeError:
         raise GeometryError(f"{name} must be (start, stop) pairs, got {values!r}") from None
     intervals = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)

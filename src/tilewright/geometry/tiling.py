@@ -52,6 +52,10 @@ class AxisTiling:
     >>> compact = AxisTiling(extent=35, tile=32, overlap=24)
     >>> [compact.valid(index) for index in range(compact.count)]
     [(0, 20), (20, 35)]
+    >>> compact.read(1), compact.crop(1), compact.index_at(20)
+    ((3, 35), (17, 32), 1)
+    >>> compact.indices_in(0, 21), compact.starts_in(1, 35)
+    (range(0, 2), range(1, 2))
     >>> aligned = AxisTiling(extent=35, tile=32, overlap=24, border=8)
     >>> [aligned.valid(index) for index in range(aligned.count)]
     [(0, 16), (16, 35)]
@@ -126,26 +130,14 @@ class AxisTiling:
         return min(self.extent, max(self._head, min(self.step, self._cell_extent), last))
 
     def valid(self, index: int) -> Interval:
-        """Return the valid region of a tile: the elements that it owns.
-
-        Examples
-        --------
-        >>> AxisTiling(extent=10, tile=6, overlap=3).valid(1)
-        (4, 7)
-        """
+        """Return the valid region of a tile: the elements that it owns."""
         if not 0 <= index < self.count:
             raise IndexError(f"there is no tile {index} on an axis of {self.count} tiles")
         stop = self.extent if index == self.count - 1 else self._start(index + 1)
         return self._start(index), stop
 
     def read(self, index: int) -> Interval:
-        """Return the elements that a tile reads; fewer than the tile only on a shorter axis.
-
-        Examples
-        --------
-        >>> AxisTiling(extent=10, tile=6, overlap=3).read(1)
-        (3, 9)
-        """
+        """Return the elements that a tile reads; fewer than the tile only on a shorter axis."""
         start = max(0, min(self.valid(index)[0] - self.halo[0], self.extent - self.tile))
         return start, min(start + self.tile, self.extent)
 
@@ -162,13 +154,7 @@ class AxisTiling:
         return start - origin, stop - origin
 
     def index_at(self, coordinate: int) -> int:
-        """Return the index of the tile that owns an element.
-
-        Examples
-        --------
-        >>> AxisTiling(extent=35, tile=32, overlap=24).index_at(20)
-        1
-        """
+        """Return the index of the tile that owns an element."""
         if not 0 <= coordinate < self.extent:
             raise IndexError(f"there is no element {coordinate} on an axis of {self.extent}")
         if coordinate < self._head:
@@ -181,23 +167,11 @@ class AxisTiling:
         return min(index, self.count - 1)
 
     def indices_in(self, start: int, stop: int) -> range:
-        """Return the indices of the tiles that own an element of ``[start, stop)``.
-
-        Examples
-        --------
-        >>> AxisTiling(extent=35, tile=32, overlap=24).indices_in(0, 21)
-        range(0, 2)
-        """
+        """Return the indices of the tiles that own an element of ``[start, stop)``."""
         return range(self.index_at(start), self.index_at(stop - 1) + 1)
 
     def starts_in(self, start: int, stop: int) -> range:
-        """Return the indices of the tiles whose valid region begins in ``[start, stop)``.
-
-        Examples
-        --------
-        >>> AxisTiling(extent=35, tile=32, overlap=24).starts_in(1, 35)
-        range(1, 2)
-        """
+        """Return the indices of the tiles whose valid region begins in ``[start, stop)``."""
         first = self.index_at(start)
         if self._start(first) < start:
             first += 1

@@ -56,7 +56,7 @@ class AxisUnits:
 
     @classmethod
     def around_tiles(cls, tiling: AxisTiling, stored: int, cells_per_unit: int) -> "AxisUnits":
-        """Return units that no tile straddles.
+        """Return units that no tile straddles, or raise GeometryError where the cells do not end on stored objects.
 
         Parameters
         ----------
@@ -66,11 +66,6 @@ class AxisUnits:
             Elements of a stored object.
         cells_per_unit : int
             Cells of the tiling per unit; all before the first cell counts as one.
-
-        Raises
-        ------
-        GeometryError
-            If the cells do not end on those borders.
 
         Examples
         --------

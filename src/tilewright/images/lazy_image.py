@@ -39,13 +39,7 @@ def takes_lazy_image(write_func: WriteFunction) -> WriteFunction:
 
 
 def is_lazy(write_func: Callable[..., object]) -> bool:
-    """Return whether a write function declares that it takes an image that is a dask array.
-
-    Parameters
-    ----------
-    write_func : callable
-        A function, a `functools.partial` of one, a method, or an object whose class defines ``__call__``.
-    """
+    """Return whether a function, a partial of one, a method or a callable object declares `takes_lazy_image`."""
     while isinstance(write_func, functools.partial):
         write_func = write_func.func
     called: Any = type(write_func).__call__
@@ -65,10 +59,8 @@ class LazyImage:
 
     Attributes
     ----------
-    shape : tuple of int
-        Its extents.
-    dtype : dtype
-        Its data type, in the byte order of this machine.
+    shape, dtype : tuple of int, numpy.dtype
+        Those of the image; the data type in the byte order of this machine.
 
     Raises
     ------
@@ -157,9 +149,6 @@ def regions_of(shape: tuple[int, ...], extents: tuple[int, ...]) -> Iterator[Reg
     >>> list(regions_of((2, 5), (2, 3)))
     [((0, 2), (0, 3)), ((0, 2), (3, 5))]
     """
-    yield from product(
-        *(
-            [(start, min(start + step, extent)) for start in range(0, extent, step)]
-            for extent, step in zip(shape, extents, strict=True)
-        )
-    )
+    pairs = zip(shape, extents, strict=True)
+    intervals = ([(start, min(start + step, extent)) for start in range(0, extent, step)] for extent, step in pairs)
+    return product(*intervals)

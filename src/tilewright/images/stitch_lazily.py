@@ -18,12 +18,8 @@ from tilewright.images.stitching import ImageStitching
 
 LAZY_CHUNK_NBYTES = 32 * 2**20
 """About what a chunk of a lazily stitched image takes; one tile may take more."""
-
-
 FETCH_NBYTES = 8 * 2**20
 """About as many bytes of tiles are fetched at once."""
-
-
 Fetch = Callable[[Sequence[Any]], Sequence[AnyArray]]
 
 
@@ -63,15 +59,13 @@ class _Chunked:
         self._tiles = list(tiles)
         self._fetch = fetch
         spatial = stitching.extents
-        starts = [
-            sorted({information.stitch_coords[axis][0] for information in stitching.tile_infos})
-            for axis in range(len(spatial))
-        ]
+        coords = [information.stitch_coords for information in stitching.tile_infos]
+        starts = [sorted({start for start, _ in on_axis}) for on_axis in zip(*coords, strict=True)]
         self._borders = _chunk_borders(starts, spatial, chunk_nbytes // (stitching.channels * self.dtype.itemsize))
         self._tiles_at: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, information in enumerate(stitching.tile_infos):
             reached = [
-                range(bisect_right(borders, start) - 1, bisect_right(borders, stop - 1))
+                range(_index_at(borders, start), _index_at(borders, stop - 1) + 1)
                 for borders, (start, stop) in zip(self._borders, information.stitch_coords, strict=True)
             ]
             for position in product(*reached):
@@ -97,9 +91,7 @@ class _Chunked:
         samples = self._stitching.sample_count
         sample = slices[0].start if samples > 1 else 0
         spatial = tuple((part.start, part.stop) for part in slices[-len(self._borders) :])
-        position = (
-            bisect_right(borders, start) - 1 for borders, (start, _) in zip(self._borders, spatial, strict=True)
-        )
+        position = map(_index_at, self._borders, [start for start, _ in spatial])
         numbers = self._tiles_at[(sample, *position)]
         stitched = self._stitching.stitch_sample(sample, spatial, self._fetched(numbers), numbers)
         return stitched if samples == 1 else stitched[np.newaxis]
@@ -115,6 +107,10 @@ class _Chunked:
             if nbytes >= FETCH_NBYTES or number == numbers[-1]:
                 yield from self._fetch([self._tiles[one] for one in group])
                 group, nbytes = [], 0
+
+
+def _index_at(borders: Sequence[int], element: int) -> int:
+    return bisect_right(borders, element) - 1
 
 
 def _chunk_borders(starts: Sequence[list[int]], extents: Sequence[int], most_elements: int) -> list[list[int]]:

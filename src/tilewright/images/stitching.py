@@ -6,6 +6,7 @@ fetches only the tiles of that chunk.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,8 @@ def stitch_prediction_single(tiles: Iterable[Any], tile_infos: Iterable[TileInfo
 
     Parameters
     ----------
-    tiles : iterable of array or tensor
-        C(Z)YX or (1, C, (Z), Y, X) each, in any order.
-    tile_infos : iterable of TileInformation
-        One per tile, all of the same sample.
+    tiles, tile_infos
+        As in `stitch_prediction`, all of the same sample.
 
     Returns
     -------
@@ -33,10 +32,8 @@ def stitch_prediction_single(tiles: Iterable[Any], tile_infos: Iterable[TileInfo
 
     Raises
     ------
-    IncompleteImageError
-        If elements are covered by no tile. It says which sample misses how many.
-    GeometryError
-        If the tiles are of several samples, or do not fit their tile information.
+    IncompleteImageError, GeometryError
+        As in `stitch_prediction`; GeometryError also if the tiles are of several samples.
 
     Examples
     --------
@@ -119,10 +116,8 @@ def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformatio
 
     Raises
     ------
-    IncompleteImageError
-        If elements are covered by no tile.
-    GeometryError
-        If the tile is smaller than what is kept of it.
+    IncompleteImageError, GeometryError
+        As in `stitch_prediction`.
     ModelOutputError
         If the tiles have different channels or data types.
     """
@@ -153,56 +148,47 @@ def stitch_region(region: Region, tiles: Iterable[tuple[AnyArray, TileInformatio
     return stitched
 
 
+@dataclass(frozen=True)
 class ImageStitching:
     """How the tiles of one image are put together; not the tiles themselves.
 
     Parameters
     ----------
-    name : str
-        How to name the image in messages.
-    first_sample : int
-        The ``sample_id`` of its first sample.
-    sample_count : int
-        The number of its samples.
+    name, first_sample, sample_count
+        As in `SourceImage`.
     tile_infos : sequence of TileInformation
         Where its tiles belong, and what of them is kept.
-    channels : int
-        The channels of the tiles.
-    dtype : numpy.dtype
-        The data type of the tiles.
+    channels, dtype : int, numpy.dtype
+        Those of the tiles.
     """
 
-    def __init__(
-        self,
-        name: str,
-        first_sample: int,
-        sample_count: int,
-        tile_infos: Sequence[TileInformation],
-        channels: int,
-        dtype: np.dtype[Any],
-    ) -> None:
-        self.name = name
-        self.first_sample = first_sample
-        self.sample_count = sample_count
-        self.tile_infos = tuple(tile_infos)
-        self.channels = channels
-        self.dtype = np.dtype(dtype)
-        self.extents = self.tile_infos[0].array_shape[1:]
+    name: str
+    first_sample: int
+    sample_count: int
+    tile_infos: Sequence[TileInformation]
+    channels: int
+    dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The extents of the image, (Z)YX."""
+        return self.tile_infos[0].array_shape[1:]
 
     def stitch(self, tiles: Sequence[AnyArray]) -> AnyArray:
         """Return the image, C(Z)YX if it has one sample, else SC(Z)YX; tiles are C(Z)YX or (1, C, (Z), Y, X)."""
         whole = tuple((0, extent) for extent in self.extents)
-        samples = range(self.sample_count)
         if self.sample_count == 1:
             return self.stitch_sample(0, whole, tiles, range(len(tiles)))
-        by_sample: dict[int, list[int]] = {sample: [] for sample in samples}
+        by_sample: dict[int, list[int]] = defaultdict(list)
         for number, information in enumerate(self.tile_infos):
             by_sample[information.sample_id - self.first_sample].append(number)
         image: AnyArray = np.empty((self.sample_count, self.channels, *self.extents), self.dtype)
-        for sample in samples:
-            image[sample] = self.stitch_sample(
-                sample, whole, [tiles[number] for number in by_sample[sample]], by_sample[sample]
-            )
+        for sample in range(self.sample_count):
+            numbers = by_sample[sample]
+            image[sample] = self.stitch_sample(sample, whole, [tiles[number] for number in numbers], numbers)
         return image
 
     def stitch_sample(self, sample: int, region: Region, tiles: Iterable[AnyArray], numbers: Sequence[int]) -> AnyArray:
@@ -233,7 +219,7 @@ def _without_batch(tile: AnyArray, information: TileInformation) -> AnyArray:
     return tile
 
 
-def _is_information(value: Any) -> bool:
+def is_information(value: Any) -> bool:
     """Tell whether a value is tile information, also where another library has its own class for it."""
     return all(hasattr(value, name) for name in TileInformation._fields)
 
@@ -243,7 +229,7 @@ def _checked(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> tup
         if isinstance(given, str) or not hasattr(given, "__iter__"):
             raise TypeError(f"{name} must be a list, got {given!r:.80}")
     listed, infos = list(tiles), list(tile_infos)
-    for name, values, is_one in (("tiles", listed, is_array), ("tile_infos", infos, _is_information)):
+    for name, values, is_one in (("tiles", listed, is_array), ("tile_infos", infos, is_information)):
         wrong = next((value for value in values if not is_one(value)), None)
         if wrong is not None:
             kind = "arrays or tensors" if name == "tiles" else "TileInformation"

@@ -194,9 +194,8 @@ def _write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options)
     scratch = partial.with_name(f"{path.name}.{uuid.uuid4().hex}.scratch.partial")
     with being_written(scratch, path, is_folder=False):
         # tifffile cannot leave out the elements of a bool file.
-        offset = _write_without_elements(
-            path, scratch, lazy.shape, np.dtype("uint8") if lazy.dtype.kind == "b" else lazy.dtype, layout
-        )
+        stored = np.dtype("uint8") if lazy.dtype.kind == "b" else lazy.dtype
+        offset = _write_without_elements(path, scratch, lazy.shape, stored, layout)
         with tifffile.TiffFile(scratch) as file:
             page_shape = tuple(file.pages[0].shaped)
         tile = _tile_for(page_shape, lazy.dtype.itemsize, options, tile)
@@ -252,10 +251,9 @@ def _rehearse(lazy: LazyImage, paged_shape: tuple[int, ...], tile: tuple[int, ..
         yield _as_piece(np.zeros(extents_of(region), lazy.dtype), tile)
         raise _EnoughError
 
+    options = encoding | {"shape": lazy.shape, "dtype": lazy.dtype, "maxworkers": 1}
     with suppress(_EnoughError):
-        tifffile.imwrite(
-            io.BytesIO(), first_piece(), shape=lazy.shape, dtype=lazy.dtype, **{**encoding, "maxworkers": 1}
-        )
+        tifffile.imwrite(io.BytesIO(), first_piece(), **options)
 
 
 def _write_without_elements(
@@ -272,7 +270,7 @@ def _write_without_elements(
 
 @contextmanager
 def _opened(
-    path: Path, partial: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    path: Path, partial: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Iterator["_Elements"]:
     with naming(path):
         descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
@@ -301,29 +299,25 @@ class _Elements:
             self.write(region, lazy.read(region))
 
     def write(self, region: Region, values: AnyArray) -> None:
-        view = _bytes_of(np.ascontiguousarray(values, self.dtype))
-        nbytes, starts = self._runs(region)
-        with naming(self.path):
-            for index, start in enumerate(starts):
-                done = 0
-                while done < nbytes:
-                    done += os.pwrite(self.descriptor, view[index * nbytes + done : (index + 1) * nbytes], start + done)
+        self._transfer(os.pwritev, region, np.ascontiguousarray(values, self.dtype))
 
     def read(self, region: Region) -> AnyArray:
         values: AnyArray = np.empty(extents_of(region), self.dtype)
-        view = _bytes_of(values)
+        self._transfer(os.preadv, region, values)
+        return values
+
+    def _transfer(self, call: Callable[[int, list[memoryview], int], int], region: Region, values: AnyArray) -> None:
+        """Call the system for each piece of a region until all of its bytes are written, or read."""
+        view = values.reshape(-1).view(np.uint8).data
         nbytes, starts = self._runs(region)
         with naming(self.path):
             for index, start in enumerate(starts):
-                done = 0
-                while done < nbytes:
-                    count = os.preadv(
-                        self.descriptor, [view[index * nbytes + done : (index + 1) * nbytes]], start + done
-                    )
+                piece = view[index * nbytes : (index + 1) * nbytes]
+                while piece:
+                    count = call(self.descriptor, [piece], start + nbytes - len(piece))
                     if count == 0:
                         raise OSError(errno.EIO, "the scratch file ends early")
-                    done += count
-        return values
+                    piece = piece[count:]
 
     def _runs(self, region: Region) -> tuple[int, Iterator[int]]:
         """Return how many bytes of a region lie in one piece, and where each of these pieces starts."""
@@ -335,7 +329,3 @@ class _Elements:
         start = self.offset + first * steps[axis]
         positions = product(*(range(*interval) for interval in region[:axis]))
         return (stop - first) * steps[axis], (start + sum(map(mul, position, steps)) for position in positions)
-
-
-def _bytes_of(values: AnyArray) -> memoryview:
-    return values.reshape(-1).view(np.uint8).data

@@ -63,13 +63,8 @@ def write_zarr(
         Its axes, letters of ``STCZYX`` in that order, which are stored as the names of the dimensions.
     chunks, shards
         As in `plan_write`.
-    compressors : "auto", None, or codecs
-        As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
-        whole numbers.
-    fill_value : scalar, default=0
-        The fill value of the array.
-    zarr_format : {3, 2}
-        The version of the format.
+    compressors, fill_value, zarr_format
+        As in `predict_to_zarr`.
 
     Raises
     ------

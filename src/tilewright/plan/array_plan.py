@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import Any
 
 from tilewright.geometry import AxisUnits, Region, position_of
 from tilewright.plan.dtypes import itemsize
@@ -35,6 +36,13 @@ class ArrayPlan:
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     name: str = FULL_RESOLUTION
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ArrayPlan":
+        """Return the array of a plan that `WritePlan.to_dict` was called on."""
+        units = tuple(AxisUnits(**numbers) for numbers in values["units"])
+        shards = None if values["shards"] is None else tuple(values["shards"])
+        return cls(**values | {"units": units, "chunks": tuple(values["chunks"]), "shards": shards})
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

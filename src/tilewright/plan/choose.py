@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
+from typing import Any
 
 from tilewright.errors import MemoryPlanError
 from tilewright.geometry import AxisTiling, AxisUnits
@@ -14,9 +15,9 @@ from tilewright.geometry.footprint import touched_elements, waiting_elements, wa
 from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
-from tilewright.plan.group import UNIT_NBYTES, _choose_units, _wanted_unit_nbytes
+from tilewright.plan.group import UNIT_NBYTES, choose_units, wanted_unit_nbytes
 from tilewright.plan.request import PlanRequest, Request
-from tilewright.plan.stored import stored_extents
+from tilewright.plan.stored import StoredExtents, stored_extents
 from tilewright.plan.write_plan import WritePlan
 
 LARGEST_UNIT_NBYTES = 128 * 2**20
@@ -31,49 +32,17 @@ ALIGNED_LIMIT_FOR_MEMORY = 1.5
 """Largest ratio of tiles where the compact layout holds too much: inference takes longer, memory does not."""
 
 
-def plan_write(
-    shape: Sequence[int],
-    axes: str,
-    tile_size: Sequence[int],
-    overlap: Sequence[int],
-    *,
-    layout: str = "auto",
-    chunks: Sequence[int] | str = "auto",
-    shards: Sequence[int] | str | None = None,
-    dtype: object = None,
-    channels: int | None = None,
-    memory_nbytes: int | None = None,
-    window_nbytes: int | None = None,
-) -> WritePlan:
+def plan_write(shape: Any, axes: str, tile_size: Any, overlap: Any, **options: Any) -> WritePlan:
     """Plan the writing of the tiled prediction of an image of a shape; as `tilewright.plan_write`."""
-    request = PlanRequest(
-        shape=shape,  # type: ignore[arg-type]
-        axes=axes,
-        tile_size=tile_size,  # type: ignore[arg-type]
-        overlap=overlap,  # type: ignore[arg-type]
-        layout=layout,
-        chunks=chunks,  # type: ignore[arg-type]
-        shards=shards,  # type: ignore[arg-type]
-        dtype=dtype,  # type: ignore[arg-type]
-        channels=channels,
-        memory_nbytes=memory_nbytes,
-        window_nbytes=window_nbytes,
-    )
-    return plan_of(request)
+    return plan_of(PlanRequest(shape, axes, tile_size, overlap, **options))
 
 
 def plan_of(request: PlanRequest) -> WritePlan:
-    """Return the plan of a request.
-
-    Raises
-    ------
-    GeometryError, MemoryPlanError
-        As in `plan_write`.
-    """
+    """Return the plan of a request; errors are those of `tilewright.plan_write`."""
     on_output = request.on_output()
-    chunks, shards = stored_extents(on_output, on_output.compact_tilings(), request.chunks, request.shards)
+    stored = stored_extents(on_output, on_output.compact_tilings(), request.chunks, request.shards)
     layouts = ("compact", "aligned") if request.layout == "auto" else (request.layout,)
-    plans = {name: _smallest_that_fits(on_output, name, chunks, shards, request.window_nbytes) for name in layouts}
+    plans = {name: _smallest_that_fits(on_output, name, stored, request.window_nbytes) for name in layouts}
     layout = request.layout
     if layout == "auto":
         layout = _better_layout(plans["compact"], plans["aligned"], request.memory_nbytes)
@@ -120,22 +89,15 @@ def plan_for_tilings(
         overlap={name: tiling.overlap for name, tiling in zip(axes, tilings, strict=True)},
         dtype=dtype_name(dtype),
     )
-    chunks, shards = stored_extents(request, tilings, chunks, shards)
+    stored = stored_extents(request, tilings, chunks, shards)
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
-    units = _choose_units(request, tuple(tilings), shards or chunks, _wanted_unit_nbytes(request))
-    array = ArrayPlan(request.dtype, units, chunks, shards)
-    plan = _plan(request, layout, tuple(tilings), array, window_nbytes)
-    waiting = waiting_elements_in_tile_order(plan.tilings, units)
+    plan = _plan(request, layout, tuple(tilings), stored, wanted_unit_nbytes(request), window_nbytes)
+    waiting = waiting_elements_in_tile_order(plan.tilings, plan.arrays[0].units)
     return replace(plan, waiting_nbytes=waiting * request.itemsize)
 
 
 def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
-    """Return a plan with the same tiles and units for another memory.
-
-    Raises
-    ------
-    MemoryPlanError
-        If it cannot hold its tiles in ``memory_nbytes``.
+    """Return a plan with the same tiles and units for another memory, or raise MemoryPlanError where that is too small.
 
     Examples
     --------
@@ -150,22 +112,16 @@ def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
     return _within_memory(replace(plan, window_nbytes=max(window_nbytes, least_nbytes)), memory_nbytes)
 
 
-def _smallest_that_fits(
-    request: Request,
-    layout: str,
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
-    window_nbytes: int | None,
-) -> WritePlan:
+def _smallest_that_fits(request: Request, layout: str, stored: StoredExtents, window_nbytes: int | None) -> WritePlan:
     """Return the plan with units of a good size; where they do not fit the memory, with smaller and smaller ones."""
-    wanted_nbytes = _wanted_unit_nbytes(request)
+    chunks, shards = stored
+    wanted_nbytes = wanted_unit_nbytes(request)
     while True:
         if layout == "compact":
             tilings = request.compact_tilings()
         else:
             tilings = _aligned_tilings(request, shards or chunks, LARGEST_UNIT_NBYTES * wanted_nbytes // UNIT_NBYTES)
-        units = _choose_units(request, tilings, shards or chunks, wanted_nbytes)
-        plan = _plan(request, layout, tilings, ArrayPlan(request.dtype, units, chunks, shards), window_nbytes)
+        plan = _plan(request, layout, tilings, stored, wanted_nbytes, window_nbytes)
         fits = request.memory_nbytes is None or plan.peak_live_nbytes <= request.memory_nbytes
         if fits or wanted_nbytes == 0:
             return plan
@@ -205,12 +161,15 @@ def _plan(
     request: Request,
     layout: str,
     tilings: tuple[AxisTiling, ...],
-    array: ArrayPlan,
+    stored: StoredExtents,
+    wanted_nbytes: int,
     window_nbytes: int | None,
 ) -> WritePlan:
-    waiting_nbytes = waiting_elements(tilings, array.units) * request.itemsize
+    chunks, shards = stored
+    units = choose_units(request, tilings, shards or chunks, wanted_nbytes)
+    waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
     # Less than the tiles of one unit would never finish a unit.
-    least_nbytes = touched_elements(tilings, array.units) * request.itemsize
+    least_nbytes = touched_elements(tilings, units) * request.itemsize
     window_nbytes = window_nbytes or WINDOW_NBYTES
     if request.memory_nbytes is not None:
         window_nbytes = min(window_nbytes, request.memory_nbytes - waiting_nbytes)
@@ -218,7 +177,7 @@ def _plan(
         axes=request.axes,
         layout=layout,
         tilings=tilings,
-        arrays=(array,),
+        arrays=(ArrayPlan(request.dtype, units, chunks, shards),),
         waiting_nbytes=waiting_nbytes,
         window_nbytes=max(window_nbytes, least_nbytes),
         compact_tile_count=prod(tiling.count for tiling in request.compact_tilings()),
@@ -228,14 +187,12 @@ def _plan(
 def _within_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
     if memory_nbytes is None or plan.peak_live_nbytes <= memory_nbytes:
         return plan
-    remedy = "give more memory, or take smaller tiles"
+    remedy = " or smaller chunks and shards"
     if plan.waiting_nbytes > 0:
-        remedy += ', chunks that divide the step of the tiles (chunks="auto" does), or layout="aligned"'
-    else:
-        remedy += " or smaller chunks and shards"
+        remedy = ', chunks that divide the step of the tiles (chunks="auto" does), or layout="aligned"'
     raise MemoryPlanError(
         f"the {plan.layout} layout holds up to {format_nbytes(plan.peak_live_nbytes)} of predicted tiles "
         f"({plan.peak_live_nbytes} bytes: {plan.waiting_nbytes} that wait for units that they share, "
         f"{plan.window_nbytes} to finish one unit), but memory_nbytes allows {format_nbytes(memory_nbytes)} "
-        f"({memory_nbytes} bytes); {remedy}"
+        f"({memory_nbytes} bytes); give more memory, or take smaller tiles{remedy}"
     )

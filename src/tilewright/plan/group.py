@@ -10,25 +10,18 @@ from tilewright.plan.request import Request
 
 UNIT_NBYTES = 32 * 2**20
 """Bytes of a unit, about: its overhead is some milliseconds, its writing some tens of them."""
-
-
 SMALL_UNIT_NBYTES = 2**20
 """Smallest bytes of a unit that a small image is cut into."""
-
-
 UNITS_OF_SMALL_IMAGE = 16
 """Units of a small image, about: enough to keep all workers busy."""
-
-
 UNITS_OF_LARGE_IMAGE = 8192
 """Units of a large image, about: their number grows slowly, their size first."""
-
-
 LARGE_UNIT_NBYTES = 128 * 2**20
 """Largest bytes of a unit: a terabyte has some 8,000 units, and as many tasks, or twice as many."""
 
 
-def _wanted_unit_nbytes(request: Request) -> int:
+def wanted_unit_nbytes(request: Request) -> int:
+    """Return the bytes that a unit should have, about."""
     nbytes = prod(request.shape) * request.itemsize
     wanted_nbytes = min(UNIT_NBYTES, max(SMALL_UNIT_NBYTES, nbytes // UNITS_OF_SMALL_IMAGE))
     wanted_nbytes = max(wanted_nbytes, min(LARGE_UNIT_NBYTES, nbytes // UNITS_OF_LARGE_IMAGE))
@@ -36,7 +29,7 @@ def _wanted_unit_nbytes(request: Request) -> int:
     return wanted_nbytes if request.memory_nbytes is None else min(wanted_nbytes, request.memory_nbytes // 4)
 
 
-def _choose_units(
+def choose_units(
     request: Request, tilings: tuple[AxisTiling, ...], stored: tuple[int, ...], wanted_nbytes: int
 ) -> tuple[AxisUnits, ...]:
     """Group stored objects while units stay below the size that they should have.
@@ -52,18 +45,16 @@ def _choose_units(
         return [*units[:-2], *grown]
 
     most = max(tilings[axis].count for axis in plane)
-    fitting = bisect_right(
-        range(1, most + 1), wanted_nbytes, key=lambda tiles: _nbytes(square(tiles), request.itemsize)
-    )
+    fitting = bisect_right(range(1, most + 1), wanted_nbytes // request.itemsize, key=lambda n: _elements(square(n)))
     units = square(fitting) if fitting else units
     for axis in reversed(range(len(units))):
-        others_nbytes = _nbytes(units[:axis] + units[axis + 1 :], request.itemsize)
+        others_nbytes = _elements(units[:axis] + units[axis + 1 :]) * request.itemsize
         units[axis] = _largest_units(tilings[axis], stored[axis], wanted_nbytes // others_nbytes)
     return tuple(units)
 
 
-def _nbytes(units: Sequence[AxisUnits], itemsize: int) -> int:
-    return prod(on_axis.largest for on_axis in units) * itemsize
+def _elements(units: Sequence[AxisUnits]) -> int:
+    return prod(on_axis.largest for on_axis in units)
 
 
 def _largest_units(tiling: AxisTiling, stored: int, most_elements: int) -> AxisUnits:

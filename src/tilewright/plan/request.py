@@ -37,7 +37,7 @@ class PlanRequest:
 
     Examples
     --------
-    >>> PlanRequest((512, 512), "YX", (64, 64), (16, 16)).output_shape(channels=2)
+    >>> PlanRequest((512, 512), "YX", (64, 64), (16, 16), channels=2).on_output().shape
     (2, 512, 512)
     """
 
@@ -79,15 +79,10 @@ class PlanRequest:
         """The axes of the source."""
         return ImageAxes(self.axes, self.shape)
 
-    def output_shape(self, channels: int) -> tuple[int, ...]:
-        """Return the extents of an output of that many channels."""
-        return self.image.output_shape(channels)
-
     def with_choices_of(self, begun: "WritePlan") -> "PlanRequest":
         """Return the request with what another plan has chosen in the place of ``"auto"``."""
-        chosen = {
-            name: getattr(begun, name) for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"
-        }
+        left_open = [name for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"]
+        chosen = {name: getattr(begun, name) for name in left_open}
         if chosen.get("shards", ()) is None:
             # There were none, and now there would be.
             del chosen["shards"]
@@ -113,16 +108,12 @@ class Request:
 
     Parameters
     ----------
-    axes : str
-        The axes of the output, in the order ``STCZYX``.
-    shape : tuple of int
-        Their extents.
+    axes, shape : str, tuple of int
+        The axes of the output, in the order ``STCZYX``, and their extents.
     tile_size, overlap : dict of str to int
         By the names of the spatial axes.
-    dtype : str
-        The data type of the output.
-    memory_nbytes : int or None
-        What the predicted tiles may take.
+    dtype, memory_nbytes
+        As in `plan_write`.
     """
 
     axes: str

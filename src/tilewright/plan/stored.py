@@ -23,20 +23,14 @@ SHARD_NBYTES = 64 * 2**20
 LONG_ENOUGH = 64
 """A chunk chosen here is not made of steps much shorter than this, nor cut into parts much shorter than a third."""
 
+StoredExtents = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""Extents of a chunk, and those of a shard where the array is sharded."""
+
 
 def stored_extents(
-    request: Request,
-    tilings: Sequence[AxisTiling],
-    chunks: Sequence[int] | str,
-    shards: Sequence[int] | str | None,
-) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Return the extents of a chunk, and those of a shard where the array is sharded.
-
-    Raises
-    ------
-    GeometryError
-        If a chunk does not divide its shard, naming the axis and the numbers.
-    """
+    request: Request, tilings: Sequence[AxisTiling], chunks: Sequence[int] | str, shards: Sequence[int] | str | None
+) -> StoredExtents:
+    """Return the extents that are given or chosen, or raise GeometryError where a chunk does not divide its shard."""
     for name, value in (("chunks", chunks), ("shards", shards)):
         if isinstance(value, str) and value != "auto":
             raise GeometryError(f"{name} must be extents or 'auto', got {value!r}")
@@ -117,8 +111,7 @@ def _next_smaller(extent: int, *, exact: bool, name: str) -> int | None:
     if not exact:
         # The chunk spans the whole axis: nothing follows it, so it need not divide anything.
         parts.append(-(-extent // 2))
-    parts = [part for part in parts if shortest <= part < extent]
-    return max(parts, default=None)
+    return max((part for part in parts if shortest <= part < extent), default=None)
 
 
 def _grown_shards(request: Request, tilings: Sequence[AxisTiling], chunks: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,11 +119,11 @@ def _grown_shards(request: Request, tilings: Sequence[AxisTiling], chunks: tuple
     shards = list(chunks)
 
     def grow(axis: int, extent: int) -> bool:
-        grown = [*shards[:axis], extent, *shards[axis + 1 :]]
-        fits = shards[axis] < request.shape[axis] and prod(grown) * request.itemsize <= SHARD_NBYTES
-        if fits:
-            shards[axis] = extent
-        return fits
+        grown_nbytes = prod([*shards[:axis], extent, *shards[axis + 1 :]]) * request.itemsize
+        if shards[axis] >= request.shape[axis] or grown_nbytes > SHARD_NBYTES:
+            return False
+        shards[axis] = extent
+        return True
 
     for axis in reversed(range(len(shards))):
         grow(axis, lcm(tilings[axis].step, chunks[axis]))

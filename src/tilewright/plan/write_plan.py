@@ -6,7 +6,7 @@ from the predictions, from nothing else.
 
 from array import array as CompactArray  # noqa: N812
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -84,19 +84,9 @@ class WritePlan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "WritePlan":
         """Return the plan that `to_dict` was called on."""
-        arrays = [
-            ArrayPlan(
-                **array
-                | {
-                    "units": tuple(AxisUnits(**numbers) for numbers in array["units"]),
-                    "chunks": tuple(array["chunks"]),
-                    "shards": None if array["shards"] is None else tuple(array["shards"]),
-                }
-            )
-            for array in values["arrays"]
-        ]
+        arrays = tuple(map(ArrayPlan.from_dict, values["arrays"]))
         tilings = tuple(AxisTiling(**numbers) for numbers in values["tilings"])
-        return cls(**values | {"tilings": tilings, "arrays": tuple(arrays)})
+        return cls(**values | {"tilings": tilings, "arrays": arrays})
 
     # What is written.
 
@@ -314,7 +304,8 @@ class WritePlan:
     @cached_property
     def _tiles(self) -> GridRelation:
         """The units of each tile."""
-        return GridRelation([_tiles_on_axis(*pair) for pair in self._axes], self.arrays[0].unit_counts)
+        on_axes = [_related(tiling.valid, tiling.count, units.indices_in) for tiling, units in self._axes]
+        return GridRelation(on_axes, self.arrays[0].unit_counts)
 
     @cached_property
     def _crop_starts(self) -> "tuple[CompactArray[int], ...]":
@@ -324,24 +315,21 @@ class WritePlan:
     @cached_property
     def _units(self) -> GridRelation:
         """The tiles of each unit."""
-        return GridRelation([_units_on_axis(*pair) for pair in self._axes], self._tile_counts)
+        on_axes = [_related(units.span, units.count, tiling.indices_in) for tiling, units in self._axes]
+        return GridRelation(on_axes, self._tile_counts)
 
     @cached_property
     def _beginnings(self) -> GridRelation:
         """The tiles that begin in each unit."""
-        return GridRelation([_beginnings_on_axis(*pair) for pair in self._axes], self._tile_counts)
+        on_axes = [_related(units.span, units.count, tiling.starts_in) for tiling, units in self._axes]
+        return GridRelation(on_axes, self._tile_counts)
 
 
-def _tiles_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
-    return ((valid, units.indices_in(*valid)) for valid in map(tiling.valid, range(tiling.count)))
-
-
-def _units_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
-    return ((span, tiling.indices_in(*span)) for span in map(units.span, range(units.count)))
-
-
-def _beginnings_on_axis(tiling: AxisTiling, units: AxisUnits) -> Iterator[tuple[Interval, range]]:
-    return ((span, tiling.starts_in(*span)) for span in map(units.span, range(units.count)))
+def _related(
+    interval: Callable[[int], Interval], count: int, indices: Callable[[int, int], range]
+) -> Iterator[tuple[Interval, range]]:
+    """Yield each interval of an axis, with the indices on the other grid that it meets."""
+    return ((owned, indices(*owned)) for owned in map(interval, range(count)))
 
 
 def _as_json(value: Any) -> Any:

@@ -24,51 +24,26 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Fresh:
-    """An output that is to be created.
+class Beginning:
+    """An output that is to be created, or that an earlier run has begun and this one completes.
 
     Parameters
     ----------
     plan : WritePlan
-        The plan.
-    fingerprint : dict
-        All that the stored bytes follow from.
-    """
-
-    plan: WritePlan
-    fingerprint: Fingerprint
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """An output that an earlier run has begun, and that is to be completed.
-
-    Parameters
-    ----------
-    plan : WritePlan
-        The plan of the earlier run, for the memory of this one.
+        The plan; of an output that is resumed, that of the earlier run, for the memory of this one.
     fingerprint : dict
         All that the stored bytes follow from; equal in both runs.
+    is_resumed : bool
+        Whether an earlier run has begun the output.
     """
 
     plan: WritePlan
     fingerprint: Fingerprint
-
-
-Beginning = Fresh | Resumed
+    is_resumed: bool
 
 
 def open_run(output: Output, header: Header | None, asked: Asked) -> Beginning:
-    """Return how a run begins.
-
-    Parameters
-    ----------
-    output : Output
-        The output, for messages.
-    header : Header or None
-        What an earlier run has begun there, where that is to be completed.
-    asked : Asked
-        What is to be written.
+    """Return how a run begins; the header says what an earlier run has begun, where that is to be completed.
 
     Raises
     ------
@@ -77,11 +52,11 @@ def open_run(output: Output, header: Header | None, asked: Asked) -> Beginning:
     """
     if header is None:
         plan = asked.plan(None)
-        return Fresh(plan, asked.fingerprint(plan))
+        return Beginning(plan, asked.fingerprint(plan), is_resumed=False)
     wanted = asked.plan(header.plan)
     fingerprint = asked.fingerprint(wanted)
     _check_same(output, header, fingerprint)
-    return Resumed(asked.continued(header.plan, wanted), fingerprint)
+    return Beginning(asked.continued(header.plan, wanted), fingerprint, is_resumed=True)
 
 
 def decided_again(output: Output, header: Header | None, beginning: Beginning) -> Beginning:
@@ -90,15 +65,13 @@ def decided_again(output: Output, header: Header | None, beginning: Beginning) -
     Raises
     ------
     ResumeError
-        If that run has begun something else.
+        As in `open_run`.
     """
-    plan, fingerprint = beginning.plan, beginning.fingerprint
-    if header is None:
-        return Fresh(plan, fingerprint)
-    _check_same(output, header, fingerprint)
-    if replace(header.plan, window_nbytes=plan.window_nbytes) != plan:
-        raise ResumeError(f"another run has begun the output {output} in this moment; run this one again")
-    return Resumed(plan, fingerprint)
+    if header is not None:
+        _check_same(output, header, beginning.fingerprint)
+        if replace(header.plan, window_nbytes=beginning.plan.window_nbytes) != beginning.plan:
+            raise ResumeError(f"another run has begun the output {output} in this moment; run this one again")
+    return replace(beginning, is_resumed=header is not None)
 
 
 def _check_same(output: Output, header: Header, fingerprint: Fingerprint) -> None:

@@ -30,7 +30,7 @@ from tilewright.outputs.output import Output
 from tilewright.outputs.replacement import Replacement
 from tilewright.outputs.surplus import remove_surplus
 from tilewright.plan import WritePlan
-from tilewright.runs.beginning import Asked, Beginning, Fresh, Resumed, decided_again, open_run
+from tilewright.runs.beginning import Asked, Beginning, decided_again, open_run
 from tilewright.runs.callbacks import Callbacks
 from tilewright.runs.checking import check_units
 from tilewright.runs.report import Report, Tally, describe_given_up
@@ -82,13 +82,7 @@ class OutputRun:
         self.close()
 
     def lock(self) -> None:
-        """Take the right to write the output.
-
-        Raises
-        ------
-        OutputInUseError
-            If another process has it.
-        """
+        """Take the right to write the output, or raise OutputInUseError where another process has it."""
         ledger = self.output.ledger
         number = 1 if ledger is None else ledger.next_number()
         self._lock.acquire(number, has_workers=not self._placement.is_here)
@@ -108,10 +102,8 @@ class OutputRun:
 
         Raises
         ------
-        ResumeError
-            If the earlier run has begun something else.
-        OutputInUseError
-            If another run is writing that.
+        ResumeError, OutputInUseError
+            If the earlier run has begun something else; if another run is writing that.
         """
         try:
             return open_run(self.output, self.header(), asked)
@@ -127,27 +119,24 @@ class OutputRun:
 
         Raises
         ------
-        ResumeError
-            If another run has begun something else there since.
-        DestinationError
-            If it cannot be created.
+        ResumeError, DestinationError
+            If another run has begun something else there since; if the output cannot be created.
         """
         beginning = decided_again(self.output, self.header(), beginning)
         plan, fingerprint = beginning.plan, beginning.fingerprint
         self._check_reach()
-        if isinstance(beginning, Fresh):
+        if beginning.is_resumed:
+            self._replacement.go_on()
+            self._is_replacing = self._replacement.is_pending
+            arrays = open_arrays(self.output, plan, self._options)
+        else:
             # Again, now that no other run can create it.
             self.output.check(self._options)
             self.output.check_space(self._options, plan.output_nbytes)
             arrays = self._create(plan, fingerprint)
-        else:
-            self._check_last_holder(is_same=True)
-            self._replacement.go_on()
-            self._is_replacing = self._replacement.is_pending
-            arrays = open_arrays(self.output, plan, self._options)
         self.output.remove_partial_files_around()
         writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)), guard=self._lock.guard())
-        kept = self._kept_units(writer, fingerprint) if isinstance(beginning, Resumed) else []
+        kept = self._kept_units(writer, fingerprint) if beginning.is_resumed else []
         self._callbacks.kept(len(kept), self.tally.kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
@@ -188,13 +177,7 @@ class OutputRun:
         return self._run
 
     def report(self) -> Report:
-        """Return what was done.
-
-        Raises
-        ------
-        UnitGivenUpError
-            If units were given up. It names them, and has the report as ``report``.
-        """
+        """Return what was done, or raise UnitGivenUpError with the report where units were given up."""
         coordinator = self.run.coordinator
         self._witness.look_again()
         given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}
@@ -271,7 +254,7 @@ class OutputRun:
         """Create the output, and before it the ledger: an array without one could never be completed."""
         ledger = self.output.ledger
         self.output.check_ledger()
-        self._check_last_holder(is_same=False)
+        self._check_last_holder()
         # In memory first: what zarr does not take must not cost what is there.
         header = self._new_header(plan, fingerprint, NOTHING)
         self._replacement.settle()
@@ -287,15 +270,13 @@ class OutputRun:
         self._lock.check()
         return create_arrays(self.output, plan, self._options)
 
-    def _check_last_holder(self, is_same: bool) -> None:
+    def _check_last_holder(self) -> None:
         """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
 
         Where each object is a file, such a task finds that its temporary file is gone; see `put_object`.
         """
         last = self._lock.taken_from
-        if last is None or is_same or self.output.is_fenced or not last.may_still_write:
-            return
-        if self.output.listing.is_empty:
+        if last is None or not last.may_still_write or self.output.is_fenced or self.output.listing.is_empty:
             return
         raise OutputInUseError(
             f"the run of process {last.process} on {last.host} has not given the output {self.output} back, and its "

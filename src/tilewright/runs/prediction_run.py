@@ -1,7 +1,7 @@
 """A prediction on a cluster, from an opened source and a request to the report."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,28 +32,16 @@ class PredictionRun:
 
     Parameters
     ----------
-    predictor : Predictor
-        The model.
-    source : Source
-        The image.
-    output : Output
-        Where the prediction goes.
+    predictor, source, output : Predictor, Source, Output
+        The model, the image, and where the prediction goes.
     options : OutputOptions
         How it is stored.
     request : PlanRequest
         What is asked for of tiles, storage and memory.
     plan : WritePlan or None
         A plan to execute as it is; one is chosen for the request where there is none.
-    batch_size : int
-        Tiles that the model sees at once.
-    client : distributed.Client or None
-        The cluster.
-    progress : bool
-        Whether to show a progress line.
-    on_plan : callable or None
-        Is called with the plan before anything is created.
-    grace_seconds : float
-        How long what is in flight may take where a signal asks the run to stop.
+    batch_size, client, progress, on_plan, grace_seconds
+        As in `predict_to_zarr`.
     """
 
     predictor: Predictor
@@ -68,27 +56,15 @@ class PredictionRun:
     on_plan: Callable[[WritePlan], None] | None = None
     grace_seconds: float = 0.0
 
-    def check(self) -> None:
-        """Refuse what can be refused before the model is loaded.
+    def predict(self) -> Report:
+        """Predict and write, and return what was done.
 
         Raises
         ------
-        ValueError, OSError
-            If the request does not fit the image, or the output cannot be written.
+        Exception
+            As in `predict_to_zarr`.
         """
-        if self.source.axes.shape != self.request.shape:
-            raise GeometryError(
-                f"the plan is for an image of shape {self.request.shape}, axes {self.request.axes}, and the source "
-                f"{self.source.name} has the shape {self.source.axes.shape}; plan with plan_write(source, ...)"
-            )
-        self.options.check_dtype(self.request.dtype or "float64")
-        check_apart(self.output.targets(self.options), [self.source])
-        self.output.check(self.options)
-        self.options.check_shards(self.request.shards)
-        _check_request(self.request)
-
-    def predict(self) -> Report:
-        """Predict and write, and return what was done."""
+        self._check()
         prediction = TilePrediction(
             self.source, self.predictor, self.batch_size, is_converted=self.request.dtype is not None
         )
@@ -98,7 +74,7 @@ class PredictionRun:
             cluster_client(self.client) as client,
             self.source.held_by(client, stop.check),
             Placement(client, prediction, stop) as placement,
-            Progress(self.progress, stop) as line,
+            closing(Progress(self.progress, stop)) as line,
         ):
             stop.check()
             if not shares_memory(client):
@@ -119,6 +95,19 @@ class PredictionRun:
                 run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
                 return output_run.report()
 
+    def _check(self) -> None:
+        """Refuse what can be refused before the model is loaded."""
+        if self.source.axes.shape != self.request.shape:
+            raise GeometryError(
+                f"the plan is for an image of shape {self.request.shape}, axes {self.request.axes}, and the source "
+                f"{self.source.name} has the shape {self.source.axes.shape}; plan with plan_write(source, ...)"
+            )
+        self.options.check_dtype(self.request.dtype or "float64")
+        check_apart(self.output.targets(self.options), [self.source])
+        self.output.check(self.options)
+        self.options.check_shards(self.request.shards)
+        _check_request(self.request)
+
     def _check_shared(self) -> None:
         """Refuse what one process alone can read or write, where other processes would have to."""
         if self.source.is_only_here:
@@ -128,12 +117,10 @@ class PredictionRun:
 
     def _written_before(self) -> str:
         """Return in words what an earlier run has written, as its ledger says."""
-        if self.options.if_exists == "resume" and self.output.ledger is not None:
-            with suppress(OSError):
-                header = self.output.header()
-                if header is not None:
-                    written_count = self.output.ledger.records().written_count
-                    return f"{written_count} of {header.plan.unit_count} units are written"
+        ledger = self.output.ledger
+        with suppress(OSError):
+            if self.options.if_exists == "resume" and ledger is not None and (header := self.output.header()):
+                return f"{ledger.records().written_count} of {header.plan.unit_count} units are written"
         return "nothing is written"
 
 
@@ -148,9 +135,8 @@ class _AskedPrediction:
     def plan(self, begun: WritePlan | None) -> WritePlan:
         if self.run.plan is not None:
             return self._given_plan(self.run.plan)
-        request = replace(
-            self.run.request, dtype=self.run.request.dtype or self.probe.dtype, channels=self.probe.channels
-        )
+        dtype = self.run.request.dtype or self.probe.dtype
+        request = replace(self.run.request, dtype=dtype, channels=self.probe.channels)
         if begun is None:
             plan = plan_of(request)
             if request.memory_nbytes is None and plan.peak_live_nbytes > self.memory_nbytes:
@@ -192,12 +178,8 @@ def _check_request(request: PlanRequest) -> None:
     try:
         plan_of(request)
     except GeometryError:
-        if "C" in request.axes:
-            raise
-        try:
-            plan_of(replace(request, channels=2))
-        except GeometryError:
-            pass
-        else:
-            return
+        if "C" not in request.axes:
+            with suppress(GeometryError):
+                plan_of(replace(request, channels=2))
+                return
         raise

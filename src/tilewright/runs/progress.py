@@ -1,6 +1,6 @@
 """The progress line of a run on standard error."""
 
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,12 +17,6 @@ class Progress(Callbacks):
         self._stop = stop
         self._line: tqdm[Any] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._close()
-
     def expect(self, plan: WritePlan) -> None:
         """Take in how much there is to do."""
         self._plan = plan
@@ -37,7 +31,7 @@ class Progress(Callbacks):
 
     def kept(self, unit_count: int, nbytes: int) -> None:
         """Show what need not be written again."""
-        self._close()
+        self.close()
         self._done = unit_count
         self._line = tqdm(
             total=self._plan.output_nbytes,
@@ -56,7 +50,8 @@ class Progress(Callbacks):
             self._line.set_postfix_str(f"{self._done}/{self._plan.unit_count} units", refresh=False)
             self._line.update(self._plan.unit_nbytes(unit))
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the line."""
         if self._line is not None:
             self._line.close()
             self._line = None

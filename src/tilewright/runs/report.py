@@ -105,30 +105,26 @@ class Report:
         rate = format_nbytes(self.output_nbytes / max(self.total_seconds, 1e-9))
         kept = f", {self.kept_unit_count:,} units kept" if self.kept_unit_count else ""
         state = f"{len(self.given_up):,} units given up" if self.given_up else "all complete"
-        rows = (
+        tiles = f"{format_nbytes(self.peak_live_nbytes)} of tiles (planned {format_nbytes(self.plan.peak_live_nbytes)})"
+        rows = [
             ("array", public_name(self.array.store, self.array.path)),
             ("image", f"{self.tile_count:,} tiles, {self.plan.unit_count:,} units"),
             ("written", f"{self.unit_count:,} units, {self.object_count:,} objects{kept}: {state}"),
             ("bytes", f"{format_nbytes(self.output_nbytes)}, stored in {format_nbytes(self.stored_nbytes)}"),
             ("time", f"{self.total_seconds:.1f} s, {rate}/s"),
             ("threads", f"{stages} s"),
-            (
-                "memory",
-                f"at most {format_nbytes(self.peak_live_nbytes)} of tiles (planned "
-                f"{format_nbytes(self.plan.peak_live_nbytes)}), {format_nbytes(self.peak_memory_nbytes)} per process",
-            ),
-        )
-        notes = [("note", note) for note in self.notes]
+            ("memory", f"at most {tiles}, {format_nbytes(self.peak_memory_nbytes)} per process"),
+        ]
+        notes = list(self.notes)
         if self.lost_count:
-            lost = (
-                f"{self.lost_count:,} predicted elements do not fit {self.plan.dtype}, and were clipped to its limits"
-            )
-            notes.append(("note", lost))
+            lost = f"{self.lost_count:,} predicted elements"
+            notes.append(f"{lost} do not fit {self.plan.dtype}, and were clipped to its limits")
         if self.missing_count:
             more = " or more" if self.missing_count >= MOST_NOTED else ""
-            missing = f"{self.missing_count:,}{more} stored objects of the source are missing: its fill value was read"
-            notes.append(("note", missing))
-        return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in (*rows, *notes))])
+            missing = f"{self.missing_count:,}{more} stored objects of the source"
+            notes.append(f"{missing} are missing: its fill value was read")
+        rows += [("note", note) for note in notes]
+        return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
 
 
 @dataclass
@@ -184,9 +180,8 @@ class Tally:
 def describe_given_up(name: str, plan: WritePlan, given_up: dict[int, str]) -> str:
     """Return which units of an output were given up, and why."""
     units = list(given_up.items())
-    shown = "; ".join(
-        f"{describe_region(plan.axes, plan.unit_region(unit))} ({reason})" for unit, reason in units[:_UNITS_SHOWN]
-    )
+    regions = [describe_region(plan.axes, plan.unit_region(unit)) for unit, _ in units[:_UNITS_SHOWN]]
+    shown = "; ".join(f"{region} ({reason})" for region, (_, reason) in zip(regions, units, strict=False))
     more = f"; and {len(units) - _UNITS_SHOWN} more" if len(units) > _UNITS_SHOWN else ""
     return (
         f"{name}: {len(units)} of {plan.unit_count} units were given up and hold the fill value: {shown}{more}. All "

@@ -51,13 +51,7 @@ class Witness:
         self._processes = {process_name()}
 
     def hear(self, receipt: UnitReceipt) -> None:
-        """Take in that a unit is stored, and look where a process says so for the first time.
-
-        Raises
-        ------
-        NotSharedError
-            If its objects are not seen here.
-        """
+        """Take in that a unit is stored, and look where a process says so for the first time; as `look_again`."""
         if receipt.process not in self._processes:
             self._look(receipt)
             self._processes.add(receipt.process)
@@ -69,10 +63,8 @@ class Witness:
 
         Raises
         ------
-        NotSharedError
-            If objects of the units are not there, or have another length.
-        DestinationError
-            If the metadata are gone, or others.
+        NotSharedError, DestinationError
+            If objects of the units are missing or have another length; if the metadata are gone, or others.
         """
         for receipt in self._receipts.values():
             self._look(receipt)

@@ -34,13 +34,7 @@ class _Shown:
         return self.entries
 
     def added(self) -> list[Any]:
-        """Return what was appended to the list.
-
-        Raises
-        ------
-        TypeError
-            If it was changed in another way: what was in it is on its way already.
-        """
+        """Return what was appended, or raise TypeError where the list was changed in another way."""
         count = len(self._known)
         if len(self.entries) < count or any(map(is_not, self.entries, self._known)):
             self.entries[:] = self._known
@@ -137,12 +131,9 @@ class CacheTiles(CollectedImages):
     _dataset_type = IterableTiledPredDataset
 
     @cached_property
-    def _shown_tiles(self) -> _Shown:
-        return _Shown()
-
-    @cached_property
-    def _shown_infos(self) -> _Shown:
-        return _Shown()
+    def _shown(self) -> tuple[_Shown, _Shown]:
+        """What `tile_cache` and `tile_info_cache` show."""
+        return _Shown(), _Shown()
 
     @property
     def tile_cache(self) -> list[Any]:
@@ -151,12 +142,12 @@ class CacheTiles(CollectedImages):
         With a client these lack their halo, and are futures as soon as they are sent to another process. What is
         appended here, and to `tile_info_cache`, is taken in with the next batch, as of its data loader.
         """
-        return self._shown_tiles.show([tile for tile, _ in self._entries()])
+        return self._shown[0].show([tile for tile, _ in self._entries()])
 
     @property
     def tile_info_cache(self) -> list[TileInformation]:
         """Where the tiles of the cache belong; it may be appended to, as `tile_cache` may."""
-        return self._shown_infos.show([information for _, information in self._entries()])
+        return self._shown[1].show([information for _, information in self._entries()])
 
     @property
     def last_tiles(self) -> list[bool]:
@@ -172,7 +163,7 @@ class CacheTiles(CollectedImages):
 
     def _forget(self) -> None:
         super()._forget()
-        for shown in (self._shown_tiles, self._shown_infos):
+        for shown in self._shown:
             shown.clear()
 
     def finalize(self) -> None:
@@ -204,8 +195,8 @@ class CacheTiles(CollectedImages):
 
     def _take_added(self) -> tuple[list[AnyArray], list[TileInformation]]:
         """Return what a user has added to the caches, which must be as many tiles as tile information."""
-        tiles, infos = self._shown_tiles.added(), self._shown_infos.added()
-        for shown in (self._shown_tiles, self._shown_infos):
+        tiles, infos = (shown.added() for shown in self._shown)
+        for shown in self._shown:
             # Nothing that is written may be held by a list that was shown.
             shown.clear()
         if len(tiles) != len(infos):

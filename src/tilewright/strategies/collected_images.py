@@ -1,7 +1,8 @@
 """Predictions are collected until their image is whole; then it is written, once, under its own name."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.sources.naming import check_extension, output_names
 from tilewright.stores.places import place_of_path
-from tilewright.strategies.write_strategy import check_options_of, check_same_run, datasets_of
+from tilewright.strategies.trainer_strategy import Key, TrainerStrategy
+from tilewright.strategies.write_strategy import check_options_of
 from tilewright.transport.clients import check_client, given_or_current
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class _Collected:
         # The valid regions of a dataset that is none of ours may overlap, so that elements must be counted one by one.
         self._covered: dict[int, AnyArray] | None = None if isinstance(image, SourceImage) else {}
         # Of all samples, in one channel.
-        self.missing_count = image.sample_count * element_count(tuple((0, extent) for extent in self.extents))
+        self.element_count = self.missing_count = image.sample_count * prod(self.extents)
 
     def is_new(self, information: TileInformation) -> bool:
         """Tell whether a tile has not come before, and remember that it has."""
@@ -81,28 +83,19 @@ class _Collected:
             )
 
     def stitching(self) -> ImageStitching:
-        return ImageStitching(
-            self.image.name, self.image.first_sample, self.image.sample_count, self.infos, self.channels, self.dtype
-        )
+        image = self.image
+        infos = tuple(self.infos)
+        return ImageStitching(image.name, image.first_sample, image.sample_count, infos, self.channels, self.dtype)
 
 
-class CollectedImages(ABC):
+class CollectedImages(TrainerStrategy):
     """What `CacheTiles` and `WriteImage` have in common: tiles come in, whole images go out.
 
     Parameters
     ----------
-    write_func : callable
-        Called with ``file_path``, ``img`` and the further keywords.
-    write_extension : str
-        The ending of the outputs, with its dot.
-    write_func_kwargs : dict
-        Further keywords of the function.
-    client, memory_nbytes
+    write_func, write_extension, write_func_kwargs, client, memory_nbytes
         As in `CacheTiles`.
     """
-
-    _dataset_type: type
-    """What the datasets of a run must be."""
 
     def __init__(
         self,
@@ -128,15 +121,14 @@ class CollectedImages(ABC):
         self._forget()
 
     def _forget(self) -> None:
+        super()._forget()
         self._writes: ImageWrites | None = None
         self._is_on_cluster = False
         self._last_loader = 0
-        self._run: tuple[list[Any], Path] = ([], Path())
-        self._images: list[Sequence[DatasetImage]] = []
-        self._paths: dict[tuple[int, int], Path] = {}
-        self._numbers: dict[tuple[int, int], int] = {}
-        self._collected: dict[tuple[int, int], _Collected] = {}
-        self._complete: set[tuple[int, int]] = set()
+        self._paths: dict[Key, Path] = {}
+        self._numbers: dict[Key, int] = {}
+        self._collected: dict[Key, _Collected] = {}
+        self._complete: set[Key] = set()
 
     @property
     def live_nbytes(self) -> int:
@@ -179,73 +171,31 @@ class CollectedImages(ABC):
     ) -> tuple[AnyArray, list[TileInformation]]:
         """Return what was predicted as tiles, (B, C, (Z), Y, X), and where they belong."""
 
-    def write_batch(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        prediction: Any,
-        batch_indices: Sequence[Any] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-        dirpath: Path | str,
-    ) -> None:
-        """Take a batch in, and write the images that are whole now.
+    def _take_in(self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int) -> None:
+        self._last_loader = dataloader_idx
+        self._collect(dataloader_idx, *self._tiles_of(trainer, prediction, batch, dataloader_idx))
 
-        Parameters
-        ----------
-        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
-            As in `WriteStrategy.write_batch`.
+    def _images_of(self, dataset: Any) -> Sequence[DatasetImage]:
+        return images_of(dataset)
 
-        Raises
-        ------
-        TypeError
-            If a dataset is of another type, or it cannot be told where the predictions belong.
-        ImageWriteError
-            If an image could not be written. It names image and file.
-        """
-        try:
-            self.prepare(trainer, dirpath)
-            self._last_loader = dataloader_idx
-            self._collect(dataloader_idx, *self._tiles_of(trainer, prediction, batch, dataloader_idx))
-        except BaseException:
-            self.abort()
-            raise
-
-    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
-        """Check the datasets of a trainer and the names of all outputs, before anything is predicted.
-
-        Raises
-        ------
-        TypeError
-            If a dataset is of another type.
-        DestinationError
-            If two sources would share an output, or an output is a source.
-        """
-        if self._writes is not None:
-            check_same_run(self._run, trainer, dirpath)
-            return
-        datasets = datasets_of(trainer, self._dataset_type)
-        self._run = (datasets, Path(dirpath))
-        self._images = [images_of(dataset) for dataset in datasets]
-        keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
-        sources = [self._images[loader][index].path for loader, index in keys]
-        folder = Path(dirpath).absolute()
-        paths = [folder / name for name in output_names(sources, self.write_extension)]
-        images = [self._images[loader][index] for loader, index in keys]
+    def _open(self, trainer: Any, images: Mapping[Key, DatasetImage], folder: Path) -> None:
+        folder = folder.absolute()
+        files = [image.path for image in images.values()]
+        paths = [folder / name for name in output_names(files, self.write_extension)]
+        sources = [getattr(image, "source", None) or image.path for image in images.values()]
         check_apart(
             [Target(str(path), place_of_path(path), path.exists()) for path in paths],
-            [source for image in images if (source := getattr(image, "source", None) or image.path) is not None],
+            [source for source in sources if source is not None],
         )
         for path in filter(Path.exists, paths):
             self._check_existing(path)
-        self._paths = dict(zip(keys, paths, strict=True))
+        self._paths = dict(zip(images, paths, strict=True))
         client = given_or_current(self.client)
         self._is_on_cluster = client is not None
         if self._is_on_cluster:
             self._check_that_it_travels()
-        self._numbers = {key: number for number, key in enumerate(keys)}
-        names = [image.name for image in images]
+        self._numbers = {key: number for number, key in enumerate(images)}
+        names = [image.name for image in images.values()]
         self._writes = ImageWrites(
             client, names, paths, folder, self.write_func, self.write_func_kwargs, self.memory_nbytes
         )
@@ -274,19 +224,9 @@ class CollectedImages(ABC):
             ) from error
 
     def _collect(self, dataloader_idx: int, tiles: Iterable[AnyArray], infos: Sequence[TileInformation]) -> None:
-        """Take tiles in, and write the images that are whole now.
-
-        Parameters
-        ----------
-        dataloader_idx : int
-            Which data loader they come from.
-        tiles : iterable of array
-            C(Z)YX each; the caller may change them afterwards.
-        infos : sequence of TileInformation
-            One per tile.
-        """
+        """Take in tiles of a data loader, C(Z)YX each, which may change afterwards; write images that are whole now."""
         new: list[tuple[_Collected, int, AnyArray, TileInformation]] = []
-        touched: dict[tuple[int, int], _Collected] = {}
+        touched: dict[Key, _Collected] = {}
         images = self._images[dataloader_idx]
         for tile, information in zip(tiles, infos, strict=True):
             key = (dataloader_idx, image_of_sample(images, information.sample_id))
@@ -322,10 +262,10 @@ class CollectedImages(ABC):
             information = information._replace(overlap_crop_coords=tuple((0, stop - start) for start, stop in crop))
         return np.array(tile[np.newaxis]), information
 
-    def _describe_incomplete(self, key: tuple[int, int]) -> str:
+    def _describe_incomplete(self, key: Key) -> str:
         collected = self._collected.get(key)
         name = self._images[key[0]][key[1]].name
         if collected is None:
             return f"image {name} is missing: nothing of it was predicted"
-        total = collected.image.sample_count * element_count(tuple((0, extent) for extent in collected.extents))
-        return f"image {name} misses {collected.missing_count} elements of {total}; {self._paths[key]} is not written"
+        missed = f"{collected.missing_count} elements of {collected.element_count}"
+        return f"image {name} misses {missed}; {self._paths[key]} is not written"

@@ -33,14 +33,12 @@ def create_write_strategy(
         The kind of output.
     tiled : bool
         Whether predictions are tiles, or whole samples.
-    write_func : callable, optional
-        Writes an image, for ``"custom"``; see `CacheTiles`. The other kinds have their own.
-    write_extension : str, optional
-        The ending of the outputs, with its dot, for ``"custom"``.
+    write_func, write_extension
+        As in `CacheTiles`, for ``"custom"``; the other kinds have their own.
     write_func_kwargs : dict, optional
         Further keywords of the function that writes; for tiles to Zarr those of `WriteTilesZarr`.
-    client : distributed.Client, optional
-        The cluster that writes.
+    client
+        As in `CacheTiles`.
 
     Returns
     -------
@@ -62,10 +60,8 @@ def create_write_strategy(
     kwargs = write_func_kwargs or {}
     if write_type == "zarr" and tiled:
         return WriteTilesZarr(**{"client": client} | kwargs)
-    if write_type == "tiff":
-        write_func, write_extension = write_tiff, ".tiff"
-    elif write_type == "zarr":
-        write_func, write_extension = write_zarr, ".zarr"
+    if write_type != "custom":
+        write_func, write_extension = (write_tiff, ".tiff") if write_type == "tiff" else (write_zarr, ".zarr")
     if write_func is None or write_extension is None:
         missing = "write_func" if write_func is None else "write_extension"
         raise ValueError(f"write_type 'custom' needs a write_func and a write_extension; {missing} is missing")

@@ -23,18 +23,13 @@ from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
 from tilewright.runs.run import Run
 from tilewright.sources.naming import zarr_output_names
+from tilewright.strategies.trainer_strategy import Key
 
 _MISSING_SHOWN = 3
 
 
 def outputs_of(images: Sequence[TiledImage], folder: Path, options: OutputOptions, ledger: Path | None) -> list[Output]:
-    """Return the output of each image, after a check that all of them may be written.
-
-    Raises
-    ------
-    OSError
-        If an output exists, two images would share one, or one lies in the place of a source.
-    """
+    """Return the output of each image, or raise OSError where one exists, is shared, or lies in a source."""
     sources = [image.source for image in images]
     outputs = [
         Output.at(folder / name, group, None if ledger is None else ledger / name / group)
@@ -56,14 +51,10 @@ class AskedImage:
     ----------
     image : TiledImage
         The image and its tiles.
-    channels, dtype : int, str
-        Those of the output.
-    chunks, shards : sequence of int, "auto" or None
+    channels, dtype, chunks, shards, window_nbytes
         As in `plan_write`.
     options : OutputOptions
         How the array is stored.
-    window_nbytes : int or None
-        Bytes of tiles in flight beyond those that wait.
     model, predicted_by : str
         Identity of the model, and of the trainer.
     """
@@ -131,15 +122,7 @@ class ImageRun:
         self.plan = beginning.plan
 
     def dtype_and_channels(self, tiles: Sequence[AnyArray], asked_dtype: str | None) -> tuple[str, int]:
-        """Return the data type and the channels of the output, which tiles must fit.
-
-        Raises
-        ------
-        ModelOutputError
-            If the model has changed the spatial size, or returns other channels than before.
-        ResumeError
-            If an earlier run has begun the output with another data type.
-        """
+        """Return the data type and the channels of the output, or raise an error where tiles do not fit them."""
         first = tiles[0]
         channels = first.shape[0] if self.plan is None else self.plan.channels
         name = self.image.source.name
@@ -189,9 +172,8 @@ class ImageRun:
         plan = self.plan
         missing = self.run.coordinator.missing_tiles()
         elements = sum(plan.tile_nbytes(tile) for tile in missing) // plan.itemsize
-        shown = ", ".join(
-            f"({describe_region(plan.axes, plan.valid_region(tile))})" for tile in missing[:_MISSING_SHOWN]
-        )
+        regions = map(plan.valid_region, missing[:_MISSING_SHOWN])
+        shown = ", ".join(f"({describe_region(plan.axes, region)})" for region in regions)
         more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
         return (
             f"image {name} misses {elements} elements of {len(missing)} tiles of {plan.tile_count} in "
@@ -199,19 +181,8 @@ class ImageRun:
         )
 
 
-class ImageRuns(dict[tuple[int, int], ImageRun]):
-    """Images that are not complete, by data loader and number.
-
-    Parameters
-    ----------
-    reports : list of Report
-        Where the reports of complete images go.
-
-    Attributes
-    ----------
-    given_up : list of str
-        Images of which units were given up, in words.
-    """
+class ImageRuns(dict[Key, ImageRun]):
+    """Images that are not complete; the reports of those that are, and in words those with units that were given up."""
 
     def __init__(self, reports: list[Report]) -> None:
         super().__init__()

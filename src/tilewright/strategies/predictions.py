@@ -7,9 +7,7 @@ from tilewright.assemble import AnyArray
 from tilewright.conversion import as_array, is_array
 from tilewright.errors import GeometryError, ModelOutputError
 from tilewright.geometry import TileInformation
-
-FIELDS = ("array_shape", "last_tile", "overlap_crop_coords", "stitch_coords", "sample_id")
-
+from tilewright.images.stitching import is_information
 
 REMEDY = (
     "the data loader must yield (tiles, list of TileInformation): give it collate_fn=tilewright.collate_tiles, and let "
@@ -78,14 +76,10 @@ def _tile_information(info: Any) -> TileInformation:
     if isinstance(info, TileInformation):
         return info
     try:
-        return TileInformation(**{name: getattr(info, name) for name in FIELDS})
+        return TileInformation(**{name: getattr(info, name) for name in TileInformation._fields})
     except GeometryError as error:
         raise TypeError(f"the tile information of the batch is broken: {error}; {REMEDY}") from error
 
 
 def _are_infos(candidate: Any) -> bool:
-    return (
-        isinstance(candidate, Sequence)
-        and len(candidate) > 0
-        and all(all(hasattr(info, name) for name in FIELDS) for info in candidate)
-    )
+    return isinstance(candidate, Sequence) and len(candidate) > 0 and all(map(is_information, candidate))

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from operator import is_
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +12,9 @@ from tilewright.identity.values import name_of
 @runtime_checkable
 class WriteStrategy(Protocol):
     """How the predictions of a Lightning trainer are written.
+
+    A strategy may also have ``prepare(trainer, dirpath)``, which checks its outputs before anything is predicted, and
+    ``abort()``, which lets go of what is in flight where the prediction ends with an error.
 
     Examples
     --------
@@ -81,22 +83,6 @@ class WriteStrategy(Protocol):
         """Wait for what is in flight, check that all of it is complete, and close; a second call does nothing."""
 
 
-@runtime_checkable
-class Prepares(Protocol):
-    """Strategy that checks its outputs before anything is predicted."""
-
-    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
-        """Check the outputs of a run; called when prediction starts."""
-
-
-@runtime_checkable
-class Aborts(Protocol):
-    """Strategy that lets go of what it holds where the prediction ends with an error."""
-
-    def abort(self) -> None:
-        """Let go of what is in flight; what is written stays."""
-
-
 def loaders_of(trainer: Any) -> list[Any]:
     """Return the data loaders of a trainer, in the order of their ``dataloader_idx``."""
     loaders = trainer.predict_dataloaders
@@ -105,14 +91,13 @@ def loaders_of(trainer: Any) -> list[Any]:
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
-def check_one_process(trainer: Any) -> None:
-    """Refuse a trainer of several processes or devices.
+def datasets_in(trainer: Any) -> list[Any]:
+    """Return the datasets of all data loaders of a trainer, of any type; None for a loader without one."""
+    return [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
 
-    Raises
-    ------
-    NotImplementedError
-        If it has more than one.
-    """
+
+def check_one_process(trainer: Any) -> None:
+    """Raise NotImplementedError for a trainer of several processes or devices."""
     # A stand-in for a trainer has attributes of any kind.
     counts = [getattr(trainer, name, 1) for name in ("world_size", "num_devices")]
     processes = max((count for count in counts if isinstance(count, int)), default=1)
@@ -124,32 +109,12 @@ def check_one_process(trainer: Any) -> None:
 
 
 def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
-    """Return the datasets of all data loaders of a trainer.
-
-    Raises
-    ------
-    TypeError
-        If one is not of that type, and is not registered as such.
-    NotImplementedError
-        If the trainer is one of several processes.
-    """
+    """Return the datasets of a trainer of one process, or raise TypeError where one is not of that type."""
     check_one_process(trainer)
-    datasets = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
+    datasets = datasets_in(trainer)
     if not all(isinstance(dataset, dataset_type) for dataset in datasets):
         raise TypeError(f"Prediction dataset is not `{dataset_type.__name__}`.")
     return datasets
-
-
-def check_same_run(run: tuple[list[Any], Path], trainer: Any, dirpath: Path | str) -> None:
-    """Raise RuntimeError where a batch belongs to another run than the one that is open."""
-    datasets, folder = run
-    given = [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
-    is_same = len(given) == len(datasets) and all(map(is_, given, datasets))
-    if not is_same or Path(dirpath) != folder:
-        raise RuntimeError(
-            f"a run into {folder} has begun and not ended, and this batch is of another one, into {dirpath}; call "
-            "finalize(), or abort(), first"
-        )
 
 
 def check_extents(name: str, extents: Any) -> None:

@@ -1,11 +1,13 @@
 """Tiles that a trainer predicts go to the cluster; each stored object is written once, whole; an image is an array."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tilewright.arguments import whole_number
 from tilewright.assemble import AnyArray
@@ -23,9 +25,9 @@ from tilewright.runs.report import Report
 from tilewright.stopping import GRACE_SECONDS
 from tilewright.stores.local_paths import local_path
 from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns, outputs_of
-from tilewright.strategies.needed_tiles import tiled_images, yield_needed_tiles
 from tilewright.strategies.predictions import tiles_and_information
-from tilewright.strategies.write_strategy import check_extents, check_same_run, datasets_of
+from tilewright.strategies.trainer_strategy import Key, TrainerStrategy
+from tilewright.strategies.write_strategy import check_extents, loaders_of
 from tilewright.transport.clients import check_client, cluster_client
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class WriteTilesZarr:
+class WriteTilesZarr(TrainerStrategy):
     """Write tiled predictions to Zarr, each stored object once and whole.
 
     Parameters
@@ -46,15 +48,8 @@ class WriteTilesZarr:
         `finalize`.
     chunks, shards
         As in `plan_write`.
-    compressors : "auto", None, or codecs
-        As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
-        whole numbers.
-    dtype : data type, optional
-        The data type of the output; that of the predictions where not given.
-    fill_value : scalar, default=0
-        The fill value of the arrays.
-    zarr_format : {3, 2}
-        The version of the format.
+    compressors, dtype, fill_value, zarr_format
+        As in `predict_to_zarr`.
     if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
         What to do where an output exists, as in `predict_to_zarr`. With ``"resume"``, complete images stay as they
         are, and of the others the dataset yields only the tiles that are needed.
@@ -74,8 +69,8 @@ class WriteTilesZarr:
     arrays, each with its array ``0``.
 
     A prediction is held where the model left it, with its halo, as long as the plan has room for that; else it is
-    copied without the halo. A model that uses the memory of its first predictions again is noticed, and then each is
-    copied. A model that begins with that later is an error.
+    copied without the halo. No other code may change it until it is written. A model that uses the memory of its first
+    predictions again is noticed, and then each is copied. A model that begins with that later is an error.
 
     Examples
     --------
@@ -106,6 +101,8 @@ class WriteTilesZarr:
     True
     """
 
+    _dataset_type = IterableTiledPredDataset
+
     def __init__(
         self,
         client: "Client | None" = None,
@@ -135,107 +132,49 @@ class WriteTilesZarr:
         self.window_nbytes = window_nbytes
         self.ledger = None if ledger is None else local_path(ledger, "ledger")
         self.reports: list[Report] = []
-        self._opened: ExitStack | None = None
         self._forget()
 
     def _forget(self) -> None:
-        self._opened = None
-        self._run: tuple[list[Any], Path] = ([], Path())
-        self._images: list[Sequence[TiledImage]] = []
+        super()._forget()
+        self._opened = ExitStack()
         self._runs = ImageRuns(self.reports)
         self._memory = OwnMemory()
 
-    def write_batch(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        prediction: Any,
-        batch_indices: Sequence[Any] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-        dirpath: Path | str,
-    ) -> None:
-        """Hand the tiles of one batch over to the cluster; waits while as much is in flight as may be.
+    def _take_in(self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int) -> None:
+        tiles, infos = tiles_and_information(prediction, batch)
+        left_alone = tiles if self._memory.is_left_alone(tiles) else None
+        groups: dict[int, list[tuple[Any, AnyArray]]] = {}
+        images = self._images[dataloader_idx]
+        for tile, information in zip(tiles, infos, strict=True):
+            groups.setdefault(image_of_sample(images, information.sample_id), []).append((information, tile))
+        for index, group in groups.items():
+            self._hand_over((dataloader_idx, index), group, left_alone)
+        self._runs.close_complete()
 
-        The prediction is held until it is written, as it is: a model may use the memory of its last prediction again,
-        but no other code may change it.
+    def _images_of(self, dataset: Any) -> Sequence[TiledImage]:
+        images: Sequence[TiledImage] = getattr(dataset, "images", ())
+        if not images or not all(isinstance(image, TiledImage) for image in images):
+            raise TypeError(
+                f"the tiles of a {type(dataset).__name__} are not known beforehand, so that no Zarr array can be "
+                "planned for them; use an IterableTiledPredDataset of tilewright, or CacheTiles"
+            )
+        return images
 
-        Parameters
-        ----------
-        trainer, pl_module, prediction, batch_indices, batch, batch_idx, dataloader_idx, dirpath
-            As in `WriteStrategy.write_batch`.
-
-        Raises
-        ------
-        TypeError
-            If the dataset is not tiled, or there is no tile information.
-        ModelOutputError
-            If the predicted tiles have another spatial size than the tiles.
-        TileMismatchError
-            If a tile is none of its dataset.
-        OSError
-            If an output exists, or cannot be written.
-        """
-        try:
-            self.prepare(trainer, dirpath)
-            tiles, infos = tiles_and_information(prediction, batch)
-            left_alone = tiles if self._memory.is_left_alone(tiles) else None
-            groups: dict[int, list[tuple[Any, AnyArray]]] = {}
-            images = self._images[dataloader_idx]
-            for tile, information in zip(tiles, infos, strict=True):
-                groups.setdefault(image_of_sample(images, information.sample_id), []).append((information, tile))
-            for index, group in groups.items():
-                self._hand_over((dataloader_idx, index), group, left_alone)
-            self._runs.close_complete()
-        except BaseException:
-            self.abort()
-            raise
-
-    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
-        """Check all outputs of the run before anything is predicted or created, and open the cluster.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            The trainer.
-        dirpath : Path or str
-            The folder of all outputs.
-
-        Raises
-        ------
-        TypeError
-            If a dataset is not tiled.
-        OSError
-            If an output exists, or two images would share one.
-        """
-        if self._opened is not None:
-            check_same_run(self._run, trainer, dirpath)
-            return
-        datasets = datasets_of(trainer, IterableTiledPredDataset)
-        self._run = (datasets, Path(dirpath))
-        self._images = [tiled_images(dataset) for dataset in datasets]
-        keys = [(loader, index) for loader, images in enumerate(self._images) for index in range(len(images))]
-        images = [self._images[loader][index] for loader, index in keys]
-        outputs = outputs_of(images, Path(dirpath), self.options, self.ledger)
+    def _open(self, trainer: Any, images: Mapping[Key, TiledImage], folder: Path) -> None:
+        outputs = outputs_of(list(images.values()), folder, self.options, self.ledger)
         self.reports = []
         self._runs = ImageRuns(self.reports)
         self._model = model_identity(getattr(trainer, "lightning_module", None))
         self._predicted_by = f"a trainer of precision {getattr(trainer, 'precision', 'unknown')}"
-        self._opened = ExitStack()
-        try:
-            client = self._opened.enter_context(cluster_client(self.client))
-            self._placement = self._opened.enter_context(Placement(client))
-            for key, image, output in zip(keys, images, outputs, strict=True):
-                output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
-                self._runs[key] = ImageRun(image, output_run)
-            # All are compared before the first one is changed.
-            found = {key: self._compared(self._runs[key]) for key in keys}
-            needed = [self._take_up(self._runs[key], found[key]) for key in keys]
-            yield_needed_tiles(trainer, self._images, needed)
-        except BaseException:
-            self.abort()
-            raise
+        client = self._opened.enter_context(cluster_client(self.client))
+        self._placement = self._opened.enter_context(Placement(client))
+        for (key, image), output in zip(images.items(), outputs, strict=True):
+            output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
+            self._runs[key] = ImageRun(image, output_run)
+        # All are compared before the first one is changed.
+        found = {key: self._compared(self._runs[key]) for key in images}
+        needed = [self._take_up(self._runs[key], found[key]) for key in images]
+        self._yield_needed(trainer, needed)
 
     def finalize(self) -> list[Report]:
         """Wait until all that was handed over is written, and check that every image is complete.
@@ -252,7 +191,7 @@ class WriteTilesZarr:
         UnitGivenUpError
             If units could not be written. It names them; all others are complete.
         """
-        if self._opened is None:
+        if self._run is None:
             return self.reports
         try:
             for image_run in self._runs.begun():
@@ -271,7 +210,8 @@ class WriteTilesZarr:
 
     def abort(self) -> None:
         """Let what is in flight be written, and close the cluster if it was opened here. What is written stays."""
-        datasets, begun, opened = self._run[0], self._runs.begun(), self._opened
+        datasets = [] if self._run is None else self._run[0]
+        begun, opened = self._runs.begun(), self._opened
         until = monotonic() + GRACE_SECONDS
         self._forget()
         try:
@@ -283,8 +223,7 @@ class WriteTilesZarr:
             for dataset in datasets:
                 if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):
                     dataset.open_tiles.keep_all()
-            if opened is not None:
-                opened.close()
+            opened.close()
 
     def _compared(self, image_run: ImageRun) -> Beginning | None:
         """Return how an image begins that an earlier run has begun; None where the first tile is needed to know."""
@@ -295,13 +234,7 @@ class WriteTilesZarr:
         return image_run.output_run.open(asked)
 
     def _take_up(self, image_run: ImageRun, found: Beginning | None) -> AnyArray | None:
-        """Begin at once where an earlier run has: what is missing is known before anything is predicted.
-
-        Returns
-        -------
-        array of bool or None
-            For each tile whether it is still needed; None where all are.
-        """
+        """Begin at once where an earlier run has, and return for each tile whether it is needed; None where all are."""
         if found is None:
             return None
         image_run.begin(found)
@@ -311,7 +244,20 @@ class WriteTilesZarr:
         self._runs.close_complete()
         return is_open
 
-    def _hand_over(self, key: tuple[int, int], group: list[tuple[Any, AnyArray]], left_alone: AnyArray | None) -> None:
+    def _yield_needed(self, trainer: Any, needed: Sequence[AnyArray | None]) -> None:
+        """Let the datasets yield only tiles that are needed: for each image, one bool per tile; None where all are."""
+        waiting = iter(needed)
+        for loader, images in zip(loaders_of(trainer), self._images, strict=True):
+            of_images = [next(waiting) for _ in images]
+            if all(is_open is None for is_open in of_images) or not hasattr(loader.dataset, "open_tiles"):
+                continue
+            is_open = [
+                np.ones(image.tile_count, bool) if of_image is None else of_image
+                for image, of_image in zip(images, of_images, strict=True)
+            ]
+            loader.dataset.open_tiles.keep(np.concatenate(is_open), getattr(loader, "batch_size", None))
+
+    def _hand_over(self, key: Key, group: list[tuple[Any, AnyArray]], left_alone: AnyArray | None) -> None:
         """Hand over tiles of one image, as they are where the model leaves its prediction alone."""
         image_run = self._runs.get(key)
         if image_run is None:  # Tiles that came twice: the image has them.
