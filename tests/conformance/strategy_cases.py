@@ -160,6 +160,7 @@ class Kind:
         assert not whole or found == {Path(name).parts[0] for name in names}
         for label, image in expected.items():
             np.testing.assert_array_equal(written[self.output(label)], image, strict=True)
+            assert written[self.output(label)].tobytes() == image.tobytes()
             assert self.is_zarr or len(writers_of(folder / self.output(label))) == 1
 
 
@@ -223,16 +224,8 @@ class Memory:
 
 def give(strategy: Any, dataset: Any, folder: Any, prediction: Any, batch: Any, loader: int = 0) -> None:
     """Hand over one batch, all arguments by their place."""
-    strategy.write_batch(
-        trainer_of(*(dataset if isinstance(dataset, list) else [dataset])),
-        None,
-        prediction,
-        None,
-        batch,
-        0,
-        loader,
-        folder,
-    )
+    trainer = trainer_of(*(dataset if isinstance(dataset, list) else [dataset]))
+    strategy.write_batch(trainer, None, prediction, None, batch, 0, loader, folder)
 
 
 def hand_over(
@@ -366,10 +359,10 @@ def ones_and_zeros(batch: np.ndarray) -> np.ndarray:
     return batch % 2 == 1
 
 
-def images_with(value: float) -> list[np.ndarray]:
+def not_finite() -> np.ndarray:
     image = IMAGE.astype("float32")
-    image[3, 4], image[20, 30], image[39, 47] = value, np.inf, -np.inf
-    return [image]
+    image[3, 4], image[20, 30], image[39, 47] = np.nan, np.inf, -np.inf
+    return image
 
 
 @dataclass(frozen=True)
@@ -381,11 +374,14 @@ class Case:
     model: Model = field(default=PositionModel(1, "float32"))
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 4
+    memories: int = 0
 
 
 ZYX_TILES = {"tile_size": (3, *TILE), "overlaps": (1, *OVERLAP)}
 CASES: dict[str, Case] = {
     "images that come interleaved": Case([IMAGE, IMAGE[::-1], IMAGE[:, ::-1]]),
+    "one memory for all predictions": Case([IMAGE, IMAGE[::-1], IMAGE // 2], batch_size=1, memories=1),
+    "two memories in turn": Case([IMAGE, IMAGE[::-1], IMAGE // 2], batch_size=1, memories=2),
     "images in one batch": Case([volume_of(9, 11) for _ in range(12)], batch_size=100),
     "images of one tile": Case([IMAGE[:16, number : number + 16] for number in range(5)], batch_size=2),
     "one element": Case([IMAGE[:1, :1]]),
@@ -404,7 +400,7 @@ CASES: dict[str, Case] = {
     "labels that float32 cannot hold": Case(
         [(2**24 + 1 + np.arange(40 * 48)).reshape(40, 48).astype("int32")], model=identity, options={"dtype": "int32"}
     ),
-    "not a number": Case(images_with(np.nan), model=identity),
+    "not a number": Case([not_finite()], model=identity),
     "borders": Case([IMAGE], options={"borders": (8, 8)}),
     "borders in the middle of tiles": Case([IMAGE], options={"borders": (12, 5)}),
     "bool": Case([IMAGE], model=ones_and_zeros),

@@ -71,8 +71,8 @@ def test_batches_in_any_order_and_twice_give_a_plain_stitching(
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_case_gives_a_plain_stitching(case: Case, kind: Kind, make: Make, tmp_path: Path) -> None:
     dataset = kind.dataset(list(case.images), case.axes, **case.options)
-    items = as_workers_yield(list(dataset))
-    write(make(), dataset, tmp_path, items, model=case.model, batch_size=case.batch_size)
+    items, memory = as_workers_yield(list(dataset)), Memory(case.memories)
+    write(make(), dataset, tmp_path, items, model=case.model, batch_size=case.batch_size, memory=memory)
     kind.check(tmp_path, {n: kind.expected(dataset, image, case.model, n) for n, image in enumerate(case.images)})
 
 
@@ -201,12 +201,9 @@ def test_after_an_error_in_the_midst_of_a_run_the_strategy_writes_a_new_one(
     name: str, kind: Kind, make: Make, tmp_path: Path
 ) -> None:
     model, message = LATER[name]
-    clusters = running_clusters()
-    dataset, strategy = (
-        kind.dataset([tiff(tmp_path / "a.tif", STACK), tiff(tmp_path / "b.tif", STACK // 3)], "SYX"),
-        make(),
-    )
-    items = list(dataset)
+    images = {"a": STACK, "b": STACK // 3}
+    dataset = kind.dataset([tiff(tmp_path / f"{name}.tif", image) for name, image in images.items()], "SYX")
+    items, strategy, clusters = list(dataset), make(), running_clusters()
     hand_over(strategy, dataset, tmp_path / "out", items[:2])
     with pytest.raises((ModelOutputError, ValueError), match=message):
         hand_over(strategy, dataset, tmp_path / "out", items[2:], model=model)
@@ -216,8 +213,7 @@ def test_after_an_error_in_the_midst_of_a_run_the_strategy_writes_a_new_one(
     with pytest.raises(IncompleteImageError, match=r"a\.tif misses"):
         write(strategy, dataset, tmp_path / "out", items[2:])
     write(strategy, dataset, tmp_path / "whole")
-    expected = {"a": kind.expected(dataset, STACK), "b": kind.expected(dataset, STACK // 3)}
-    kind.check(tmp_path / "whole", expected)
+    kind.check(tmp_path / "whole", {name: kind.expected(dataset, image) for name, image in images.items()})
 
 
 # --- Names.
@@ -342,14 +338,8 @@ def test_any_other_dataset_is_a_type_error_of_these_words(kind: Kind, make: Make
         for other in (*others, TensorDataset(values), None)
         for datasets in ([other], [dataset, other])
     ]
-    refusals.append(
-        (
-            [Foreign()],
-            "tiles of a Foreign are not known beforehand"
-            if kind.is_zarr
-            else "Foreign has neither `images` nor `data_files`",
-        )
-    )
+    unknown = "tiles of a Foreign are not known beforehand", "Foreign has neither `images` nor `data_files`"
+    refusals.append(([Foreign()], unknown[not kind.is_zarr]))
     for datasets, message in refusals:
         with pytest.raises(TypeError, match=message):
             strategy.prepare(trainer_of(*datasets), tmp_path)
