@@ -4,7 +4,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numcodecs
 import numpy as np
@@ -64,6 +64,40 @@ def test_little_in_flight_still_completes_within_the_plan(
     assert report.plan.peak_live_nbytes < report.plan.output_nbytes
     assert report.peak_live_nbytes <= report.plan.peak_live_nbytes
     np.testing.assert_array_equal(report.array[...], image)
+
+
+class Slow(numcodecs.abc.Codec):
+    """A compressor that is slower than prediction, and counts what it has done."""
+
+    codec_id = "slow"
+    done: ClassVar[list[int]] = []
+
+    def encode(self, buf: Any) -> bytes:
+        threading.Event().wait(0.05)
+        self.done.append(1)
+        return bytes(buf)
+
+    def decode(self, buf: Any, out: Any = None) -> bytes:
+        return bytes(buf)
+
+
+numcodecs.register_codec(Slow)
+
+
+def test_images_together_hold_no_more_than_one_may(
+    make_writer: Callable[..., tw.WriteTilesZarr], tmp_path: Path
+) -> None:
+    Slow.done.clear()
+    waiting = []
+
+    def model(tiles: np.ndarray) -> np.ndarray:
+        waiting.append(len(waiting) - len(Slow.done))
+        return tiles
+
+    writer = make_writer(zarr_format=2, compressors=Slow(), window_nbytes=1)
+    reports = write(writer, ZARR.dataset([IMAGE[:16, :16]] * 8), tmp_path, model=model, batch_size=1)
+    assert len(Slow.done) == len(waiting) == 8
+    assert max(waiting) * reports[0].plan.output_nbytes <= reports[0].plan.peak_live_nbytes
 
 
 @pytest.mark.parametrize("ending", ["finalize", "incomplete", "abort", "error"])
