@@ -3,6 +3,7 @@
 import functools
 import gc
 import json
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,10 @@ from tests.conformance.strategy_cases import (
     trainer_of,
     write,
 )
+from tests.support import tree
 
 import tilewright as tw
-from tilewright.errors import IncompleteImageError
+from tilewright.errors import DestinationExistsError, IncompleteImageError
 
 
 @pytest.fixture(params=CLIENTS)
@@ -90,6 +92,18 @@ def test_arguments_that_mean_nothing_are_refused_at_once(name: str, strategy_typ
 def test_the_keywords_reach_the_function_that_writes(kind: Kind, client: Client | None, tmp_path: Path) -> None:
     write(kind.make(client, kwargs={"compression": "zlib", "level": [1, 2]}), kind.dataset(), tmp_path)
     assert json.loads((tmp_path / "prediction_0.npy.json").read_text()) == {"compression": "zlib", "level": [1, 2]}
+
+
+@pytest.mark.parametrize("kind", [CACHE, WHOLE], ids=["CacheTiles", "WriteImage"])
+@pytest.mark.parametrize(("extension", "output"), [(".npy", "prediction_0.npy"), (".zarr", "prediction.zarr/0")])
+def test_a_folder_of_others_is_not_replaced_by_an_image(
+    extension: str, output: str, kind: Kind, tmp_path: Path
+) -> None:
+    (tmp_path / output).mkdir(parents=True)
+    (tmp_path / output / "notes.txt").write_text("of others")
+    with pytest.raises(DestinationExistsError, match=re.escape(output)):
+        kind.make(extension=extension).prepare(trainer_of(kind.dataset()), tmp_path)
+    assert tree(tmp_path) == {f"{output}/notes.txt": b"of others"}
 
 
 # --- Tiles: what is written is a plain stitching of what was predicted.
