@@ -190,6 +190,8 @@ def test_tiles_in_three_dimensions_are_cached_with_all_their_axes(client: Client
     arrays = [tile.result(timeout=20) if isinstance(tile, Future) else tile for tile in strategy.tile_cache]
     assert [array.ndim for array in arrays] == [5, 5]
     assert all(array.shape[:2] == (1, 1) for array in arrays)
+    # What it holds would stay on the cluster of all tests.
+    strategy.abort()
 
 
 def test_a_tile_that_comes_twice_is_held_once(client: Client | None, tmp_path: Path) -> None:
