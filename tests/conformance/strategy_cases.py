@@ -4,6 +4,7 @@ import functools
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,12 @@ def save(*, file_path: Path, img: Any, **options: Any) -> None:
 def fail_for_b(*, file_path: Path, img: Any) -> None:
     if file_path.stem == "b":
         raise ValueError("no ink left")
+    save(file_path=file_path, img=img)
+
+
+def save_slowly(*, file_path: Path, img: Any) -> None:
+    """Write an image more slowly than the next one is predicted."""
+    threading.Event().wait(0.1)
     save(file_path=file_path, img=img)
 
 

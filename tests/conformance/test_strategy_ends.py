@@ -22,6 +22,7 @@ from tests.conformance.strategy_cases import (
     Make,
     fail_for_b,
     hand_over,
+    save_slowly,
     tiff,
     trainer_of,
     write,
@@ -181,3 +182,23 @@ def test_an_image_that_cannot_be_written_is_named_and_the_others_are_on_disk(
         assert not re.search(r"[ac]\.tif", str(caught.value))
         strategy.finalize()
         kind.check(folder, dict.fromkeys(written, expected))
+
+
+@pytest.mark.parametrize("kind", [CACHE, WHOLE], ids=["CacheTiles", "WriteImage"])
+def test_prediction_waits_for_images_that_are_being_written_where_only_one_may_be_held(
+    kind: Kind, make: Make, tmp_path: Path
+) -> None:
+    dataset = kind.dataset([STACK] * 4, "SYX")
+    batch_count, unwritten = 0, []
+
+    def model(batch: np.ndarray) -> np.ndarray:
+        nonlocal batch_count
+        # The batch before this one was taken, so that all images before its own were let go of.
+        unwritten.append((batch_count - 1) // (len(items) // 4) - len(list(tmp_path.glob("*.calls"))))
+        batch_count += 1
+        return batch
+
+    items = list(dataset)
+    write(make(write_func=save_slowly, memory_nbytes=STACK.size * 4), dataset, tmp_path, model=model, batch_size=1)
+    assert max(unwritten) <= 0
+    kind.check(tmp_path, dict.fromkeys(range(4), kind.expected(dataset, STACK)))
