@@ -15,6 +15,8 @@ import numpy as np
 import tensorstore
 import zarr
 from distributed import Client
+from distributed.core import Status
+from distributed.deploy.spec import SpecCluster
 from hypothesis import strategies as st
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
@@ -298,6 +300,11 @@ def run(case: Case, destination: Any, client: Client | None = None, kept: Collec
 COMPRESSORS_3 = [None, "auto", zarr.codecs.BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")]
 
 
+def running_clusters() -> set[SpecCluster]:
+    """The clusters that this process has opened and not closed."""
+    return {made for made in SpecCluster._instances if made.status is Status.running}
+
+
 @st.composite
 def cases(draw: st.DrawFn, spatial_axes: tuple[str, ...] = ("YX", "ZYX")) -> Case:
     """Random shapes, tiles, overlaps, chunks, shards, types, channels, samples, frames, layouts and formats."""
@@ -506,6 +513,7 @@ __all__ = [
     "objects",
     "read_by_tensorstore",
     "run",
+    "running_clusters",
     "stitched",
     "to_dtype",
     "tree",

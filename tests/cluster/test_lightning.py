@@ -14,13 +14,11 @@ import tifffile
 import torch
 import zarr
 from distributed import Client
-from distributed.core import Status
-from distributed.deploy.spec import SpecCluster
-from tests.support import LayerError, tree
+from tests.support import LayerError, running_clusters
 from torch.utils.data import DataLoader
 
 import tilewright as tw
-from tilewright.errors import DestinationExistsError, IncompleteImageError, ModelOutputError
+from tilewright.errors import IncompleteImageError
 
 # Lightning gives advice on hardware, and on loggers that one might use.
 pytestmark = [
@@ -35,21 +33,18 @@ IMAGE = RNG.integers(0, 60_000, (60, 64)).astype("uint16")
 class Network(pl.LightningModule):
     """Return what came in, a tensor alone or with its tile information, and fail where it is told to."""
 
-    def __init__(self, *, returns_infos: bool = True, fails_at: int | None = None, trims: bool = False) -> None:
+    def __init__(self, *, returns_infos: bool = True, fails_at: int | None = None) -> None:
         super().__init__()
         self.layer = torch.nn.Conv2d(1, 1, 1, bias=False)
         torch.nn.init.ones_(self.layer.weight)
         self.returns_infos = returns_infos
         self.fails_at = fails_at
-        self.trims = trims
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         tiles, infos = batch
         if batch_idx == self.fails_at:
             raise LayerError(3, "out of luck")
         predicted = self.layer(tiles)
-        if self.trims:
-            predicted = predicted[..., 1:]
         return (predicted, infos) if self.returns_infos else predicted
 
 
@@ -78,10 +73,6 @@ def predict(
 
 def open_output(path: Path) -> np.ndarray:
     return zarr.open_group(path, mode="r")["0"][...]
-
-
-def running_clusters() -> set[SpecCluster]:
-    return {made for made in SpecCluster._instances if made.status is Status.running}
 
 
 @pytest.fixture
@@ -128,27 +119,12 @@ def test_a_network_may_return_tiles_alone(embedded: Client, tmp_path: Path) -> N
     np.testing.assert_array_equal(open_output(tmp_path / "prediction.zarr" / "0"), IMAGE)
 
 
-def test_several_data_loaders_are_written_in_one_run(embedded: Client, sources: list[Any], tmp_path: Path) -> None:
-    loaders = [loader_of(sources[:1], num_workers=2), loader_of(sources[1:], batch_size=3)]
-    predict(callback_of(tmp_path / "out", embedded), loaders)
-    np.testing.assert_array_equal(open_output(tmp_path / "out" / "a.b.zarr"), IMAGE)
-    np.testing.assert_array_equal(open_output(tmp_path / "out" / "c.zarr"), IMAGE[::-1])
-    np.testing.assert_array_equal(open_output(tmp_path / "out" / "prediction.zarr" / "2"), IMAGE[:40, :33])
-
-
 def test_mixed_precision_is_written_as_float32(embedded: Client, tmp_path: Path) -> None:
     predict(callback_of(tmp_path, embedded), loader_of(IMAGE // 256), precision="bf16-true")
     written = zarr.open_group(tmp_path / "prediction.zarr" / "0", mode="r")["0"]
     assert written.dtype == "float32"
     # Eight bits is what this precision holds.
     np.testing.assert_array_equal(written[...], IMAGE // 256)
-
-
-def test_one_callback_writes_several_runs(embedded: Client, tmp_path: Path) -> None:
-    callback = callback_of(tmp_path, embedded, if_exists="overwrite")
-    for image in (IMAGE, IMAGE[::-1]):
-        predict(callback, loader_of(image))
-        np.testing.assert_array_equal(open_output(tmp_path / "prediction.zarr" / "0"), image)
 
 
 def test_nothing_is_written_while_writing_is_off(tmp_path: Path) -> None:
@@ -161,17 +137,6 @@ def test_nothing_is_written_while_writing_is_off(tmp_path: Path) -> None:
     callback.writing_predictions = True
     predict(callback, loader_of())
     np.testing.assert_array_equal(open_output(tmp_path / "out" / "prediction.zarr" / "0"), IMAGE)
-
-
-def test_a_relative_folder_is_taken_from_the_working_directory_with_a_warning(
-    embedded: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="relative prediction folder 'some/folder' is taken from the working direc"):
-        callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(embedded), "some/folder")
-    assert callback.dirpath == tmp_path / "some" / "folder"
-    predict(callback, loader_of())
-    np.testing.assert_array_equal(open_output(tmp_path / "some" / "folder" / "prediction.zarr" / "0"), IMAGE)
 
 
 def test_the_default_folder_is_called_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,29 +172,6 @@ def test_a_cluster_that_was_given_is_of_use_after_the_error_of_a_network(
 def test_a_run_that_stops_early_ends_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(IncompleteImageError, match=r"image .* misses \d+ elements of \d+ tiles of 30 in .*prediction"):
         predict(callback_of(tmp_path), loader_of(), limit_predict_batches=2)
-
-
-def test_a_prediction_of_another_size_is_an_error_with_both_sizes(embedded: Client, tmp_path: Path) -> None:
-    with pytest.raises(ModelOutputError, match=r"\(16, 16\), but their prediction has \(16, 15\)"):
-        predict(callback_of(tmp_path, embedded), loader_of(), Network(trims=True))
-
-
-def test_an_output_that_exists_is_left_as_it_is(embedded: Client, tmp_path: Path) -> None:
-    predict(callback_of(tmp_path, embedded), loader_of())
-    before = tree(tmp_path)
-    with pytest.raises(DestinationExistsError, match="if_exists='overwrite'"):
-        predict(callback_of(tmp_path, embedded), loader_of(IMAGE[::-1]))
-    assert tree(tmp_path) == before
-
-
-def test_a_dataset_of_another_type_is_refused(embedded: Client, tmp_path: Path) -> None:
-    class Plain(pl.LightningModule):
-        def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-            return batch
-
-    loader = DataLoader([torch.zeros(1, 16, 16)] * 3)
-    with pytest.raises(TypeError, match="Prediction dataset is not `IterableTiledPredDataset`"):
-        predict(callback_of(tmp_path, embedded), loader, Plain())
 
 
 def test_little_memory_in_flight_is_enough(two_processes: Client, tmp_path: Path) -> None:

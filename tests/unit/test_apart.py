@@ -8,7 +8,6 @@ from typing import Any
 import dask.array
 import numpy as np
 import pytest
-import tifffile
 import zarr
 from distributed import Client
 from tests.support import tree
@@ -210,28 +209,3 @@ def test_a_wrapper_of_another_package_may_hold_a_source_anywhere_in_its_store(em
     assert predict(source, outer, if_exists="overwrite", client=embedded).unit_count
     with pytest.raises(DestinationError, match="is the source"):
         predict(source, store, if_exists="overwrite", client=embedded)
-
-
-# --- Sources of all images of a run.
-
-
-@pytest.mark.parametrize("strategy", ["zarr", "cached", "whole"])
-def test_the_output_of_one_image_does_not_replace_the_source_of_another(strategy: str, tmp_path: Path) -> None:
-    folder = tmp_path / "d" / "q"
-    folder.mkdir(parents=True)
-    tifffile.imwrite(tmp_path / "d" / "a.tif", IMAGE)
-    zarr.create_array(folder / "a.zarr", data=IMAGE, chunks=(32, 32))
-    sources = [tmp_path / "d" / "a.tif", folder / "a.zarr"]
-    before = tree(tmp_path)
-    tiled = tw.IterableTiledPredDataset(sources, axes="YX", tile_size=(32, 32), overlaps=(8, 8))
-    whole = tw.IterablePredDataset(sources, axes="YX")
-    writer, dataset = {
-        "zarr": (tw.WriteTilesZarr(if_exists="overwrite"), tiled),
-        "cached": (tw.CacheTiles(tw.write_zarr, ".zarr"), tiled),
-        "whole": (tw.WriteImage(tw.write_zarr, ".zarr"), whole),
-    }[strategy]
-    loader = type("Loader", (), {"dataset": dataset})
-    trainer = type("Trainer", (), {"predict_dataloaders": loader, "world_size": 1})
-    with pytest.raises(DestinationError, match=r"is the source .*a\.zarr"):
-        writer.prepare(trainer, folder)
-    assert tree(tmp_path) == before
