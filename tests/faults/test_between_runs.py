@@ -1,28 +1,21 @@
 """What once went wrong between runs of one output does not any more."""
 
-# Fixtures come from other modules of this folder.
-# ruff: noqa: F811
-
 import errno
-import functools
 import json
 import os
-import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import tifffile
 from distributed import Client, LocalCluster
-from tests.faults.test_resume import (
+from tests.faults.resuming import (
     CLIENTS,
     IMAGE,
     LAST,
@@ -32,24 +25,18 @@ from tests.faults.test_resume import (
     object_files,
     predict,
     records_in,
-    wait_for,
+    resume,
 )
-from tests.faults.test_stopping import (  # noqa: F401
-    Disk,
-    Gated,
-    ask_to_stop,
-    assert_goes_on,
-    disk,
-    folder,
-    outcome_of,
-    start_client,
-)
+from tests.faults.stopping import ALIGNED, Disk
+from tests.faults.support import LOCAL, wait_for
 from tests.support import tree
 from zarr.storage import LocalStore
 
 import tilewright as tw
 from tilewright.errors import DestinationError, DestinationExistsError, ResumeError
 from tilewright.ledger.records import RECORD_NBYTES
+
+pytestmark = pytest.mark.usefixtures("current")
 
 
 class WaitsAtTheEnd:
@@ -69,9 +56,6 @@ def run_straggler(folder: Path, address: str) -> None:
         predict(folder / "out.zarr", WaitsAtTheEnd(folder), client=client, grace_seconds=0.5, **ALIGNED)
 
 
-ALIGNED = {"layout": "aligned", "memory_nbytes": 2**17}
-
-
 def threads_that_predict() -> int:
     return sum(
         any(walked.f_code.co_name == "_produce" for walked, _ in traceback.walk_stack(frame))
@@ -79,18 +63,12 @@ def threads_that_predict() -> int:
     )
 
 
-@pytest.fixture
-def output(embedded: Client, tmp_path: Path) -> Path:
-    predict(tmp_path / "out.zarr", Company(), client=embedded)
-    return tmp_path / "out.zarr"
-
-
 def test_a_client_that_is_not_the_current_one_checks(two_processes: Client, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     predict(output, Company(), client=two_processes)
     flip(object_files(output)[0])
     assert len(tw.verify(output, client=two_processes, progress=False).conditions) == 1
-    assert predict(output, Company(), client=two_processes, if_exists="resume").unit_count == 1
+    assert resume(output, Company(), client=two_processes).unit_count == 1
 
 
 @dataclass
@@ -108,13 +86,11 @@ class Fills:
         return -tiles
 
 
-def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_records(
-    disk: Disk, embedded: Client, tmp_path: Path
-) -> None:
+def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_records(disk: Disk, tmp_path: Path) -> None:
     image = np.tile(IMAGE, (2, 2))
     output, ledger = tmp_path / "out.zarr", disk.path / "ledger"
     with pytest.raises(DestinationError, match="could not write the ledger: No space left") as caught:
-        predict(output, Fills(disk, at=20), image, client=embedded, ledger=ledger)
+        predict(output, Fills(disk, at=20), image, ledger=ledger)
     (file,) = ledger.glob("*.ledger")
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(file)
@@ -125,24 +101,24 @@ def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_record
     conditions = tw.verify(output, ledger=ledger, progress=False).conditions
     assert set(conditions.values()) == {"missing"}
     assert recorded.isdisjoint(conditions)
-    report = predict(output, Fills(disk, at=0), image, client=embedded, ledger=ledger, if_exists="resume")
+    report = resume(output, Fills(disk, at=0), image, ledger=ledger)
     assert report.kept_unit_count == len(recorded) > 0
     np.testing.assert_array_equal(report.array[...], -image)
     assert tw.verify(output, ledger=ledger, progress=False).is_complete
 
 
 @pytest.mark.timeout(60)
-def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(disk: Disk, embedded: Client) -> None:
+def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(disk: Disk) -> None:
     filler = disk.fill()
     output = disk.path / "out.zarr"
     with pytest.raises(DestinationError, match="No space left") as caught:
-        predict(output, Company(), client=embedded)
+        predict(output, Company())
     assert caught.value.errno == errno.ENOSPC
     assert not ledger_of(output).exists()
     filler.unlink()
     disk.enlarge(2**22)
     since = monotonic()
-    predict(output, Company(), client=embedded, if_exists="resume")
+    resume(output, Company())
     assert monotonic() - since < 10
 
 
@@ -153,52 +129,23 @@ def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(disk: Di
         ("resume", {"memory_nbytes": 2**20}, ResumeError, "run this one again"),
     ],
 )
-def test_an_output_that_somebody_made_meanwhile_is_left_as_it_is(
-    if_exists: str, faster: dict[str, Any], error: type[Exception], words: str, embedded: Client, tmp_path: Path
+def test_an_output_that_was_made_meanwhile_is_left_as_it_is(
+    if_exists: str, faster: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.zarr"
 
-    def somebody_is_faster(_plan: Any) -> None:
-        predict(output, Company(), client=embedded, **faster)
+    def another_run_is_faster(_plan: Any) -> None:
+        predict(output, Company(), **faster)
 
     with pytest.raises(error, match=words):
-        predict(output, Company(), client=embedded, if_exists=if_exists, on_plan=somebody_is_faster)
+        predict(output, Company(), if_exists=if_exists, on_plan=another_run_is_faster)
     assert tw.verify(output, progress=False).is_complete
-
-
-def test_a_client_that_was_killed_and_not_yet_waited_for_is_dead(
-    folder: Path, start_client: Any, embedded: Client
-) -> None:
-    process = start_client({})
-    os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: not _runs(process.pid), "it to die")
-    assert tw.verify(folder / "out.zarr", progress=False).writer == ""
-    assert_goes_on(folder, {}, embedded)
-
-
-def _runs(process: int) -> bool:
-    """Whether a process does anything; whoever starts another one here waits for the dead ones too."""
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.mark.parametrize("second", [None, signal.SIGINT])
-def test_grace_is_kept_in_the_embedded_cluster(second: int | None, folder: Path, start_client: Any) -> None:
-    process = start_client({"grace_seconds": 1.0 if second is None else 60.0})
-    ask_to_stop(process.pid, signal.SIGINT, folder)
-    if second is not None:
-        os.kill(process.pid, second)
-    process.join(15)
-    assert not process.is_alive()
-    assert outcome_of(folder)["error"] == ("RunStoppedError" if second is None else "KeyboardInterrupt")
 
 
 def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     with (
-        LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address=LOCAL, silence_logs=50) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         process = CLIENTS.Process(target=run_straggler, args=(tmp_path, cluster.scheduler_address))
@@ -236,97 +183,32 @@ def test_another_array_is_not_proven_complete(name: str, value: Any, output: Pat
     assert name in str(verification)
 
 
-@pytest.mark.parametrize("lost", [".", "0/zarr.json", "zarr.json"])
-def test_what_is_gone_is_found_and_written_anew(lost: str, output: Path, embedded: Client) -> None:
-    whole = tree(output)
-    path = output / lost
-    path.unlink() if path.is_file() else shutil.rmtree(path)
-    assert not tw.verify(output, progress=False).is_complete
-    if lost != "zarr.json":
-        with pytest.raises(ResumeError, match=r"is gone, .*if_exists='resume'"):
-            tw.repair(output, Company(), IMAGE, client=embedded, progress=False)
-    predict(output, Company(), client=embedded, if_exists="resume")
-    assert tree(output) == whole
-
-
-def test_a_source_that_moved_may_be_named(embedded: Client, tmp_path: Path) -> None:
+def test_a_source_that_moved_may_be_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "raw.tif", IMAGE, photometric="minisblack")
     output = tmp_path / "out.zarr"
-    predict(output, Company(), tmp_path / "raw.tif", client=embedded)
+    predict(output, Company(), tmp_path / "raw.tif")
     whole = tree(output)
     flip(object_files(output)[0])
     moved = (tmp_path / "raw.tif").rename(tmp_path / "moved.tif")
-    assert tw.repair(output, Company(), moved, client=embedded, progress=False).unit_count == 1
+    assert tw.repair(output, Company(), moved, progress=False).unit_count == 1
     assert tree(output) == whole
 
 
-def scaled(tiles: np.ndarray, by: float) -> np.ndarray:
-    return by * tiles
-
-
-def mapped(folder: Path, **options: Any) -> np.memmap:
-    return np.memmap(folder / "raw", "float32", "r", shape=IMAGE.shape, **options)
-
-
-Options = Callable[[Path], dict[str, Any]]
-ELSE: dict[str, tuple[Options, Options, str]] = {
-    # What a run was begun from, and what is something else.
-    "another part of a raw file": (
-        lambda folder: {"source": mapped(folder)},
-        lambda folder: {"source": mapped(folder, offset=IMAGE.nbytes)},
-        "source: ",
-    ),
-    "another order of a raw file": (
-        lambda folder: {"source": mapped(folder)},
-        lambda folder: {"source": mapped(folder, order="F")},
-        "source: ",
-    ),
-    "another dimension": (
-        lambda folder: {"chunks": "auto"},
-        lambda folder: {"source": IMAGE[np.newaxis], "axes": "ZYX", "tile_size": (1, 48, 48), "overlap": (0, 12, 12)},
-        "source axes: YX then, ZYX now",
-    ),
-    "shards that were not asked for": (lambda folder: {}, lambda folder: {"shards": "auto"}, "shards: None then"),
-    "another argument of a partial function": (
-        lambda folder: {"model": functools.partial(scaled, by=2)},
-        lambda folder: {"model": functools.partial(scaled, by=3)},
-        "model: ",
-    ),
-    "another partial function": (
-        lambda folder: {"model": functools.partial(scaled, by=2)},
-        lambda folder: {"model": functools.partial(np.add, 2)},
-        "model: ",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", ELSE)
-def test_something_else_is_told_from_the_same_made_again(what: str, embedded: Client, tmp_path: Path) -> None:
-    first, other, words = ELSE[what]
-    np.stack([IMAGE, IMAGE[::-1]]).tofile(tmp_path / "raw")
-    always = {"destination": tmp_path / "out.zarr", "model": Company(), "client": embedded}
-    predict(**always | first(tmp_path))
-    again = always | first(tmp_path) | {"if_exists": "resume"}
-    assert predict(**again).unit_count == 0
-    with pytest.raises(ResumeError, match=words):
-        predict(**again | other(tmp_path))
-
-
-def test_a_ledger_of_another_output_or_inside_its_own_is_refused(embedded: Client, tmp_path: Path) -> None:
+def test_a_ledger_of_another_output_or_inside_its_own_is_refused(tmp_path: Path) -> None:
     output, ledger = tmp_path / "a.zarr", tmp_path / "ledger"
-    predict(output, Company(), client=embedded, ledger=ledger)
+    predict(output, Company(), ledger=ledger)
     for other, place in ((tmp_path / "b.zarr", ledger), (tmp_path / "c.zarr", tmp_path / "c.zarr" / "ledger")):
         with pytest.raises(DestinationError, match="ledger"):
-            predict(other, np.negative, client=embedded, ledger=place)
+            predict(other, np.negative, ledger=place)
         assert not other.exists()
     assert tw.verify(output, ledger=ledger, progress=False).is_complete
 
 
-def test_a_link_to_an_output_is_that_output(output: Path, embedded: Client) -> None:
+def test_a_link_to_an_output_is_that_output(output: Path) -> None:
     link = output.with_name("link.zarr")
     link.symlink_to(output)
     assert tw.verify(link, progress=False).is_complete
-    assert predict(link, Company(), client=embedded, if_exists="resume").unit_count == 0
+    assert resume(link, Company()).unit_count == 0
 
 
 def test_a_relative_store_is_where_the_client_means_it(

@@ -2,21 +2,19 @@
 
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from textwrap import dedent
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from distributed import LocalCluster
-from tests.faults.test_resume import wait_for
-from tests.faults.test_stopping import has_proc, takes_signals
+from tests.faults.resuming import IMAGE, predict
+from tests.faults.stopping import SIGNALS, STOPPED, has_proc, predict_command, takes_signals
+from tests.faults.support import wait_for
 from tests.support import tree
 
 import tilewright as tw
@@ -24,68 +22,6 @@ from tilewright.errors import RunStoppedError, UnitGivenUpError
 from tilewright.signals import StopSignals
 from tilewright.stopping import StopRequest
 from tilewright.transport.clients import open_embedded_cluster
-
-STOPPED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-IMAGE = np.random.default_rng(3).random((192, 192), dtype=np.float32)
-CUT: dict[str, Any] = {"tile_size": (32, 32), "overlap": (8, 8), "layout": "compact", "chunks": (24, 24)}
-CUT |= {"memory_nbytes": 2**17}
-WRITABLE = ("--axes", "YX", "--tile-size", "32,32", "--overlap", "8,8", "--layout", "compact", "--chunks", "24,24")
-WRITABLE += ("--memory", "128KiB")
-MODELS = """
-    from pathlib import Path
-    from time import sleep
-
-    here = Path(__file__).parent
-
-    def slow(tiles):
-        # So long that signals come in each part of the run.
-        sleep(0.02)
-        return -tiles
-
-    def hanging(tiles):
-        (here / "running").touch()
-        while not (here / "go").exists():
-            sleep(0.02)
-        return -tiles
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a source and models; who waits in one of these is let go at the end."""
-    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE, chunks=(24, 24))
-    (tmp_path / "models.py").write_text(dedent(MODELS))
-    yield tmp_path
-    (tmp_path / "go").touch()
-
-
-@pytest.fixture
-def start(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command, as a shell in the foreground does, and kill it at last."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(*arguments: object) -> subprocess.Popen[str]:
-        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        program += "from tilewright.cli import main; main()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, arguments)],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def predict_command(model: str, *options: object) -> list[object]:
-    return ["predict", "raw.zarr", "out.zarr", "--model", f"models.py:{model}", *WRITABLE, *options]
 
 
 def stop(process: subprocess.Popen[str], number: int, seconds: float = 60) -> tuple[str, float]:
@@ -106,9 +42,9 @@ def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
 
 @has_proc
 def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_same_bytes(
-    folder: Path, start: Any
+    folder: Path, start_command: Any
 ) -> None:
-    whole = start(*predict_command("slow"))
+    whole = start_command(*predict_command(folder, "slow.py:model"))
     wait_until_it_listens(whole)
     since = monotonic()
     assert whole.wait(60) == 0, whole.stderr.read()
@@ -119,7 +55,7 @@ def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_sam
         output = folder / "out.zarr"
         output.rename(folder / f"{moment}.zarr")
         (folder / "out.zarr.ledger").rename(folder / f"{moment}.ledger")
-        process = start(*predict_command("slow", "--if-exists", "resume", "--grace", "0.1"))
+        process = start_command(*predict_command(folder, "slow.py:model", "--if-exists", "resume", "--grace", "0.1"))
         wait_until_it_listens(process)
         try:
             process.wait(moment)
@@ -132,7 +68,7 @@ def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_sam
         assert "Exception ignored" not in message
         assert (process.returncode == 0) == (message == ""), message
         statuses.append(process.returncode)
-        again = start(*predict_command("slow", "--if-exists", "resume"))
+        again = start_command(*predict_command(folder, "slow.py:model", "--if-exists", "resume"))
         assert again.wait(60) == 0, again.stderr.read()
         assert tree(output) == expected
         assert tw.verify(output, progress=False).is_complete
@@ -142,10 +78,10 @@ def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_sam
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", [["verify", "out.zarr"], ["demo", "--directory", "pictures"]])
 def test_a_command_that_cannot_be_resumed_ends_as_a_shell_expects(
-    command: list[str], number: int, start: Any, folder: Path
+    command: list[str], number: int, start_command: Any, folder: Path
 ) -> None:
     for seconds in (0.1, 0.2, 0.4):
-        process = start(*command)
+        process = start_command(*command)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(seconds)
         message, _ = stop(process, number)
@@ -164,10 +100,10 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("place", ["this process", "a cluster"])
 def test_a_model_that_hangs_at_its_first_tile_keeps_no_command_from_ending(
-    place: str, number: int, folder: Path, start: Any, request: pytest.FixtureRequest
+    place: str, number: int, folder: Path, start_command: Any, request: pytest.FixtureRequest
 ) -> None:
     options = () if place == "this process" else ("--scheduler", request.getfixturevalue("cluster").scheduler_address)
-    process = start(*predict_command("hanging", *options))
+    process = start_command(*predict_command(folder, "gates.py:hanging", *options))
     wait_for((folder / "running").exists, "the model to hang")
     message, seconds = stop(process, number)
     (folder / "go").touch()
@@ -180,9 +116,9 @@ def test_a_model_that_hangs_at_its_first_tile_keeps_no_command_from_ending(
     assert not (folder / "out.zarr").exists()
 
 
-def test_a_cluster_without_workers_keeps_no_command_from_ending(folder: Path, start: Any) -> None:
+def test_a_cluster_without_workers_keeps_no_command_from_ending(folder: Path, start_command: Any) -> None:
     with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
-        process = start(*predict_command("slow", "--scheduler", cluster.scheduler_address))
+        process = start_command(*predict_command(folder, "slow.py:model", "--scheduler", cluster.scheduler_address))
         assert "has no workers yet; waiting" in process.stderr.readline()
         message, seconds = stop(process, signal.SIGTERM)
     assert process.returncode == STOPPED
@@ -200,18 +136,16 @@ def begun(folder: Path) -> str:
         return -tiles
 
     with open_embedded_cluster(threads=1) as client, pytest.raises(UnitGivenUpError, match="tired"):
-        tw.predict_to_zarr(
-            fail_at_the_end, folder / "raw.zarr", folder / "out.zarr", axes="YX", client=client, progress=False, **CUT
-        )
+        predict(folder / "out.zarr", fail_at_the_end, folder / "raw.zarr", client=client)
     found = tw.verify(folder / "out.zarr", progress=False)
     assert 0 < len(found.units("given up")) < found.plan.unit_count
     return f"{found.plan.unit_count - len(found.conditions)} of {found.plan.unit_count}"
 
 
 def test_a_resumed_command_that_is_stopped_at_its_first_tile_says_how_much_is_written(
-    begun: str, folder: Path, start: Any
+    begun: str, folder: Path, start_command: Any
 ) -> None:
-    process = start(*predict_command("hanging", "--if-exists", "resume"))
+    process = start_command(*predict_command(folder, "gates.py:hanging", "--if-exists", "resume"))
     wait_for((folder / "running").exists, "the model to hang")
     message, _ = stop(process, signal.SIGTERM)
     assert process.returncode == STOPPED
