@@ -13,10 +13,12 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster, Worker
 from distributed.core import Status
+from tests.faults import giving_up
 from tests.faults.resuming import CLIENTS, IMAGE, Company, copy_of, predict
 from tests.faults.stopping import Disk, run_client
 from tests.faults.support import LOCAL, ROOT, are_there, wait_for
 
+from tilewright.plan import group
 from tilewright.transport import sharing
 from tilewright.transport.clients import shares_memory
 
@@ -94,6 +96,22 @@ def signals(tmp_path: Path) -> Path:
 
 
 # --- Outputs.
+
+
+@pytest.fixture(scope="module")
+def small_units() -> Iterator[None]:
+    """An image of this size would be one unit otherwise, or a few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group, "SMALL_UNIT_NBYTES", 0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of which every element is another one."""
+    path = tmp_path_factory.mktemp("source") / "raw.zarr"
+    zarr.create_array(path, data=giving_up.IMAGE, chunks=(25, 31))
+    return path
 
 
 @pytest.fixture(scope="module")
