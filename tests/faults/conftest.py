@@ -11,12 +11,12 @@ from typing import Any
 import dask
 import pytest
 import zarr
-from distributed import Client, LocalCluster, Worker
+from distributed import Client, LocalCluster
 from distributed.core import Status
 from tests.faults import giving_up
 from tests.faults.resuming import CLIENTS, IMAGE, Company, copy_of, predict
 from tests.faults.stopping import Disk, run_client
-from tests.faults.support import LOCAL, ROOT, are_there, wait_for
+from tests.faults.support import LOCAL, ROOT, are_there, set_status, wait_for
 
 from tilewright.plan import group
 from tilewright.transport import sharing
@@ -78,10 +78,6 @@ def cluster(nannies: tuple[LocalCluster, Client]) -> Iterator[LocalCluster]:
 @pytest.fixture
 def mortal(cluster: LocalCluster, nannies: tuple[LocalCluster, Client]) -> Client:
     return nannies[1]
-
-
-def set_status(status: Status, dask_worker: Worker) -> None:
-    dask_worker.status = status
 
 
 def shared_names() -> list[str]:
@@ -170,8 +166,8 @@ def start_client(folder: Path) -> Iterator[Callable[..., BaseProcess]]:
 def start_command(folder: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Start a command, as a shell in the foreground does, and kill it at last."""
     started: list[subprocess.Popen[str]] = []
-    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    program += "runpy.run_module('tilewright.cli', run_name='__main__')"
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "import runpy; runpy.run_module('tilewright.cli', run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
     def start(*arguments: str) -> subprocess.Popen[str]:

@@ -14,7 +14,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 from distributed.core import Status
 
 import tilewright as tw
@@ -104,6 +104,10 @@ def are_there(cluster: LocalCluster, client: Client) -> bool:
         and all(process is not None and process.status is Status.running for process in processes)
         and len(processes_of(client)) == 2
     )
+
+
+def set_status(status: Status, dask_worker: Worker) -> None:
+    dask_worker.status = status
 
 
 @contextmanager
