@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from distributed.core import Status
 from tests.faults import giving_up
 from tests.faults.resuming import CLIENTS, IMAGE, Company, copy_of, predict
-from tests.faults.stopping import Disk, run_client
+from tests.faults.stopping import run_client
 from tests.faults.support import LOCAL, ROOT, are_there, set_status, wait_for
 
 from tilewright.plan import group
@@ -122,14 +122,6 @@ def finished(embedded: Client, tmp_path_factory: pytest.TempPathFactory) -> Path
 def output(finished: Path, tmp_path: Path) -> Path:
     """A copy of it, for one test."""
     return copy_of(finished, tmp_path)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    disk = Disk(tmp_path / "disk")
-    disk.mount(300_000)
-    yield disk
-    disk.unmount()
 
 
 # --- Clients and commands that are asked to stop.

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -165,44 +164,3 @@ def predict_command(folder: Path, model: str, *options: object, output: object =
         (folder / name).write_text(dedent(text))
     command = ["predict", folder / "raw.zarr", folder / str(output), "--model", folder / model, *CUT]
     return [*map(str, command), *map(str, options)]
-
-
-# --- Full disks.
-
-
-class Disk:
-    """A small disk of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def mount(self, nbytes: int) -> None:
-        self.path.mkdir()
-        self._call("mount", "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(self.path))
-
-    def enlarge(self, nbytes: int) -> None:
-        self._call("mount", "-o", f"remount,size={nbytes}", str(self.path))
-
-    def unmount(self) -> None:
-        self._call("umount", "-l", str(self.path))
-
-    def fill(self, *, but_nbytes: int = 0) -> Path:
-        """Leave no more than some bytes, and return the file that takes the rest."""
-        filler = self.path / "filler"
-        descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
-        try:
-            free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize - but_nbytes
-            while free > 0:
-                free -= os.write(descriptor, bytes(min(free, 2**16)))
-        finally:
-            os.close(descriptor)
-        return filler
-
-    @staticmethod
-    def _call(*command: str) -> None:
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except FileNotFoundError:
-            pytest.skip(f"there is no {command[0]} here")
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"a small disk cannot be mounted here: {error.stderr.strip()}")

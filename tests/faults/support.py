@@ -14,7 +14,6 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
-import dask
 from distributed import Client, LocalCluster, Worker
 from distributed.core import Status
 
@@ -125,21 +124,6 @@ def dask_process(name: str, *options: str) -> Iterator["subprocess.Popen[bytes]"
             yield process
         finally:
             process.kill()
-
-
-@contextmanager
-def losable_cluster(gate: Path) -> Iterator[tuple[LocalCluster, Client]]:
-    """A cluster whose scheduler a test may close; what waits for a file on its worker is let go at the end."""
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50)
-    client = Client(cluster, set_as_default=False)
-    try:
-        yield cluster, client
-    finally:
-        gate.touch()
-        # The cluster asks its scheduler to close, and waits for an answer.
-        with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
-            client.close()
-            cluster.close()
 
 
 # --- Trainers.

@@ -68,7 +68,7 @@ FILL = 0.5
 REQUEST: dict[str, Any] = TILES | {"fill_value": FILL, "compressors": None, "progress": False}
 LAYOUTS = pytest.mark.parametrize("layout", ["compact", "aligned"])
 BATCHES = pytest.mark.parametrize("batch_size", [1, 3])
-IN_THIS_PROCESS = pytest.mark.parametrize("client", ["serial", "embedded"], indirect=True)
+IN_THIS_PROCESS = pytest.mark.parametrize("client", ["serial", "embedded", "of its own"], indirect=True)
 ON_CLUSTERS = pytest.mark.parametrize("client", ["embedded", "two processes"], indirect=True)
 IN_THE_FIRST_UNIT = float(IMAGE[10, 40])
 """In one tile only, of either layout, but not in the first tile."""
@@ -91,11 +91,8 @@ class Fails:
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         calls = [self._call(tile) for tile in tiles]
         if (tiles == self.element).any() and min(calls) <= self.times and not (self.folder / "cured").exists():
-            self.fail(tiles)
+            raise_in_the_third_layer()
         return -tiles
-
-    def fail(self, tiles: np.ndarray) -> None:
-        raise_in_the_third_layer()
 
     def _call(self, tile: np.ndarray) -> int:
         path = self.folder / f"{int(tile.flat[0])}.calls"
@@ -110,13 +107,6 @@ class Fails:
             path.unlink(missing_ok=True)
         assert not list(self.folder.glob("*.calls"))
         return calls
-
-
-class FailsUnsendably(Fails):
-    """Fail with an error that cannot leave its process."""
-
-    def fail(self, tiles: np.ndarray) -> None:
-        raise Unsendable("I stay here")
 
 
 class Unsendable(Exception):
@@ -138,16 +128,6 @@ class Breaks:
 
 
 @dataclass
-class ChangesItsMind:
-    """A model that returns another number of channels for a batch that holds an element."""
-
-    element: float
-
-    def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        return np.concatenate([-tiles, -tiles], axis=1) if (tiles == self.element).any() else -tiles
-
-
-@dataclass
 class HasManyExcuses:
     """A model that fails on most tiles, each time for another reason."""
 
@@ -160,23 +140,38 @@ class HasManyExcuses:
 
 
 @dataclass
-class Exits:
-    """A model that leaves where a batch holds an element."""
+class DoesSomethingElse:
+    """Negate tiles, but for a batch that holds an element."""
 
     element: float
+    instead: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        if (tiles == self.element).any():
-            sys.exit(3)
-        return -tiles
+        return self.instead(tiles) if (tiles == self.element).any() else -tiles
+
+
+def return_twice_as_many_channels(tiles: np.ndarray) -> np.ndarray:
+    return np.concatenate([-tiles, -tiles], axis=1)
+
+
+def fail_unsendably(tiles: np.ndarray) -> np.ndarray:
+    raise Unsendable("I stay here")
+
+
+def leave(tiles: np.ndarray) -> np.ndarray:
+    sys.exit(3)
 
 
 # --- Where they run, and on what.
 
 
 @pytest.fixture(params=["serial", "embedded", "two processes"])
-def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client | None]:
     """A cluster of each kind as the current one; the first has the executor that all others must equal."""
+    if request.param == "of its own":
+        # Each run opens one.
+        yield None
+        return
     if request.param == "serial":
 
         def serial_executor(placement: Any, plan: Any, writer: Any) -> SerialExecutor:
@@ -305,13 +300,13 @@ def test_a_tile_that_fails_less_often_than_it_may_costs_nothing(
 BAD_TILES: dict[str, tuple[Callable[[Path], Any], str, str, type[BaseException]]] = {
     "in the first unit": (lambda folder: Fails(folder, IN_THE_FIRST_UNIT), "chunks", "out of luck", LayerError),
     "of another shape": (
-        lambda folder: ChangesItsMind(IN_THE_MIDDLE),
+        lambda folder: DoesSomethingElse(IN_THE_MIDDLE, return_twice_as_many_channels),
         "chunks",
         "ModelOutputError: the model returned 2 channels",
         ModelOutputError,
     ),
     "whose error cannot leave its worker": (
-        lambda folder: FailsUnsendably(folder, IN_THE_MIDDLE),
+        lambda folder: DoesSomethingElse(IN_THE_MIDDLE, fail_unsendably),
         "shards",
         "I stay here",
         Exception,
@@ -351,10 +346,10 @@ def test_each_unit_has_its_own_reason(source: Path, tmp_path: Path) -> None:
 def test_a_model_that_exits_ends_the_run(layout: str, source: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.zarr"
     with pytest.raises(SystemExit):
-        predict(Exits(IN_THE_MIDDLE), source, output, layout=layout)
+        predict(DoesSomethingElse(IN_THE_MIDDLE, leave), source, output, layout=layout)
     found = tw.verify(output, progress=False)
     assert set(found.conditions.values()) == {"missing"}
-    report = predict(Exits(-1.0), source, output, layout=layout, if_exists="resume")
+    report = predict(DoesSomethingElse(-1.0, leave), source, output, layout=layout, if_exists="resume")
     assert report.unit_count == len(found.conditions)
     np.testing.assert_array_equal(report.array[...], -IMAGE)
 

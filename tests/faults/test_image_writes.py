@@ -8,19 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import tifffile
 from distributed import Client, Future, LocalCluster
-from tests.faults.support import (
-    Running,
-    losable_cluster,
-    processes_of,
-    trainer_of,
-    wait_for,
-    wait_once,
-    waiting_process,
-)
+from tests.faults.support import LOCAL, Running, processes_of, trainer_of, wait_for, wait_once, waiting_process
 from tests.support import LayerError, PositionModel, note, noted, stitched
 
 import tilewright as tw
@@ -379,21 +372,29 @@ def test_a_write_function_that_kills_its_worker_each_time_is_given_up_and_takes_
 @pytest.mark.usefixtures("sent_at_once")
 @pytest.mark.parametrize("where", ["next batch", "end"])
 def test_a_scheduler_that_goes_away_is_an_error_within_seconds(where: str, signals: Path, tmp_path: Path) -> None:
-    with losable_cluster(signals / "go") as (cluster, client):
-        writer = WaitsOnce(signals)
-        prediction = Prediction(tmp_path, "ab", writer, client)
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50)
+    client = Client(cluster, set_as_default=False)
+    writer = WaitsOnce(signals)
+    prediction = Prediction(tmp_path, "ab", writer, client)
+
+    def go_on() -> None:
+        if where == "next batch":
+            prediction.hand_over(prediction.items[prediction.per_image + 5 :])
+        prediction.strategy.finalize()
+
+    try:
         prediction.hand_over(prediction.items[: prediction.per_image + 5])
         writer.process_of("a")
         cluster.sync(cluster.scheduler.close)
-
-        def go_on() -> None:
-            if where == "next batch":
-                prediction.hand_over(prediction.items[prediction.per_image + 5 :])
-            prediction.strategy.finalize()
-
         with pytest.raises(ClusterGoneError):
             Running(go_on).end(25)
         prediction.finalize(5)
+    finally:
+        (signals / "go").touch()
+        # The cluster asks its scheduler to close, and waits for an answer.
+        with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+            client.close()
+            cluster.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*litlogger.*")

@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from tests.faults.resuming import (
-    IMAGE,
-    Company,
-    ledger_files,
-    ledger_of,
-    negated,
-    predict,
-    resume,
-    unchanged,
-)
+from tests.faults.resuming import IMAGE, Company, ledger_files, ledger_of, negated, predict, resume, unchanged
 from tests.faults.support import hand_over
 from tests.support import tree
 

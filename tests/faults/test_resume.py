@@ -1,6 +1,6 @@
 """A run that was ended, whenever and however, is completed to the bytes of one that was not; what is stored stays."""
 
-import functools
+import json
 import os
 import random
 import shutil
@@ -48,10 +48,16 @@ from tests.faults.resuming import (
     unit_of,
 )
 from tests.support import CountingStore, empty, identities, lengthen, noted, objects, shorten, tree
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 import tilewright as tw
-from tilewright.errors import IncompleteImageError, MemoryPlanError, ResumeError
+from tilewright.errors import (
+    DestinationError,
+    DestinationExistsError,
+    IncompleteImageError,
+    MemoryPlanError,
+    ResumeError,
+)
 from tilewright.ledger.header import Header
 from tilewright.ledger.records import RECORD_NBYTES, Record, Status
 from tilewright.plan import WritePlan
@@ -357,18 +363,22 @@ def test_objects_of_the_output_that_was_to_be_overwritten_are_never_taken_for_ne
 # What is something else.
 
 
+VOLUME: dict[str, Any] = {"source": IMAGE[np.newaxis], "axes": "ZYX", "tile_size": (1, 48, 48), "overlap": (0, 12, 12)}
+VOLUME["chunks"] = "auto"
 OTHERS: dict[str, dict[str, Any]] = {
     "source: array .* then, array .* now": {"source": np.where(IMAGE > 0.99999, 0, IMAGE)},
     "source shape": {"source": IMAGE[:239]},
     "source dtype": {"source": IMAGE.astype("float64")},
     "source axes: YX then, XY now": {"axes": "XY"},
     "axes: YX then, SYX now": {"axes": "SYX", "source": IMAGE[np.newaxis]},
+    "source axes: YX then, ZYX now": VOLUME,
     "model: .*Company, code .* then, .*negated, code .* now": {"model": negated},
     r"tile size: \[48, 48\] then, \[40, 48\] now": {"tile_size": (40, 48)},
     r"overlap: \[12, 12\] then, \[10, 12\] now": {"overlap": (10, 12)},
     "layout: compact then, aligned now": {"layout": "aligned"},
     r"chunks: \[24, 24\] then, \[24, 48\] now": {"chunks": (24, 48)},
     r"shards: None then, \[48, 48\] now": {"shards": (48, 48)},
+    r"shards: None then, \[288, 288\] now": {"shards": "auto"},
     "dtype: float32 then, float64 now": {"dtype": "float64"},
     "codecs: .*blosc.* then, .* now": {"compressors": None},
     "fill value: 0.0 then, 1.0 now": {"fill_value": 1},
@@ -392,102 +402,29 @@ def test_all_that_differs_is_named(output: Path) -> None:
     assert "source" not in str(caught.value)
 
 
-def scaled(tiles: np.ndarray, by: float) -> np.ndarray:
-    return by * tiles
-
-
-def mapped(folder: Path, **options: Any) -> dict[str, Any]:
-    """A part of a raw file."""
-    return {"source": np.memmap(folder / "raw", "float32", "r", shape=IMAGE.shape, **options)}
-
-
-def network(folder: Path, bias: float = 0.0) -> dict[str, Any]:
-    made = torch.nn.Conv2d(1, 1, 1)
-    torch.nn.init.ones_(made.weight)
-    torch.nn.init.constant_(made.bias, bias)
-    return {"model": made}
-
-
-def tiff(folder: Path) -> dict[str, Any]:
-    if not (folder / "raw.tif").exists():
-        tifffile.imwrite(folder / "raw.tif", IMAGE, photometric="minisblack")
-    return {"source": folder / "raw.tif"}
-
-
-def tiff_written_again(folder: Path) -> dict[str, Any]:
-    written = (folder / "raw.tif").stat().st_mtime_ns
-    os.utime(folder / "raw.tif", ns=(written, written + 10**6))
-    return tiff(folder)
-
-
-def larger_tiff(folder: Path) -> dict[str, Any]:
-    tifffile.imwrite(folder / "raw.tif", IMAGE, photometric="minisblack", description="a" * 1000)
-    return tiff(folder)
-
-
-def zarr_array(folder: Path) -> dict[str, Any]:
-    if (folder / "raw.zarr").exists():
-        # What anybody may add does not count.
-        zarr.open_array(folder / "raw.zarr").attrs["seen"] = True
-    else:
-        zarr.create_array(folder / "raw.zarr", data=IMAGE, chunks=(48, 48))
-    return {"source": folder / "raw.zarr"}
-
-
-def zarr_array_in_other_chunks(folder: Path) -> dict[str, Any]:
-    zarr.create_array(folder / "raw.zarr", data=IMAGE, chunks=(24, 48), overwrite=True)
-    return {"source": folder / "raw.zarr"}
-
-
-VOLUME: dict[str, Any] = {"source": IMAGE[np.newaxis], "axes": "ZYX", "tile_size": (1, 48, 48), "overlap": (0, 12, 12)}
-Options = Callable[[Path], dict[str, Any]]
-ELSE: dict[str, tuple[Options, Options, str]] = {
-    # What a run was begun from, and what is something else.
-    "another part of a raw file": (mapped, lambda folder: mapped(folder, offset=IMAGE.nbytes), "source: "),
-    "another order of a raw file": (mapped, lambda folder: mapped(folder, order="F"), "source: "),
-    "a TIFF file that was written again": (tiff, tiff_written_again, "source: file of .* bytes"),
-    "a TIFF file of another size": (tiff, larger_tiff, "source: file of .* bytes"),
-    "another TIFF file": (
-        tiff,
-        lambda folder: {"source": (folder / "raw.tif").rename(folder / "other.tif")},
-        "source path: .*raw.tif then, .*other.tif now",
-    ),
-    "a Zarr array in other chunks": (zarr_array, zarr_array_in_other_chunks, "source: Zarr array"),
-    "another dimension": (
-        lambda folder: {"chunks": "auto"},
-        lambda folder: VOLUME | {"chunks": "auto"},
-        "source axes: YX then, ZYX now",
-    ),
-    "shards that were not asked for": (lambda folder: {}, lambda folder: {"shards": "auto"}, "shards: None then"),
-    "other weights of a network": (
-        network,
-        lambda folder: network(folder, bias=1e-6),
-        r"model: .*Conv2d \w+ then, .*Conv2d \w+ now",
-    ),
-    "another argument of a partial function": (
-        lambda folder: {"model": functools.partial(scaled, by=2)},
-        lambda folder: {"model": functools.partial(scaled, by=3)},
-        "model: ",
-    ),
-    "another partial function": (
-        lambda folder: {"model": functools.partial(scaled, by=2)},
-        lambda folder: {"model": functools.partial(np.add, 2)},
-        "model: ",
-    ),
+CHANGES = {
+    "weights": r"model: .*Conv2d \w+ then, .*Conv2d \w+ now",
+    "time of the file": "source: file of .* bytes",
+    "path of the file": "source path: .*raw.tif then, .*other.tif now",
 }
 
 
-@pytest.mark.parametrize("what", ELSE)
-def test_something_else_is_told_from_the_same_made_again(what: str, tmp_path: Path) -> None:
-    first, other, words = ELSE[what]
-    output = tmp_path / "out.zarr"
-    np.stack([IMAGE, IMAGE[::-1]]).tofile(tmp_path / "raw")
-    predict(output, **{"model": Company()} | first(tmp_path))
-    again = {"model": Company()} | first(tmp_path)
-    assert resume(output, **again).unit_count == 0
-    differing = again | other(tmp_path)
-    with unchanged(tmp_path), pytest.raises(ResumeError, match=words):
-        resume(output, **differing)
+@pytest.mark.parametrize("changed", CHANGES)
+def test_a_network_and_a_file_are_taken_for_the_same_until_they_are_changed(changed: str, tmp_path: Path) -> None:
+    network, source, output = torch.nn.Conv2d(1, 1, 1), tmp_path / "raw.tif", tmp_path / "out.zarr"
+    tifffile.imwrite(source, IMAGE, photometric="minisblack")
+    predict(output, network, source)
+    assert resume(output, network, source).unit_count == 0
+    if changed == "weights":
+        with torch.no_grad():
+            network.bias += 1e-6
+    elif changed == "time of the file":
+        written = source.stat().st_mtime_ns
+        os.utime(source, ns=(written, written + 10**6))
+    else:
+        source = source.rename(tmp_path / "other.tif")
+    with unchanged(output), pytest.raises(ResumeError, match=CHANGES[changed]):
+        resume(output, network, source)
 
 
 def test_too_little_memory_for_what_was_begun_is_said_with_numbers(output: Path, tmp_path: Path) -> None:
@@ -512,6 +449,47 @@ def test_what_was_chosen_for_the_first_run_stays(tmp_path: Path) -> None:
     assert_is_whole(output, whole)
     # What was chosen may also be said.
     assert resume(output, Company(), layout=plan.layout, chunks=plan.chunks).unit_count == 0
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "faster", "error", "words"),
+    [
+        ("fail", {}, DestinationExistsError, "exists and is left as it is"),
+        ("resume", {"memory_nbytes": 2**20}, ResumeError, "run this one again"),
+    ],
+)
+def test_an_output_that_was_made_meanwhile_is_left_as_it_is(
+    if_exists: str, faster: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.zarr"
+
+    def another_run_is_faster(_plan: Any) -> None:
+        predict(output, Company(), **faster)
+
+    with pytest.raises(error, match=words):
+        predict(output, Company(), if_exists=if_exists, on_plan=another_run_is_faster)
+    assert tw.verify(output, progress=False).is_complete
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chunk_grid", {"name": "regular", "configuration": {"chunk_shape": [12, 48]}}),
+        ("data_type", "int32"),
+        ("shape", [240, 287]),
+        ("codecs", [{"name": "bytes", "configuration": {"endian": "little"}}]),
+        ("fill_value", 5),
+    ],
+)
+def test_another_array_is_not_proven_complete(name: str, value: Any, output: Path) -> None:
+    file = output / "0" / "zarr.json"
+    metadata = json.loads(file.read_bytes()) | {name: value}
+    if name == "data_type":
+        metadata["fill_value"] = 0
+    file.write_text(json.dumps(metadata))
+    verification = tw.verify(output, progress=False)
+    assert not verification.is_complete
+    assert name in str(verification)
 
 
 # Ledgers elsewhere, and stores that are no folder.
@@ -555,6 +533,59 @@ def test_a_store_that_is_no_folder_cannot_be_resumed_without_a_ledger(is_there: 
     assert noted(tmp_path / "calls") == 0
 
 
+def test_a_source_that_moved_may_be_named(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "raw.tif", IMAGE, photometric="minisblack")
+    output = tmp_path / "out.zarr"
+    predict(output, Company(), tmp_path / "raw.tif")
+    whole = tree(output)
+    flip(object_files(output)[0])
+    moved = (tmp_path / "raw.tif").rename(tmp_path / "moved.tif")
+    assert tw.repair(output, Company(), moved, progress=False).unit_count == 1
+    assert tree(output) == whole
+
+
+def test_a_ledger_of_another_output_or_inside_its_own_is_refused(tmp_path: Path) -> None:
+    output, ledger = tmp_path / "a.zarr", tmp_path / "ledger"
+    predict(output, Company(), ledger=ledger)
+    for other, place in ((tmp_path / "b.zarr", ledger), (tmp_path / "c.zarr", tmp_path / "c.zarr" / "ledger")):
+        with pytest.raises(DestinationError, match="ledger"):
+            predict(other, np.negative, ledger=place)
+        assert not other.exists()
+    assert tw.verify(output, ledger=ledger, progress=False).is_complete
+
+
+def test_a_link_to_an_output_is_that_output(output: Path) -> None:
+    link = output.with_name("link.zarr")
+    link.symlink_to(output)
+    assert tw.verify(link, progress=False).is_complete
+    assert resume(link, Company()).unit_count == 0
+
+
+def test_a_relative_store_is_where_the_client_means_it(
+    two_processes: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    before = two_processes.run(os.getcwd)
+    two_processes.run(os.chdir, str(elsewhere))
+    try:
+        report = predict(LocalStore("out.zarr"), np.negative, client=two_processes)
+    finally:
+        for worker, folder in before.items():
+            two_processes.run(os.chdir, folder, workers=[worker])
+    assert not list(elsewhere.iterdir())
+    np.testing.assert_array_equal(report.array[...], -IMAGE)
+
+
+def test_a_client_that_is_not_the_current_one_checks(two_processes: Client, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    predict(output, Company(), client=two_processes)
+    flip(object_files(output)[0])
+    assert len(tw.verify(output, client=two_processes, progress=False).conditions) == 1
+    assert resume(output, Company(), client=two_processes).unit_count == 1
+
+
 # A trainer.
 
 
@@ -596,7 +627,7 @@ def failing_at(number: int, error: type[BaseException] = Failure) -> Any:
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> list[Path]:
+def samples(trainers: None, tmp_path: Path) -> list[Path]:
     """Two files of three samples each."""
     files = [tmp_path / "raw" / "a.zarr", tmp_path / "raw" / "b.zarr"]
     for file, part in zip(files, (SAMPLES[:3], SAMPLES[3:]), strict=True):
@@ -620,7 +651,6 @@ def check_seen(seen: list[list[Names]], needed: set[Names], num_workers: int = 0
     assert len([batch for batch in seen if needed.isdisjoint(batch)]) <= 1 + 2 * num_workers
 
 
-@pytest.mark.usefixtures("trainers")
 @pytest.mark.parametrize(("num_workers", "error"), [(0, Failure), (0, KeyboardInterrupt), (2, Failure)])
 def test_a_trainer_that_failed_predicts_only_what_is_missing(
     num_workers: int, error: type[BaseException], samples: list[Path], tmp_path: Path
@@ -644,7 +674,6 @@ def test_a_trainer_that_failed_predicts_only_what_is_missing(
         assert_is_whole(output, tree(tmp_path / "whole" / output.name))
 
 
-@pytest.mark.usefixtures("trainers")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_trainer_with_nothing_left_to_do_predicts_what_was_read_ahead_at_most(
     num_workers: int, samples: list[Path], tmp_path: Path
@@ -657,7 +686,6 @@ def test_a_trainer_with_nothing_left_to_do_predicts_what_was_read_ahead_at_most(
     assert [(report.unit_count, report.kept_unit_count) for report in strategy.reports] == [(0, 3), (0, 3)]
 
 
-@pytest.mark.usefixtures("trainers")
 def test_a_trainer_that_saw_some_batches_only_is_completed_by_the_next(samples: list[Path], tmp_path: Path) -> None:
     train(tmp_path / "whole", samples, network_of([]))
     with pytest.raises(IncompleteImageError, match=r"image .*a\.zarr misses .*b\.zarr is missing"):
@@ -670,7 +698,6 @@ def test_a_trainer_that_saw_some_batches_only_is_completed_by_the_next(samples: 
         assert_is_whole(tmp_path / "out" / name, tree(tmp_path / "whole" / name))
 
 
-@pytest.mark.usefixtures("trainers")
 def test_a_data_loader_whose_workers_live_on_yields_what_each_run_needs(samples: list[Path], tmp_path: Path) -> None:
     loader = loader_of(samples[:1], num_workers=2, persistent_workers=True)
     output = tmp_path / "out" / "a.zarr"
@@ -690,7 +717,6 @@ def test_a_data_loader_whose_workers_live_on_yields_what_each_run_needs(samples:
     assert_is_whole(output, tree(tmp_path / "whole" / "a.zarr"))
 
 
-@pytest.mark.usefixtures("trainers")
 def test_a_damaged_object_costs_a_trainer_the_tiles_of_its_unit(samples: list[Path], tmp_path: Path) -> None:
     train(tmp_path / "out", samples, network_of([]))
     output = tmp_path / "out" / "b.zarr"
@@ -708,7 +734,6 @@ def test_a_damaged_object_costs_a_trainer_the_tiles_of_its_unit(samples: list[Pa
     assert tree(output) == before
 
 
-@pytest.mark.usefixtures("trainers")
 @pytest.mark.parametrize(
     ("options", "weight", "differing"),
     [

@@ -5,7 +5,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
@@ -16,10 +23,11 @@ import psutil
 import pytest
 import zarr
 from click.testing import CliRunner
-from distributed import Client
+from distributed import Client, LocalCluster
 from tests.faults.resuming import (
     CLIENTS,
     IMAGE,
+    LAST,
     SAMPLES,
     Company,
     assert_is_whole,
@@ -30,6 +38,7 @@ from tests.faults.resuming import (
     network_of,
     object_files,
     predict,
+    records_in,
     records_of,
     resume,
     train,
@@ -41,7 +50,6 @@ from tests.faults.stopping import (
     GATE_AT,
     SIGNALS,
     STOPPED,
-    Disk,
     Gated,
     ask_to_stop,
     assert_goes_on,
@@ -49,14 +57,18 @@ from tests.faults.stopping import (
     has_proc,
     outcome_of,
     predict_command,
+    takes_signals,
 )
-from tests.faults.support import Running, hand_over, wait_for
-from tests.support import FullStore, noted, objects, tree
+from tests.faults.support import LOCAL, Running, hand_over, wait_for
+from tests.support import Disk, FullStore, noted, objects, tree
 from zarr.storage import LocalStore, MemoryStore
 
 import tilewright as tw
 from tilewright.cli.commands import commands as main
-from tilewright.errors import DestinationError, OutputInUseError
+from tilewright.errors import DestinationError, OutputInUseError, RunStoppedError, UnitGivenUpError
+from tilewright.ledger.records import RECORD_NBYTES
+from tilewright.signals import StopSignals
+from tilewright.stopping import StopRequest
 from tilewright.stores.places import public_name
 from tilewright.transport.clients import open_embedded_cluster, shares_memory
 
@@ -256,6 +268,153 @@ def test_a_command_that_is_asked_to_stop_ends_with_75_says_how_to_go_on_and_does
     assert tw.verify(folder / "out.zarr", progress=False).is_complete
 
 
+def stop(process: subprocess.Popen[str], number: int, seconds: float = 60) -> tuple[str, float]:
+    """Send a signal, and return what the command says, and how long it takes to end."""
+    since = monotonic()
+    process.send_signal(number)
+    _, message = process.communicate(timeout=seconds)
+    return message, monotonic() - since
+
+
+def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
+    """Wait until a command has taken signals: before, there is only the start of its interpreter."""
+    wait_for(lambda: takes_signals(process.pid), "the command to take signals")
+
+
+# A command at any moment, also before anything is written
+
+
+@has_proc
+def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_same_bytes(
+    folder: Path, start_command: Any
+) -> None:
+    whole = start_command(*predict_command(folder, "slow.py:model"))
+    wait_until_it_listens(whole)
+    since = monotonic()
+    assert whole.wait(60) == 0, whole.stderr.read()
+    length = monotonic() - since
+    expected = tree(folder / "out.zarr")
+    statuses = []
+    for moment, number in zip(np.linspace(0, 1.05 * length, 10), cycle(SIGNALS), strict=False):
+        output = folder / "out.zarr"
+        output.rename(folder / f"{moment}.zarr")
+        (folder / "out.zarr.ledger").rename(folder / f"{moment}.ledger")
+        process = start_command(*predict_command(folder, "slow.py:model", "--if-exists", "resume", "--grace", "0.1"))
+        wait_until_it_listens(process)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            message, _ = stop(process, number)
+        else:
+            message = process.stderr.read()
+        assert process.returncode in (0, STOPPED), (moment, message)
+        assert "Traceback" not in message
+        assert "Exception ignored" not in message
+        assert (process.returncode == 0) == (message == ""), message
+        statuses.append(process.returncode)
+        again = start_command(*predict_command(folder, "slow.py:model", "--if-exists", "resume"))
+        assert again.wait(60) == 0, again.stderr.read()
+        assert tree(output) == expected
+        assert tw.verify(output, progress=False).is_complete
+    assert statuses[0] == STOPPED
+
+
+@has_proc
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", [["verify", "out.zarr"], ["demo", "--directory", "pictures"]])
+def test_a_command_that_cannot_be_resumed_ends_as_a_shell_expects(
+    command: list[str], number: int, start_command: Any, folder: Path
+) -> None:
+    for seconds in (0.0, 0.1, 0.2):
+        process = start_command(*command)
+        wait_until_it_listens(process)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        message, _ = stop(process, number)
+        assert (process.returncode, message) == (-number, "")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("place", ["this process", "a cluster"])
+def test_a_model_that_hangs_at_its_first_tile_keeps_no_command_from_ending(
+    place: str, number: int, folder: Path, start_command: Any, request: pytest.FixtureRequest
+) -> None:
+    options = () if place == "this process" else ("--scheduler", request.getfixturevalue("cluster").scheduler_address)
+    process = start_command(*predict_command(folder, "gates.py:hanging", *options))
+    wait_for((folder / "running").exists, "the model to hang")
+    message, seconds = stop(process, number)
+    (folder / "go").touch()
+    assert process.returncode == STOPPED
+    assert seconds < 4
+    assert message == (
+        f"Error: {signal.Signals(number).name}: the run has stopped; nothing is written. Run it again with "
+        "--if-exists resume to go on from there\n"
+    )
+    assert not (folder / "out.zarr").exists()
+
+
+def test_a_cluster_without_workers_keeps_no_command_from_ending(folder: Path, start_command: Any) -> None:
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
+        process = start_command(*predict_command(folder, "slow.py:model", "--scheduler", cluster.scheduler_address))
+        assert "has no workers yet; waiting" in process.stderr.readline()
+        message, seconds = stop(process, signal.SIGTERM)
+    assert process.returncode == STOPPED
+    assert seconds < 4
+    assert message.startswith("Error: SIGTERM: the run has stopped; nothing is written")
+
+
+@pytest.fixture
+def begun(folder: Path) -> str:
+    """An output of which some units are recorded as written, and others as given up; how many are written."""
+
+    def fail_at_the_end(tiles: np.ndarray) -> np.ndarray:
+        if (tiles == IMAGE[-1, -1]).any():
+            raise ValueError("tired")
+        return -tiles
+
+    with open_embedded_cluster(threads=1) as client, pytest.raises(UnitGivenUpError, match="tired"):
+        predict(folder / "out.zarr", fail_at_the_end, folder / "raw.zarr", client=client)
+    found = tw.verify(folder / "out.zarr", progress=False)
+    assert 0 < len(found.units("given up")) < found.plan.unit_count
+    return f"{found.plan.unit_count - len(found.conditions)} of {found.plan.unit_count}"
+
+
+def test_a_resumed_command_that_is_stopped_at_its_first_tile_says_how_much_is_written(
+    begun: str, folder: Path, start_command: Any
+) -> None:
+    process = start_command(*predict_command(folder, "gates.py:hanging", "--if-exists", "resume"))
+    wait_for((folder / "running").exists, "the model to hang")
+    message, _ = stop(process, signal.SIGTERM)
+    assert process.returncode == STOPPED
+    assert message == (
+        f"Error: SIGTERM: the run has stopped; {begun} units are written. Run it again with --if-exists resume "
+        "to go on from there\n"
+    )
+
+
+# What is slow
+
+
+def test_what_is_waited_for_returns_or_fails_as_it_would_unless_the_run_is_to_stop() -> None:
+    signals = StopSignals()
+    signals.is_listening = True
+    request = StopRequest(signals=signals, progress=lambda: "2 of 3 units are written")
+    assert request.wait_for(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        request.wait_for(lambda: 1 // 0)
+    gate = threading.Event()
+    signals.name = "SIGTERM"
+    with pytest.raises(RunStoppedError, match=r"^SIGTERM: the run has stopped; 2 of 3 units are written"):
+        request.wait_for(gate.wait)
+    gate.set()
+
+
 # A trainer
 
 
@@ -377,6 +536,50 @@ def test_a_trainer_one_of_whose_outputs_is_in_use_takes_none_of_them(folder: Pat
         np.testing.assert_array_equal(report.array[...], IMAGE)
 
 
+class WaitsAtTheEnd:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        if (tiles == LAST).any():
+            (self.folder / "running").touch()
+            wait_for((self.folder / "go").exists, "the test")
+            (self.folder / "gone").touch()
+        return tiles
+
+
+def run_straggler(folder: Path, address: str) -> None:
+    with Client(address, set_as_default=False) as client:
+        predict(folder / "out.zarr", WaitsAtTheEnd(folder), client=client, grace_seconds=0.5, **ALIGNED)
+
+
+def threads_that_predict() -> int:
+    return sum(
+        any(walked.f_code.co_name == "_produce" for walked, _ in traceback.walk_stack(frame))
+        for frame in sys._current_frames().values()
+    )
+
+
+def test_a_task_of_a_run_that_is_over_writes_nothing_into_the_next_output(tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address=LOCAL, silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        process = CLIENTS.Process(target=run_straggler, args=(tmp_path, cluster.scheduler_address))
+        process.start()
+        wait_for((tmp_path / "running").exists, "the last tile")
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        predict(output, np.negative, client=client, if_exists="overwrite", **ALIGNED)
+        whole = tree(output)
+        (tmp_path / "go").touch()
+        wait_for((tmp_path / "gone").exists, "the last tile to be predicted")
+        # Until its task has ended.
+        wait_for(lambda: not any(client.run(threads_that_predict).values()), "the task to end")
+        assert tree(output) == whole
+
+
 # Full disks
 
 
@@ -426,6 +629,57 @@ def test_an_output_that_cannot_fit_is_refused_before_it_is_begun(disk: Disk) -> 
     with unchanged(disk.path), pytest.raises(DestinationError, match=words):
         predict(disk.path / "out.zarr", Company(), compressors=None)
     assert not ledger_of(disk.path / "out.zarr").exists()
+
+
+@dataclass
+class Fills:
+    """Fill a disk at one call."""
+
+    disk: Disk
+    at: int
+    calls: int = 0
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        if self.calls == self.at:
+            self.disk.fill()
+        return -tiles
+
+
+def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_records(disk: Disk, tmp_path: Path) -> None:
+    image = np.tile(IMAGE, (2, 2))
+    output, ledger = tmp_path / "out.zarr", disk.path / "ledger"
+    with pytest.raises(DestinationError, match="could not write the ledger: No space left") as caught:
+        predict(output, Fills(disk, at=20), image, ledger=ledger)
+    (file,) = ledger.glob("*.ledger")
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(file)
+    raw = file.read_bytes()
+    assert (len(raw) - 2 * (raw.index(b"\n") + 1)) % RECORD_NBYTES == 0
+    recorded = {record.unit for record in records_in(file)}
+    (disk.path / "filler").unlink()
+    conditions = tw.verify(output, ledger=ledger, progress=False).conditions
+    assert set(conditions.values()) == {"missing"}
+    assert recorded.isdisjoint(conditions)
+    report = resume(output, Fills(disk, at=0), image, ledger=ledger)
+    assert report.kept_unit_count == len(recorded) > 0
+    np.testing.assert_array_equal(report.array[...], -image)
+    assert tw.verify(output, ledger=ledger, progress=False).is_complete
+
+
+@pytest.mark.timeout(60)
+def test_a_disk_that_is_full_from_the_start_is_named_and_leaves_no_lock(disk: Disk) -> None:
+    filler = disk.fill()
+    output = disk.path / "out.zarr"
+    with pytest.raises(DestinationError, match="No space left") as caught:
+        predict(output, Company())
+    assert caught.value.errno == errno.ENOSPC
+    assert not ledger_of(output).exists()
+    filler.unlink()
+    disk.enlarge(2**22)
+    since = monotonic()
+    resume(output, Company())
+    assert monotonic() - since < 10
 
 
 class FullFolder(LocalStore):

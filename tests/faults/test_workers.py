@@ -2,9 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -325,15 +326,15 @@ def test_a_cluster_may_go_down_to_no_worker_and_come_up_again(
     assert model.processes() - before
 
 
-@LAYOUTS
-def test_workers_that_join_later_take_their_part(
-    layout: str, cluster: LocalCluster, client: Client, run: Run, signals: Path
+@pytest.mark.parametrize(("layout", "at_first"), [("compact", 1), ("aligned", 1), ("compact", 0)])
+def test_workers_that_join_later_are_waited_for_and_take_their_part(
+    layout: str, at_first: int, cluster: LocalCluster, client: Client, run: Run, signals: Path
 ) -> None:
-    cluster.scale(1)
-    wait_for(lambda: len(cluster.scheduler.workers) == 1)
+    cluster.scale(at_first)
+    wait_for(lambda: len(cluster.scheduler.workers) == at_first)
     model = EachProcessWaits(signals)
     running = run.start(model, client)
-    assert len(wait_for(model.waiting)) == 1
+    wait_for(lambda: len(model.waiting()) == at_first)
     cluster.scale(2)
     wait_for(lambda: len(model.waiting()) == 2)
     (signals / "go").touch()
@@ -400,6 +401,19 @@ def test_where_all_workers_are_paused_one_waits_for_them(
     run.check(running.end())
 
 
+@PRODUCERS
+def test_workers_that_are_restarted_get_their_work_again(
+    producer: str, client: Client, run: Run, signals: Path
+) -> None:
+    running = run.start(Waits(signals), client)
+    waiting_process(signals, "predicting")
+    before = set(processes_of(client).values())
+    client.restart(timeout=SECONDS)
+    (signals / "go").touch()
+    run.check(running.end())
+    assert not before & set(processes_of(client).values())
+
+
 # --- Schedulers that go away.
 
 
@@ -418,21 +432,22 @@ def other_cluster(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", C
             yield scheduler, client
 
 
-@pytest.mark.parametrize("producer", ["compact", "trainer"])
+@pytest.mark.parametrize(
+    ("producer", "how"), [("compact", signal.SIGKILL), ("trainer", signal.SIGKILL), ("compact", signal.SIGTERM)]
+)
 @pytest.mark.usefixtures("client")
-def test_where_the_scheduler_is_killed_the_rest_can_be_written_on_another_cluster(
-    producer: str, other_cluster: tuple["subprocess.Popen[bytes]", Client], run: Run, signals: Path
+def test_where_the_scheduler_goes_away_the_rest_can_be_written_on_another_cluster(
+    producer: str, how: int, other_cluster: tuple["subprocess.Popen[bytes]", Client], run: Run, signals: Path
 ) -> None:
     scheduler, lost_client = other_cluster
-    store = WaitingStore(run.output, signals)
-    running = run.start(Model(signals), lost_client, store)
+    running = run.start(Model(signals), lost_client, WaitingStore(run.output, signals))
     waiting_process(signals, "writing")
     folder = ledger_of(run.output)
     # Of the units behind the one that waits, on the same worker, nothing is known.
     wait_for(lambda: len(folder.records()) > 0)
-    scheduler.kill()
+    scheduler.send_signal(how)
     with pytest.raises(ClusterGoneError, match="what was written is complete, the rest is missing"):
-        running.end(20)
+        running.end(25)
     assert not (folder.path / "lock").exists()
     found = tw.verify(run.output, progress=False)
     assert set(found.conditions.values()) == {"missing"}
@@ -441,6 +456,29 @@ def test_where_the_scheduler_is_killed_the_rest_can_be_written_on_another_cluste
     report = run(Model(signals), if_exists="resume")
     assert report.unit_count == len(found.conditions)
     run.check(report)
+
+
+def test_a_scheduler_that_comes_back_with_new_workers_goes_on_or_is_said_to_be_gone(run: Run, signals: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    worker = ("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    model = Waits(signals)
+    with ExitStack() as lost:
+        processes = [lost.enter_context(dask_process(*scheduler)), lost.enter_context(dask_process(*worker))]
+        client = lost.enter_context(Client(address, set_as_default=False))
+        running = run.start(model, client)
+        waiting_process(signals, "predicting")
+        for process in processes:
+            process.kill()
+            process.wait()
+        (signals / "go").touch()
+        # A client that does not find it again within some seconds says so.
+        with dask_process(*scheduler), dask_process(*worker), suppress(ClusterGoneError):
+            run.check(running.end())
+    run.check(run(model, if_exists="resume"))
 
 
 # --- What the dead leave behind.
