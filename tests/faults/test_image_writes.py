@@ -12,14 +12,13 @@ import dask
 import numpy as np
 import pytest
 import tifffile
-from distributed import Client, Future, LocalCluster
+from distributed import Client, LocalCluster
 from tests.faults.support import LOCAL, Running, processes_of, trainer_of, wait_for, wait_once, waiting_process
 from tests.support import LayerError, PositionModel, note, noted, stitched
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, ImageWriteError
-from tilewright.images import image_writes
-from tilewright.images.image_writes import ClusterImageWrites
+from tilewright.executors.remote import RemoteExecutor
 from tilewright.images.lazy_image import takes_lazy_image
 from tilewright.transport.tile_copies import Copy, TileCopies
 
@@ -126,12 +125,6 @@ def mortal(mortal: Client, cluster: LocalCluster) -> Client:
     return mortal
 
 
-@pytest.fixture
-def sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tiles do not wait for others to travel with."""
-    monkeypatch.setattr(image_writes, "GROUP_NBYTES", 1)
-
-
 def dataset_of(folder: Path, names: str) -> Any:
     (folder / "raw").mkdir(exist_ok=True)
     for name in names:
@@ -163,8 +156,7 @@ class Prediction:
     @property
     def live_nbytes(self) -> int:
         writes = self.strategy._writes
-        assert isinstance(writes, ClusterImageWrites)
-        return writes._live_nbytes
+        return 0 if writes is None else writes.live_nbytes
 
     def finalize(self, seconds: float = 50) -> None:
         """End within some time."""
@@ -216,13 +208,14 @@ def test_images_that_cannot_be_written_are_named_and_the_others_are_on_disk(
 def test_where_the_first_three_images_fail_the_run_ends_early(
     two_processes: Client, signals: Path, tmp_path: Path
 ) -> None:
-    prediction = Prediction(tmp_path, "abcdefgh", FailsFor(signals, "abcdefgh"), two_processes)
+    writer = FailsFor(signals, "abcdefgh")
+    prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes)
     start = 3 * prediction.per_image
     prediction.hand_over(prediction.items[:start])
-    writes: Any = prediction.strategy._writes
-    wait_for(lambda: len(writes._failures) + writes._ended.qsize() >= 3)
+    wait_for(lambda: all(writer.calls(name) for name in "abc"))
     with pytest.raises(ImageWriteError, match=r"[abc]\.tif could not .*[abc]\.tif could not .*[abc]\.tif could not"):
-        prediction.hand_over(prediction.items[start : start + 4])
+        # What the workers know reaches this process a moment later.
+        prediction.hand_over(prediction.items[start:-4])
     prediction.finalize()
 
 
@@ -305,7 +298,6 @@ def test_an_image_is_written_though_the_worker_that_wrote_it_died(
     assert writer.calls("a") > 1
 
 
-@pytest.mark.usefixtures("sent_at_once")
 @pytest.mark.parametrize("memory_nbytes", [None, 1], ids=["copies in memory", "copies in a file"])
 @pytest.mark.parametrize("is_noticed", [False, True], ids=["at once", "noticed"])
 @EAGER_AND_LAZY
@@ -314,18 +306,16 @@ def test_tiles_of_an_image_that_is_not_covered_are_sent_again_where_their_worker
 ) -> None:
     prediction = Prediction(tmp_path, "a", lazily(_Writer(signals), is_lazy), mortal, memory_nbytes=memory_nbytes)
     prediction.hand_over(prediction.items[:9])
-    held = prediction.strategy.tile_cache
-    assert all(isinstance(tile, Future) for tile in held)
-    holders = mortal.who_has(held)
-    victim = holders[held[0].key][0]
-    os.kill(processes_of(mortal)[victim], signal.SIGKILL)
+    wait_for(lambda: sum(map(bool, mortal.who_has().values())) >= 9, "all tiles to be sent")
+    victim = next(address for addresses in mortal.who_has().values() for address in addresses)
+    process = processes_of(mortal)[victim]
+    os.kill(process, signal.SIGKILL)
     if is_noticed:
-        wait_for(lambda: any(tile.status != "finished" for tile in held))
+        wait_for(lambda: process not in processes_of(mortal).values())
     prediction.hand_over(prediction.items[9:])
     prediction.ends_with("a")
 
 
-@pytest.mark.usefixtures("sent_at_once")
 @EAGER_AND_LAZY
 def test_an_image_is_written_though_a_worker_with_tiles_dies_while_another_one_writes(
     is_lazy: bool, mortal: Client, signals: Path, tmp_path: Path
@@ -369,7 +359,6 @@ def test_a_write_function_that_kills_its_worker_each_time_is_given_up_and_takes_
 # --- Schedulers that go away, and models that fail.
 
 
-@pytest.mark.usefixtures("sent_at_once")
 @pytest.mark.parametrize("where", ["next batch", "end"])
 def test_a_scheduler_that_goes_away_is_an_error_within_seconds(where: str, signals: Path, tmp_path: Path) -> None:
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50)
@@ -454,14 +443,14 @@ def test_prediction_waits_for_images_that_are_being_written(
     two_processes: Client, signals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = threading.Event()
-    collect = ClusterImageWrites._collect
+    events = RemoteExecutor.events
 
-    def watched(self: ClusterImageWrites, *, wait: bool) -> None:
+    def watched(self: RemoteExecutor, *, wait: bool) -> Any:
         if wait:
             waits.set()
-        collect(self, wait=wait)
+        return events(self, wait=wait)
 
-    monkeypatch.setattr(ClusterImageWrites, "_collect", watched)
+    monkeypatch.setattr(RemoteExecutor, "events", watched)
     writer = WaitsFor(signals, "go")
     prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes, memory_nbytes=3 * IMAGE_NBYTES)
     running = Running(prediction.hand_over)
@@ -476,7 +465,6 @@ def test_prediction_waits_for_images_that_are_being_written(
     prediction.ends_with("abcdefgh")
 
 
-@pytest.mark.usefixtures("sent_at_once")
 def test_the_cluster_holds_no_more_tiles_than_may_be_and_none_at_the_end(
     two_processes: Client, signals: Path, tmp_path: Path
 ) -> None:
