@@ -42,9 +42,20 @@ def test_nothing_is_left_of_what_was_replaced(output: Path, other: dict[str, byt
     assert tw.verify(output, progress=False).is_complete
 
 
-def test_a_run_that_fails_before_its_first_unit_gives_the_place_back(output: Path) -> None:
-    with unchanged(output.parent), pytest.raises(ArithmeticError):
-        predict(output, fails, if_exists="overwrite", **OTHER)
+class TakesNothing(zarr.storage.LocalStore):
+    """A folder that takes metadata only."""
+
+    async def set(self, key: str, value: Any) -> None:
+        if key.rpartition("/")[2].isdigit():
+            raise ArithmeticError("this store fails")
+        await super().set(key, value)
+
+
+@pytest.mark.parametrize("what", ["the model", "the store"])
+def test_a_run_that_fails_before_its_first_unit_gives_the_place_back(what: str, output: Path) -> None:
+    model, destination = (fails, output) if what == "the model" else (negated, TakesNothing(output))
+    with unchanged(output.parent), pytest.raises(ArithmeticError, match=f"this {what[4:]} fails"):
+        predict(destination, model, if_exists="overwrite", **OTHER)
 
 
 @pytest.mark.parametrize("at", ["the intent", "the move", "the array", "the first unit", "the removal"])
