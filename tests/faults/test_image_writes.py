@@ -20,7 +20,7 @@ import tilewright as tw
 from tilewright.errors import ClusterGoneError, ImageWriteError
 from tilewright.executors.remote import RemoteExecutor
 from tilewright.images.lazy_image import takes_lazy_image
-from tilewright.transport.tile_copies import Copy, TileCopies
+from tilewright.transport.remote_tiles import Copy, TileCopies
 
 TILE, OVERLAP = (16, 16), (4, 5)
 MODEL = PositionModel(1, "float32")
