@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -679,8 +680,7 @@ def test_a_unit_of_an_image_that_cannot_be_written_costs_no_other_image(tmp_path
     assert not any(str(out / f"{name}.zarr") in message for name in "ac")
     for name, condition in {"a": [], "b": ["given up"], "c": []}.items():
         assert list(tw.verify(out / f"{name}.zarr", progress=False).conditions.values()) == condition
-    (obstacle / "x").rmdir()
-    obstacle.rmdir()
+    shutil.rmtree(obstacle, ignore_errors=True)
     tile_count = len(batches)
     reports = write_all("resume")
     assert 0 < len(batches) - tile_count <= 4 < tile_count

@@ -18,7 +18,6 @@ from tests.support import LayerError, PositionModel, note, noted, stitched
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, ImageWriteError
-from tilewright.executors.remote import RemoteExecutor
 from tilewright.images.lazy_image import takes_lazy_image
 from tilewright.transport.remote_tiles import Copy, TileCopies
 
@@ -440,24 +439,14 @@ def test_no_more_is_held_than_may_be(
 
 
 def test_prediction_waits_for_images_that_are_being_written(
-    two_processes: Client, signals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_processes: Client, signals: Path, tmp_path: Path
 ) -> None:
-    waits = threading.Event()
-    events = RemoteExecutor.events
-
-    def watched(self: RemoteExecutor, *, wait: bool) -> Any:
-        if wait:
-            waits.set()
-        return events(self, wait=wait)
-
-    monkeypatch.setattr(RemoteExecutor, "events", watched)
     writer = WaitsFor(signals, "go")
     prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes, memory_nbytes=3 * IMAGE_NBYTES)
     running = Running(prediction.hand_over)
-    wait_for(waits.is_set)
-    assert not running.has_ended
     # Three images are there, and nothing of the next one.
-    assert prediction.live_nbytes == 3 * IMAGE_NBYTES
+    wait_for(lambda: prediction.live_nbytes == 3 * IMAGE_NBYTES)
+    assert not running.has_ended
     assert not prediction.out.exists() or not any(prediction.out.glob("*.npy"))
     (signals / "go").touch()
     running.end()

@@ -325,7 +325,7 @@ def test_a_signal_at_any_moment_ends_with_75_or_0_and_the_run_goes_on_to_the_sam
 def test_a_command_that_cannot_be_resumed_ends_as_a_shell_expects(
     command: list[str], number: int, start_command: Any, folder: Path
 ) -> None:
-    for seconds in (0.0, 0.1, 0.2):
+    for seconds in (0.05, 0.1, 0.2):
         process = start_command(*command)
         wait_until_it_listens(process)
         with pytest.raises(subprocess.TimeoutExpired):
