@@ -1,8 +1,6 @@
 """Settings and clusters that all tests share."""
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from distributed import Client, LocalCluster
 from distributed.utils import get_mp_context
 from hypothesis import HealthCheck, settings
 
+from tests.support import Disk
 from tilewright.transport.clients import open_embedded_cluster
 
 settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -53,18 +52,16 @@ def two_processes() -> Iterator[Client]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of a few pages."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this user may not mount: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A real file system of a few chunks."""
+    disk = Disk(tmp_path / "disk")
+    disk.mount(300_000)
+    yield disk
+    disk.unmount()
+
+
+@pytest.fixture
+def small_disk(disk: Disk) -> Path:
+    """The same, of a few pages."""
+    disk.enlarge(2**16)
+    return disk.path

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorstore
 import zarr
 from distributed import Client
@@ -399,6 +401,44 @@ def files_of_at_most(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+class Disk:
+    """A small disk of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def mount(self, nbytes: int) -> None:
+        self.path.mkdir()
+        self._call("mount", "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(self.path))
+
+    def enlarge(self, nbytes: int) -> None:
+        self._call("mount", "-o", f"remount,size={nbytes}", str(self.path))
+
+    def unmount(self) -> None:
+        self._call("umount", "-l", str(self.path))
+
+    def fill(self, *, but_nbytes: int = 0) -> Path:
+        """Leave no more than some bytes, and return the file that takes the rest."""
+        filler = self.path / "filler"
+        descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT)
+        try:
+            free = os.statvfs(self.path).f_bavail * os.statvfs(self.path).f_frsize - but_nbytes
+            while free > 0:
+                free -= os.write(descriptor, bytes(min(free, 2**16)))
+        finally:
+            os.close(descriptor)
+        return filler
+
+    @staticmethod
+    def _call(*command: str) -> None:
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip(f"there is no {command[0]} here")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"a small disk cannot be mounted here: {error.stderr.strip()}")
+
+
 def is_metadata(key: str) -> bool:
     return key.rsplit("/", 1)[-1] in {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 
@@ -498,6 +538,7 @@ __all__ = [
     "CallCounter",
     "Case",
     "CountingStore",
+    "Disk",
     "ForeignStore",
     "FullStore",
     "LayerError",

@@ -6,60 +6,28 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dask
 import numpy as np
 import pytest
 import tifffile
-from distributed import Client, Future, LocalCluster
-from distributed.core import Status
+from distributed import Client, LocalCluster
+from tests.faults.support import LOCAL, Running, processes_of, trainer_of, wait_for, wait_once, waiting_process
 from tests.support import LayerError, PositionModel, note, noted, stitched
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, ImageWriteError
-from tilewright.images import image_writes
-from tilewright.images.image_writes import ClusterImageWrites
 from tilewright.images.lazy_image import takes_lazy_image
-from tilewright.transport.tile_copies import Copy, TileCopies
+from tilewright.transport.remote_tiles import Copy, TileCopies
 
-LOCAL = "127.0.0.1:0"
-SECONDS = 25.0
 TILE, OVERLAP = (16, 16), (4, 5)
 MODEL = PositionModel(1, "float32")
 IMAGES = {name: np.random.default_rng(ord(name)).integers(0, 60_000, (40, 48)).astype("uint16") for name in "abcdefgh"}
+IMAGE_NBYTES = 40 * 48 * 4
 
 
 # Workers import this module, and those that are killed do so again and again: nothing here imports torch.
-
-# --- Waiting.
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Return what a condition becomes, or fail."""
-    for _ in range(int(seconds / 0.02)):
-        if value := condition():
-            return value
-        threading.Event().wait(0.02)
-    raise TimeoutError("what was waited for never came")
-
-
-def started(function: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:
-    """Run a function in a thread, and keep its error."""
-    caught: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:
-            caught.append(error)
-
-    # A hanging run must not keep the tests from ending.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread, caught
-
 
 # --- Functions that write. They tell the test by files what they do, and reach workers by the name of this module.
 
@@ -102,25 +70,19 @@ class FailsFor(_Writer):
 
 
 class WaitsOnce(_Writer):
-    """At the first call for an image, say who one is, and wait for a file ``go``."""
+    """At the first call for an image, say which process calls, and wait for a file ``go``."""
 
     def before(self, file_path: Path, img: Any) -> None:
-        name = self.signals / f"{file_path.stem}.begun"
-        try:
-            descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return
-        if hasattr(img, "blocks"):
-            # In the middle of stitching.
-            img.blocks[(0,) * img.ndim].compute(scheduler="synchronous")
-        os.write(descriptor, str(os.getpid()).encode())
-        os.close(descriptor)
-        wait_for((self.signals / "go").exists)
+        def begin() -> None:
+            if hasattr(img, "blocks"):
+                # In the middle of stitching.
+                img.blocks[(0,) * img.ndim].compute(scheduler="synchronous")
+
+        wait_once(self.signals, f"{file_path.stem}.begun", begin)
 
     def process_of(self, name: str) -> int:
         """Wait until an image is being written, and return by which process."""
-        path = self.signals / f"{name}.begun"
-        return int(wait_for(lambda: path.exists() and path.read_text()))
+        return waiting_process(self.signals, f"{name}.begun")
 
 
 class WaitsFor(_Writer):
@@ -154,58 +116,12 @@ EAGER_AND_LAZY = pytest.mark.parametrize("is_lazy", [False, True], ids=["eager",
 # --- Clusters and runs.
 
 
-@pytest.fixture(scope="module")
-def nannies() -> Iterator[tuple[LocalCluster, Client]]:
+@pytest.fixture
+def mortal(mortal: Client, cluster: LocalCluster) -> Client:
     """Two worker processes that a test may kill, and that come again."""
-    with (
-        # A task that sees its worker die is not tried again by Dask itself: each death costs a second.
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        # A worker that is dead so long after a death is given up, also where it is dead once more.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
-        dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield cluster, client
-
-
-@pytest.fixture
-def mortal(nannies: tuple[LocalCluster, Client]) -> Client:
-    """The same, when both of them are there, and would come again."""
-    cluster, client = nannies
-
-    def are_there() -> bool:
-        processes = [nanny.process for nanny in cluster.workers.values()]
-        return (
-            len(processes) == 2
-            and all(process is not None and process.status is Status.running for process in processes)
-            and len(processes_of(client)) == 2
-        )
-
-    wait_for(are_there)
-    return client
-
-
-def processes_of(client: Client) -> dict[str, int]:
-    """Return the process of each worker that answers."""
-    try:
-        found = client.run(os.getpid, on_error="ignore")
-    except (KeyError, OSError):
-        # One of them has just died.
-        return {}
-    return {address: pid for address, pid in found.items() if isinstance(pid, int)}
-
-
-@pytest.fixture
-def signals(tmp_path: Path) -> Path:
-    (tmp_path / "signals").mkdir()
-    return tmp_path / "signals"
-
-
-@pytest.fixture
-def sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tiles do not wait for others to travel with."""
-    monkeypatch.setattr(image_writes, "GROUP_NBYTES", 1)
+    # A task that sees its worker die is not tried again by Dask itself: each death costs a second.
+    cluster.scheduler.allowed_failures = 0
+    return mortal
 
 
 def dataset_of(folder: Path, names: str) -> Any:
@@ -220,7 +136,7 @@ class Prediction:
 
     def __init__(self, folder: Path, names: str, write_func: Any, client: Client, **options: Any) -> None:
         self.dataset = dataset_of(folder, names)
-        self.trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=self.dataset))
+        self.trainer = trainer_of(self.dataset)
         self.out = folder / "out"
         self.items = list(self.dataset)
         self.per_image = len(self.items) // len(names)
@@ -239,15 +155,17 @@ class Prediction:
     @property
     def live_nbytes(self) -> int:
         writes = self.strategy._writes
-        assert isinstance(writes, ClusterImageWrites)
-        return writes._live_nbytes
+        return 0 if writes is None else writes.live_nbytes
 
-    def finalize(self, seconds: float = 2 * SECONDS) -> BaseException | None:
-        """End within some time, and return the error."""
-        thread, caught = started(self.strategy.finalize)
-        thread.join(seconds)
-        assert not thread.is_alive(), "it hangs"
-        return caught[0] if caught else None
+    def finalize(self, seconds: float = 50) -> None:
+        """End within some time."""
+        Running(self.strategy.finalize).end(seconds)
+
+    def fails(self, words: str | None = None) -> ImageWriteError:
+        """End with an error, and return it."""
+        with pytest.raises(ImageWriteError, match=words) as caught:
+            self.finalize()
+        return caught.value
 
     def check(self, names: str) -> None:
         """These images are on disk, as a stitching in plain NumPy has them, and nothing else is."""
@@ -257,6 +175,11 @@ class Prediction:
         for name in names:
             expected = stitched(IMAGES[name].astype("float32"), "YX", TILE, OVERLAP, MODEL)
             np.testing.assert_array_equal(np.load(self.out / f"{name}.npy"), expected[np.newaxis], strict=True)
+
+    def ends_with(self, names: str) -> None:
+        """End without an error, with these images on disk."""
+        self.finalize()
+        self.check(names)
 
 
 # --- Write functions that fail.
@@ -270,8 +193,7 @@ def test_images_that_cannot_be_written_are_named_and_the_others_are_on_disk(
     writer = lazily(FailsFor(signals, failing), is_lazy)
     prediction = Prediction(tmp_path, "abcd", writer, two_processes)
     prediction.hand_over()
-    error = prediction.finalize()
-    assert isinstance(error, ImageWriteError)
+    error = prediction.fails()
     for name in "abcd":
         assert (str(tmp_path / "raw" / f"{name}.tif") in str(error)) == (name in failing)
         assert (str(tmp_path / "out" / f"{name}.npy") in str(error)) == (name in failing)
@@ -285,14 +207,15 @@ def test_images_that_cannot_be_written_are_named_and_the_others_are_on_disk(
 def test_where_the_first_three_images_fail_the_run_ends_early(
     two_processes: Client, signals: Path, tmp_path: Path
 ) -> None:
-    prediction = Prediction(tmp_path, "abcdefgh", FailsFor(signals, "abcdefgh"), two_processes)
+    writer = FailsFor(signals, "abcdefgh")
+    prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes)
     start = 3 * prediction.per_image
     prediction.hand_over(prediction.items[:start])
-    writes: Any = prediction.strategy._writes
-    wait_for(lambda: len(writes._failures) + writes._ended.qsize() >= 3)
+    wait_for(lambda: all(writer.calls(name) for name in "abc"))
     with pytest.raises(ImageWriteError, match=r"[abc]\.tif could not .*[abc]\.tif could not .*[abc]\.tif could not"):
-        prediction.hand_over(prediction.items[start : start + 4])
-    assert prediction.finalize() is None
+        # What the workers know reaches this process a moment later.
+        prediction.hand_over(prediction.items[start:-4])
+    prediction.finalize()
 
 
 def test_an_image_that_is_whole_is_written_though_all_before_it_failed(
@@ -307,19 +230,16 @@ def test_an_image_that_is_whole_is_written_though_all_before_it_failed(
                     break
                 threading.Event().wait(0.02)
 
-    writer = SlowForG(signals, "abcdef")
-    prediction = Prediction(tmp_path, "abcdefg", writer, two_processes)
+    prediction = Prediction(tmp_path, "abcdefg", SlowForG(signals, "abcdef"), two_processes)
 
     def run() -> None:
         # All of them complete in one batch.
         prediction.hand_over(batch_size=1000)
         prediction.strategy.finalize()
 
-    thread, caught = started(run)
-    thread.join(2 * SECONDS)
+    with pytest.raises(ImageWriteError):
+        Running(run).end()
     (signals / "ended").touch()
-    assert not thread.is_alive()
-    assert isinstance(caught[0], ImageWriteError)
     prediction.check("g")
 
 
@@ -338,11 +258,8 @@ def test_a_write_function_that_cannot_travel_is_an_error_and_nothing_hangs(
         prediction.hand_over()
         prediction.strategy.finalize()
 
-    thread, caught = started(run)
-    thread.join(SECONDS)
-    assert not thread.is_alive()
-    assert len(caught) == 1
-    assert isinstance(caught[0], TypeError | ImageWriteError)
+    with pytest.raises((TypeError, ImageWriteError)):
+        Running(run).end()
 
 
 @EAGER_AND_LAZY
@@ -359,9 +276,7 @@ def test_an_error_that_cannot_travel_is_an_error_that_names_the_image(
 
     prediction = Prediction(tmp_path, "a", lazily(RaisesStubborn(signals), is_lazy), two_processes)
     prediction.hand_over()
-    error = prediction.finalize()
-    assert isinstance(error, ImageWriteError)
-    assert "a.tif could not be written to" in str(error)
+    error = prediction.fails(r"a\.tif could not be written to")
     assert "no ink left" in str(error)
 
 
@@ -378,12 +293,10 @@ def test_an_image_is_written_though_the_worker_that_wrote_it_died(
     os.kill(writer.process_of("a"), signal.SIGKILL)
     (signals / "go").touch()
     prediction.hand_over(prediction.items[prediction.per_image :])
-    assert prediction.finalize() is None
+    prediction.ends_with("ab")
     assert writer.calls("a") > 1
-    prediction.check("ab")
 
 
-@pytest.mark.usefixtures("sent_at_once")
 @pytest.mark.parametrize("memory_nbytes", [None, 1], ids=["copies in memory", "copies in a file"])
 @pytest.mark.parametrize("is_noticed", [False, True], ids=["at once", "noticed"])
 @EAGER_AND_LAZY
@@ -392,19 +305,16 @@ def test_tiles_of_an_image_that_is_not_covered_are_sent_again_where_their_worker
 ) -> None:
     prediction = Prediction(tmp_path, "a", lazily(_Writer(signals), is_lazy), mortal, memory_nbytes=memory_nbytes)
     prediction.hand_over(prediction.items[:9])
-    held = prediction.strategy.tile_cache
-    assert all(isinstance(tile, Future) for tile in held)
-    holders = mortal.who_has(held)
-    victim = holders[held[0].key][0]
-    os.kill(processes_of(mortal)[victim], signal.SIGKILL)
+    wait_for(lambda: sum(map(bool, mortal.who_has().values())) >= 9, "all tiles to be sent")
+    victim = next(address for addresses in mortal.who_has().values() for address in addresses)
+    process = processes_of(mortal)[victim]
+    os.kill(process, signal.SIGKILL)
     if is_noticed:
-        wait_for(lambda: any(tile.status != "finished" for tile in held))
+        wait_for(lambda: process not in processes_of(mortal).values())
     prediction.hand_over(prediction.items[9:])
-    assert prediction.finalize() is None
-    prediction.check("a")
+    prediction.ends_with("a")
 
 
-@pytest.mark.usefixtures("sent_at_once")
 @EAGER_AND_LAZY
 def test_an_image_is_written_though_a_worker_with_tiles_dies_while_another_one_writes(
     is_lazy: bool, mortal: Client, signals: Path, tmp_path: Path
@@ -418,37 +328,25 @@ def test_an_image_is_written_though_a_worker_with_tiles_dies_while_another_one_w
     wait_for(lambda: other not in processes_of(mortal).values())
     (signals / "go").touch()
     prediction.hand_over(prediction.items[prediction.per_image + 5 :])
-    assert prediction.finalize() is None
-    prediction.check("ab")
+    prediction.ends_with("ab")
 
 
+@pytest.mark.parametrize("is_together", [False, True], ids=["after the others", "together with the others"])
 @EAGER_AND_LAZY
-def test_a_write_function_that_kills_its_worker_each_time_is_given_up_and_named(
-    is_lazy: bool, mortal: Client, signals: Path, tmp_path: Path
+def test_a_write_function_that_kills_its_worker_each_time_is_given_up_and_takes_no_other_image_with_it(
+    is_lazy: bool, is_together: bool, mortal: Client, signals: Path, tmp_path: Path
 ) -> None:
     writer = lazily(Kills(signals), is_lazy)
-    prediction = Prediction(tmp_path, "acb", writer, mortal)
-    prediction.hand_over(prediction.items[: 2 * prediction.per_image])
-    wait_for(lambda: len(list(prediction.out.glob("*.npy"))) == 2)
-    prediction.hand_over(prediction.items[2 * prediction.per_image :])
-    error = prediction.finalize()
-    check_that_b_was_given_up(error, writer, prediction)
-
-
-@EAGER_AND_LAZY
-def test_a_write_function_that_kills_its_worker_each_time_takes_no_other_image_with_it(
-    is_lazy: bool, mortal: Client, signals: Path, tmp_path: Path
-) -> None:
-    writer = lazily(Kills(signals), is_lazy)
-    prediction = Prediction(tmp_path, "abc", writer, mortal)
-    # All three are written at the same time, by two workers.
-    prediction.hand_over(batch_size=1000)
-    error = prediction.finalize()
-    check_that_b_was_given_up(error, writer, prediction)
-
-
-def check_that_b_was_given_up(error: Any, writer: Kills, prediction: Prediction) -> None:
-    assert isinstance(error, ImageWriteError)
+    if is_together:
+        prediction = Prediction(tmp_path, "abc", writer, mortal)
+        # All three are written at the same time, by two workers.
+        prediction.hand_over(batch_size=1000)
+    else:
+        prediction = Prediction(tmp_path, "acb", writer, mortal)
+        prediction.hand_over(prediction.items[: 2 * prediction.per_image])
+        wait_for(lambda: len(list(prediction.out.glob("*.npy"))) == 2)
+        prediction.hand_over(prediction.items[2 * prediction.per_image :])
+    error = prediction.fails()
     assert f"raw{os.sep}b.tif could not be written to {prediction.out / 'b.npy'}" in str(error)
     assert "a.tif" not in str(error)
     assert "c.tif" not in str(error)
@@ -460,28 +358,25 @@ def check_that_b_was_given_up(error: Any, writer: Kills, prediction: Prediction)
 # --- Schedulers that go away, and models that fail.
 
 
-@pytest.mark.usefixtures("sent_at_once")
 @pytest.mark.parametrize("where", ["next batch", "end"])
 def test_a_scheduler_that_goes_away_is_an_error_within_seconds(where: str, signals: Path, tmp_path: Path) -> None:
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50)
     client = Client(cluster, set_as_default=False)
     writer = WaitsOnce(signals)
     prediction = Prediction(tmp_path, "ab", writer, client)
+
+    def go_on() -> None:
+        if where == "next batch":
+            prediction.hand_over(prediction.items[prediction.per_image + 5 :])
+        prediction.strategy.finalize()
+
     try:
         prediction.hand_over(prediction.items[: prediction.per_image + 5])
         writer.process_of("a")
         cluster.sync(cluster.scheduler.close)
-
-        def go_on() -> None:
-            if where == "next batch":
-                prediction.hand_over(prediction.items[prediction.per_image + 5 :])
-            prediction.strategy.finalize()
-
-        thread, caught = started(go_on)
-        thread.join(25)
-        assert not thread.is_alive(), "it hangs"
-        assert isinstance(caught[0], ClusterGoneError)
-        assert prediction.finalize(5) is None
+        with pytest.raises(ClusterGoneError):
+            Running(go_on).end(25)
+        prediction.finalize(5)
     finally:
         (signals / "go").touch()
         # The cluster asks its scheduler to close, and waits for an answer.
@@ -533,71 +428,45 @@ def test_an_image_that_was_complete_is_written_though_the_model_fails_later(
 
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 @pytest.mark.parametrize("memory_nbytes", [1, 10_000, 20_000])
-@pytest.mark.parametrize("cluster", ["embedded", "two_processes"])
 def test_no_more_is_held_than_may_be(
-    cluster: str,
-    memory_nbytes: int,
-    batch_size: int,
-    signals: Path,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    memory_nbytes: int, batch_size: int, executor: Client, signals: Path, tmp_path: Path
 ) -> None:
-    writer = _Writer(signals)
-    client = request.getfixturevalue(cluster)
-    prediction = Prediction(tmp_path, "abcdefgh", writer, client, memory_nbytes=memory_nbytes)
+    prediction = Prediction(tmp_path, "abcdefgh", _Writer(signals), executor, memory_nbytes=memory_nbytes)
     prediction.hand_over(batch_size=batch_size)
-    image_nbytes = 40 * 48 * 4
-    batch_nbytes = min(batch_size * 16 * 16 * 4, 8 * image_nbytes)
-    assert 0 < prediction.max_live_nbytes <= max(memory_nbytes, image_nbytes) + batch_nbytes
-    assert prediction.finalize() is None
-    prediction.check("abcdefgh")
+    batch_nbytes = min(batch_size * 16 * 16 * 4, 8 * IMAGE_NBYTES)
+    assert 0 < prediction.max_live_nbytes <= max(memory_nbytes, IMAGE_NBYTES) + batch_nbytes
+    prediction.ends_with("abcdefgh")
 
 
 def test_prediction_waits_for_images_that_are_being_written(
-    two_processes: Client, signals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_processes: Client, signals: Path, tmp_path: Path
 ) -> None:
-    image_nbytes = 40 * 48 * 4
-    waits = threading.Event()
-    collect = ClusterImageWrites._collect
-
-    def watched(self: ClusterImageWrites, *, wait: bool) -> None:
-        if wait:
-            waits.set()
-        collect(self, wait=wait)
-
-    monkeypatch.setattr(ClusterImageWrites, "_collect", watched)
     writer = WaitsFor(signals, "go")
-    prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes, memory_nbytes=3 * image_nbytes)
-    thread, caught = started(prediction.hand_over)
-    assert waits.wait(SECONDS)
-    assert thread.is_alive()
+    prediction = Prediction(tmp_path, "abcdefgh", writer, two_processes, memory_nbytes=3 * IMAGE_NBYTES)
+    running = Running(prediction.hand_over)
     # Three images are there, and nothing of the next one.
-    assert prediction.live_nbytes == 3 * image_nbytes
+    wait_for(lambda: prediction.live_nbytes == 3 * IMAGE_NBYTES)
+    assert not running.has_ended
     assert not prediction.out.exists() or not any(prediction.out.glob("*.npy"))
     (signals / "go").touch()
-    thread.join(SECONDS)
-    assert not thread.is_alive()
-    assert caught == []
-    assert prediction.max_live_nbytes <= 3 * image_nbytes
-    assert prediction.finalize() is None
-    prediction.check("abcdefgh")
+    running.end()
+    assert prediction.max_live_nbytes <= 3 * IMAGE_NBYTES
+    prediction.ends_with("abcdefgh")
 
 
-@pytest.mark.usefixtures("sent_at_once")
 def test_the_cluster_holds_no_more_tiles_than_may_be_and_none_at_the_end(
     two_processes: Client, signals: Path, tmp_path: Path
 ) -> None:
     # The traceback of an error before this test may hold futures of its own.
     gc.collect()
-    image_nbytes = 40 * 48 * 4
-    prediction = Prediction(tmp_path, "abcdefgh", _Writer(signals), two_processes, memory_nbytes=2 * image_nbytes)
+    prediction = Prediction(tmp_path, "abcdefgh", _Writer(signals), two_processes, memory_nbytes=2 * IMAGE_NBYTES)
     most = 0
     for start in range(0, len(prediction.items), 4):
         prediction.hand_over(prediction.items[start : start + 4])
         most = max(most, two_processes.run_on_scheduler(held_nbytes))
     # Those of an image that has just been written may be on their way out, and its stitched image with them.
-    assert most <= 6 * image_nbytes
-    assert prediction.finalize() is None
+    assert most <= 6 * IMAGE_NBYTES
+    prediction.finalize()
     wait_for(lambda: two_processes.run_on_scheduler(held_nbytes) == 0)
 
 
@@ -609,12 +478,8 @@ def test_an_image_larger_than_the_budget_is_held_whole(two_processes: Client, si
     prediction = Prediction(tmp_path, "ab", _Writer(signals), two_processes, memory_nbytes=100)
     # All tiles of both before the last one of each: nothing can be waited for.
     order = sorted(prediction.items, key=lambda item: item[1].last_tile)
-    thread, caught = started(lambda: prediction.hand_over(order, batch_size=1))
-    thread.join(SECONDS)
-    assert not thread.is_alive()
-    assert caught == []
-    assert prediction.finalize() is None
-    prediction.check("ab")
+    Running(lambda: prediction.hand_over(order, batch_size=1)).end(25)
+    prediction.ends_with("ab")
 
 
 # --- The copies.
@@ -729,8 +594,7 @@ def test_a_small_budget_keeps_copies_in_the_file_and_leaves_nothing_behind(
     monkeypatch.setattr(TileCopies, "release", watched_release)
     prediction = Prediction(tmp_path, "abc", _Writer(signals), two_processes, memory_nbytes=4000)
     prediction.hand_over()
-    assert prediction.finalize() is None
-    prediction.check("abc")
+    prediction.ends_with("abc")
     assert sum(copy.nbytes for copy in added if in_memory(copy)) > 0
     assert not all(in_memory(copy) for copy in added)
     assert {id(copy) for copy in released} == {id(copy) for copy in added}
@@ -746,5 +610,4 @@ def test_workers_in_this_process_need_no_copies(
     monkeypatch.setattr(TileCopies, "add", refused)
     prediction = Prediction(tmp_path, "ab", _Writer(signals), embedded, memory_nbytes=1)
     prediction.hand_over()
-    assert prediction.finalize() is None
-    prediction.check("ab")
+    prediction.ends_with("ab")

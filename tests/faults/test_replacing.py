@@ -1,30 +1,23 @@
 """What is replaced is ours, stays whole until the first unit of the new is stored, and no other thing goes with it."""
 
-# Fixtures come from other modules of this folder.
-# ruff: noqa: F811
-
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from distributed import Client
-from tests.faults.test_resume import IMAGE, Company, finished, ledger_files, ledger_of, output, predict  # noqa: F401
+from tests.faults.resuming import IMAGE, Company, ledger_files, ledger_of, negated, predict, resume, unchanged
+from tests.faults.support import hand_over
 from tests.support import tree
 
 import tilewright as tw
 from tilewright.errors import DestinationExistsError, ResumeError
 
 OTHER: dict[str, Any] = {"chunks": (16, 16), "layout": "compact"}
-
-
-def negated(tiles: np.ndarray) -> np.ndarray:
-    return -tiles
+pytestmark = pytest.mark.usefixtures("current")
 
 
 def fails(tiles: np.ndarray) -> np.ndarray:
@@ -35,37 +28,46 @@ def fails(tiles: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def other(embedded: Client, tmp_path: Path) -> dict[str, bytes]:
+def other(tmp_path: Path) -> dict[str, bytes]:
     """The bytes of an undisturbed run of another model, with other chunks."""
-    predict(tmp_path / "other" / "out.zarr", negated, client=embedded, **OTHER)
+    predict(tmp_path / "other" / "out.zarr", negated, **OTHER)
     return tree(tmp_path / "other" / "out.zarr")
 
 
-def test_nothing_is_left_of_what_was_replaced(output: Path, other: dict[str, bytes], embedded: Client) -> None:
-    predict(output, negated, if_exists="overwrite", client=embedded, **OTHER)
+def test_nothing_is_left_of_what_was_replaced(output: Path, other: dict[str, bytes]) -> None:
+    predict(output, negated, if_exists="overwrite", **OTHER)
     assert tree(output) == other
     assert [path.name for path in ledger_of(output).iterdir()] == ["000002.ledger"]
     assert not list(output.parent.glob("*.replaced-*"))
     assert tw.verify(output, progress=False).is_complete
 
 
-def test_a_run_that_fails_before_its_first_unit_gives_the_place_back(output: Path, embedded: Client) -> None:
-    before = tree(output.parent)
-    with pytest.raises(ArithmeticError):
-        predict(output, fails, if_exists="overwrite", client=embedded, **OTHER)
-    assert tree(output.parent) == before
+class TakesNothing(zarr.storage.LocalStore):
+    """A folder that takes metadata only."""
+
+    async def set(self, key: str, value: Any) -> None:
+        if key.rpartition("/")[2].isdigit():
+            raise ArithmeticError("this store fails")
+        await super().set(key, value)
+
+
+@pytest.mark.parametrize("what", ["the model", "the store"])
+def test_a_run_that_fails_before_its_first_unit_gives_the_place_back(what: str, output: Path) -> None:
+    model, destination = (fails, output) if what == "the model" else (negated, TakesNothing(output))
+    with unchanged(output.parent), pytest.raises(ArithmeticError, match=f"this {what[4:]} fails"):
+        predict(destination, model, if_exists="overwrite", **OTHER)
 
 
 @pytest.mark.parametrize("at", ["the intent", "the move", "the array", "the first unit", "the removal"])
 @pytest.mark.parametrize("goes_on_by", ["overwrite", "resume"])
 def test_a_replacement_goes_on_from_each_step(
-    at: str, goes_on_by: str, output: Path, other: dict[str, bytes], embedded: Client, tmp_path: Path
+    at: str, goes_on_by: str, output: Path, other: dict[str, bytes], tmp_path: Path
 ) -> None:
     # What a killed run leaves after each step, made of the old output and of an undisturbed new one.
     new, aside = tmp_path / "new" / "out.zarr", output.with_name("out.zarr.replaced-000002")
     shutil.copytree(output, new)
     shutil.copytree(ledger_of(output), ledger_of(new))
-    predict(new, negated, if_exists="overwrite", client=embedded, **OTHER)
+    predict(new, negated, if_exists="overwrite", **OTHER)
     (session,) = ledger_files(new)
     copied = shutil.copyfile(session, ledger_of(output) / session.name)
     raw = copied.read_bytes()
@@ -80,7 +82,7 @@ def test_a_replacement_goes_on_from_each_step(
         shutil.rmtree(output / "0" / "c")
     if at == "the removal":
         shutil.rmtree(aside / "0")
-    report = predict(output, negated, if_exists=goes_on_by, client=embedded, **OTHER)
+    report = predict(output, negated, if_exists=goes_on_by, **OTHER)
     is_kept = goes_on_by == "resume" and at in ("the first unit", "the removal")
     assert report.kept_unit_count == (report.plan.unit_count if is_kept else 0)
     assert tree(output) == other
@@ -89,11 +91,9 @@ def test_a_replacement_goes_on_from_each_step(
     assert (ledger_of(output) / "000001.ledger").exists() is False
 
 
-def test_before_the_intent_the_old_output_is_completed_by_its_own_arguments_only(
-    output: Path, finished: Path, embedded: Client
-) -> None:
+def test_before_the_intent_the_old_output_is_completed_by_its_own_arguments_only(output: Path, finished: Path) -> None:
     with pytest.raises(ResumeError, match="begun from something else"):
-        predict(output, negated, if_exists="resume", client=embedded, **OTHER)
+        resume(output, negated, **OTHER)
     assert tree(output) == tree(finished)
 
 
@@ -116,79 +116,72 @@ STORES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("if_exists", ["overwrite", "overwrite-foreign"])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_zarr_is_kept_and_named(
-    place: str, if_exists: str, kind: str, embedded: Client, tmp_path: Path
-) -> None:
+def test_what_is_no_zarr_is_kept_and_named(place: str, if_exists: str, kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name, content in PLACES[place].items():
         (folder / name).write_text(content)
-    before = tree(tmp_path)
-    with pytest.raises(DestinationExistsError, match=r"in the way: .*thesis\.txt"):
-        predict(STORES[kind](folder), Company(), if_exists=if_exists, client=embedded)
-    assert tree(tmp_path) == before
+    with unchanged(tmp_path), pytest.raises(DestinationExistsError, match=r"in the way: .*thesis\.txt"):
+        predict(STORES[kind](folder), Company(), if_exists=if_exists)
 
 
-def test_arrays_and_files_of_others_in_the_same_group_are_kept_and_named(output: Path, embedded: Client) -> None:
+def test_arrays_and_files_of_others_in_the_same_group_are_kept_and_named(output: Path) -> None:
     zarr.open_group(output).create_array("labels", shape=(4,), dtype="int8")[:] = 1
     before = tree(output.parent)
     with pytest.raises(DestinationExistsError, match=r"in the way: labels\. .*'overwrite-foreign'"):
-        predict(output, Company(), if_exists="overwrite", client=embedded)
+        predict(output, Company(), if_exists="overwrite")
     (output / "notes.txt").write_text("by hand")
     with pytest.raises(DestinationExistsError, match=r"in the way: notes\.txt"):
-        predict(output, Company(), if_exists="overwrite-foreign", client=embedded)
+        predict(output, Company(), if_exists="overwrite-foreign")
     (output / "notes.txt").unlink()
     assert tree(output.parent) == before
 
 
 def test_a_group_of_another_tool_is_replaced_by_an_explicit_word_only(
-    embedded: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture, finished: Path
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, finished: Path
 ) -> None:
     path = tmp_path / "theirs.zarr"
     zarr.open_group(path, mode="w").create_array("0", shape=(4, 4), dtype="int8", chunks=(2, 2))[:] = 1
-    before = tree(tmp_path)
-    with pytest.raises(DestinationExistsError, match=r"in the way: the group itself, 0\."):
-        predict(path, Company(), if_exists="overwrite", client=embedded)
-    assert tree(tmp_path) == before
-    predict(path, Company(), if_exists="overwrite-foreign", client=embedded)
+    with unchanged(tmp_path), pytest.raises(DestinationExistsError, match=r"in the way: the group itself, 0\."):
+        predict(path, Company(), if_exists="overwrite")
+    predict(path, Company(), if_exists="overwrite-foreign")
     assert "is replaced, with all Zarr groups and arrays in it" in caplog.text
     assert tree(path) == tree(finished)
 
 
-def test_an_array_that_took_the_place_of_an_output_is_not_taken_for_it(output: Path, embedded: Client) -> None:
+def test_an_array_that_took_the_place_of_an_output_is_not_taken_for_it(output: Path) -> None:
     # The ledger stayed, and the place was used for something else.
     shutil.rmtree(output)
     zarr.open_group(output, mode="w").create_array("0", shape=(4, 4), dtype="int8")[:] = 1
-    before = tree(output)
-    with pytest.raises(DestinationExistsError, match="'overwrite-foreign'"):
-        predict(output, Company(), if_exists="overwrite", client=embedded)
-    assert tree(output) == before
+    with unchanged(output), pytest.raises(DestinationExistsError, match="'overwrite-foreign'"):
+        predict(output, Company(), if_exists="overwrite")
 
 
-def test_an_output_is_known_for_ours_without_its_ledger(output: Path, finished: Path, embedded: Client) -> None:
+def test_an_output_is_known_for_ours_without_its_ledger(output: Path, finished: Path) -> None:
     shutil.rmtree(ledger_of(output))
-    predict(output, Company(), if_exists="overwrite", client=embedded)
+    predict(output, Company(), if_exists="overwrite")
     assert tree(output) == tree(finished)
 
 
-def test_a_folder_of_a_user_that_is_named_like_a_ledger_is_kept(embedded: Client, tmp_path: Path) -> None:
+def test_a_folder_of_a_user_that_is_named_like_a_ledger_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "p.zarr.ledger"
     folder.mkdir()
     (folder / "2024.ledger").write_text("what the group owes")
-    predict(tmp_path / "p.zarr", Company(), client=embedded)
+    predict(tmp_path / "p.zarr", Company())
     assert sorted(path.name for path in folder.iterdir()) == ["000001.ledger", "2024.ledger"]
     shutil.rmtree(tmp_path / "p.zarr")
     (folder / "000001.ledger").write_text("what the group owes")
-    before = tree(tmp_path)
-    with pytest.raises(DestinationExistsError, match=r"000001\.ledger has the name of a file of a ledger"):
-        predict(tmp_path / "p.zarr", Company(), client=embedded)
-    assert tree(tmp_path) == before
+    with (
+        unchanged(tmp_path),
+        pytest.raises(DestinationExistsError, match=r"000001\.ledger has the name of a file of a ledger"),
+    ):
+        predict(tmp_path / "p.zarr", Company())
 
 
 # --- What is too much.
 
 
-def test_objects_of_another_grid_are_reported_and_removed(output: Path, finished: Path, embedded: Client) -> None:
+def test_objects_of_another_grid_are_reported_and_removed(output: Path, finished: Path) -> None:
     (output / "0" / "c" / "99").mkdir()
     for name in ("99/0", "0/99", f"0/0.{'0' * 32}.partial"):
         (output / "0" / "c" / name).write_bytes(b"left over")
@@ -197,7 +190,7 @@ def test_objects_of_another_grid_are_reported_and_removed(output: Path, finished
     assert sorted(verification.surplus) == ["c/0/0." + "0" * 32 + ".partial", "c/0/99", "c/99/0", "c/notes.txt"]
     assert not verification.is_complete
     assert "surplus      4" in str(verification)
-    predict(output, Company(), if_exists="resume", client=embedded)
+    resume(output, Company())
     # What is no object of an array is for its owner to remove.
     assert tw.verify(output, progress=False).surplus == ["c/notes.txt"]
     (output / "0" / "c" / "notes.txt").unlink()
@@ -217,19 +210,19 @@ BAD_GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": [1]}'
     ],
     ids=lambda value: value[:12],
 )
-def test_metadata_that_are_none_are_refused_by_name(name: str, content: bytes, output: Path, embedded: Client) -> None:
+def test_metadata_that_are_none_are_refused_by_name(name: str, content: bytes, output: Path) -> None:
     (output / name).write_bytes(content)
     before = tree(output.parent)
     for call in (
         lambda: tw.verify(output, progress=False),
-        lambda: predict(output, Company(), if_exists="resume", client=embedded),
-        lambda: tw.repair(output, Company(), IMAGE, progress=False, client=embedded),
+        lambda: resume(output, Company()),
+        lambda: tw.repair(output, Company(), IMAGE, progress=False),
     ):
         with pytest.raises(ResumeError, match=r"zarr\.json|0" if content == GROUP else "cannot be read"):
             call()
     if content != GROUP:
         with pytest.raises(DestinationExistsError, match=f"in the way: {name}"):
-            predict(output, Company(), if_exists="overwrite", client=embedded)
+            predict(output, Company(), if_exists="overwrite")
     assert tree(output.parent) == before
 
 
@@ -245,17 +238,13 @@ def test_one_module_removes_and_replaces() -> None:
     assert found <= allowed
 
 
-def test_half_written_metadata_of_a_store_that_images_share_are_removed(embedded: Client, tmp_path: Path) -> None:
+def test_half_written_metadata_of_a_store_that_images_share_are_removed(tmp_path: Path) -> None:
     partial = f"zarr.{'0' * 32}.partial"
     for path in (tmp_path / "prediction.zarr" / partial, tmp_path / "prediction.zarr" / "others" / partial):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"{")
     dataset = tw.IterableTiledPredDataset(IMAGE, axes="YX", tile_size=(128, 128), overlaps=(16, 16))
-    trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset, batch_size=1))
-    writer = tw.WriteTilesZarr(embedded)
-    for number, (tile, information) in enumerate(dataset):
-        writer.write_batch(trainer, None, tile[np.newaxis], None, ([], [information]), number, 0, tmp_path)
-    writer.finalize()
+    hand_over(tw.WriteTilesZarr(), dataset, tmp_path)
     assert not (tmp_path / "prediction.zarr" / partial).exists()
     # What lies in the group of another image is for its own run.
     assert (tmp_path / "prediction.zarr" / "others" / partial).exists()

@@ -2,116 +2,45 @@
 
 import os
 import signal
+import socket
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import dask
 import numpy as np
 import pytest
-import zarr
 from distributed import Client, LocalCluster, Worker
 from distributed.core import Status
+from tests.faults.giving_up import CHUNKS, IMAGE, TILES, batches_with, check_given_up, ledger_of, units_with
+from tests.faults.giving_up import IN_THE_MIDDLE as ELEMENT
+from tests.faults.support import (
+    SECONDS,
+    Running,
+    dask_process,
+    hand_over,
+    processes_of,
+    set_status,
+    wait_for,
+    wait_once,
+    waiting_process,
+)
+from tests.support import note, noted, tree
 from zarr.storage import LocalStore
 
 import tilewright as tw
 from tilewright.errors import ClusterGoneError, UnitGivenUpError
-from tilewright.ledger.ledger import LedgerFolder
 from tilewright.outputs.output import Output
-from tilewright.plan import WritePlan, group
-from tilewright.transport import scatter, sharing
+from tilewright.transport import scatter
 
 # Workers import this module, and those that are killed do so again and again: nothing here is slow to import.
 
-ROOT = Path(__file__).parent.parent.parent
-LOCAL = "127.0.0.1:0"
-SECONDS = 100.0
-"""How long anything that is waited for may take where others use the machine too."""
-# Every element is another one.
-IMAGE = np.arange(100 * 124, dtype=np.float32).reshape(100, 124)
-TILES: dict[str, Any] = {"tile_size": (32, 32), "overlap": (8, 8)}
 # Several tiles begin in each unit, so that a task predicts several batches; some tiles lie in four units.
-STORED: dict[str, Any] = {"chunks": (12, 12), "shards": (48, 48), "compressors": None}
+STORED: dict[str, Any] = CHUNKS["shards"] | {"compressors": None}
 LAYOUTS = pytest.mark.parametrize("layout", ["compact", "aligned"])
 PRODUCERS = pytest.mark.parametrize("producer", ["compact", "aligned", "trainer"])
-ELEMENT = float(IMAGE[60, 60])
-"""In one tile only, of either layout, in the middle of the image."""
-
-
-# --- Waiting.
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Return what a condition becomes, or fail."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        threading.Event().wait(0.02)
-    raise TimeoutError("what was waited for never came")
-
-
-def note(path: Path) -> None:
-    """Add one byte to a file, whole even where several processes do so at once."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(descriptor, b".")
-    os.close(descriptor)
-
-
-def noted(path: Path) -> int:
-    """How often `note` was called."""
-    return path.stat().st_size if path.exists() else 0
-
-
-def wait_once(signals: Path, name: str) -> None:
-    """The first process that comes here says who it is, and waits for a file ``go``."""
-    try:
-        descriptor = os.open(signals / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        return
-    os.write(descriptor, str(os.getpid()).encode())
-    os.close(descriptor)
-    wait_for((signals / "go").exists)
-
-
-def waiting_process(signals: Path, name: str) -> int:
-    """Wait until a process waits, and return which."""
-    return int(wait_for(lambda: (signals / name).exists() and (signals / name).read_text()))
-
-
-class Running:
-    """A function that runs in a thread; its error comes out of `end`."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._result: Any = None
-        self._error: BaseException | None = None
-        # A hanging run must not keep the tests from ending.
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._result = self._function()
-        except BaseException as error:
-            self._error = error
-
-    @property
-    def has_ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def end(self, seconds: float = SECONDS) -> Any:
-        self._thread.join(seconds)
-        assert self.has_ended, "it hangs"
-        if self._error is not None:
-            raise self._error
-        return self._result
+pytestmark = pytest.mark.usefixtures("small_units")
 
 
 # --- Models and stores. They reach workers by the name of this module.
@@ -172,7 +101,7 @@ class Kills(Model):
 
     def before(self, tiles: np.ndarray) -> None:
         if (tiles == ELEMENT).any() and self.deaths < self.times and not (self.signals / "cured").exists():
-            note(self.signals / "deaths")
+            note(str(self.signals / "deaths"))
             os.kill(os.getpid(), signal.SIGKILL)
 
     @property
@@ -202,67 +131,14 @@ class WaitingStore(LocalStore):
             wait_once(self.signals, "writing")
 
 
-# --- Clusters.
-
-
-@pytest.fixture(scope="module")
-def nannies() -> Iterator[tuple[LocalCluster, Client]]:
-    """Two worker processes that a test may kill, and that come again."""
-    with (
-        # A worker that is dead so long after a death is given up, also where it is dead once more.
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
-        dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=LOCAL, silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield cluster, client
+# --- Runs.
 
 
 @pytest.fixture
-def cluster(nannies: tuple[LocalCluster, Client]) -> Iterator[LocalCluster]:
-    """The same, when both of them are there, and would come again."""
-    cluster, client = nannies
-    cluster.scale(2)
-
-    def are_there() -> bool:
-        processes = [nanny.process for nanny in cluster.workers.values()]
-        return (
-            len(processes) == 2
-            and all(process is not None and process.status is Status.running for process in processes)
-            and len(processes_of(client)) == 2
-        )
-
-    wait_for(are_there)
-    client.run(set_status, Status.running)
-    cluster.scheduler.allowed_failures = 3
-    yield cluster
-    # Nothing of a run stays, neither tiles nor models.
-    wait_for(lambda: not cluster.scheduler.tasks)
-    assert not any(name.startswith("tilewright") for name in cluster.scheduler.worker_plugins)
-    assert not any(client.run(shared_names, on_error="ignore").values())
-
-
-@pytest.fixture
-def client(cluster: LocalCluster, nannies: tuple[LocalCluster, Client]) -> Client:
-    return nannies[1]
-
-
-def processes_of(client: Client) -> dict[str, int]:
-    """Return the process of each worker that answers."""
-    try:
-        found = client.run(os.getpid, on_error="ignore")
-    except (KeyError, OSError):
-        # One of them has just died.
-        return {}
-    return {address: pid for address, pid in found.items() if isinstance(pid, int)}
-
-
-def set_status(status: Status, dask_worker: Worker) -> None:
-    dask_worker.status = status
-
-
-def shared_names() -> list[str]:
-    return list(sharing._shared)
+def client(mortal: Client) -> Iterator[Client]:
+    """The cluster whose workers may be killed, as the current one."""
+    with mortal.as_current():
+        yield mortal
 
 
 def is_busy(dask_worker: Worker) -> bool:
@@ -279,30 +155,6 @@ def stopped(process: int) -> Iterator[None]:
         os.kill(process, signal.SIGCONT)
 
 
-# --- Runs.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_units() -> Iterator[None]:
-    """An image of this size would be one unit otherwise, or a few."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group, "SMALL_UNIT_NBYTES", 0)
-        yield
-
-
-@pytest.fixture
-def signals(tmp_path: Path) -> Path:
-    (tmp_path / "signals").mkdir()
-    return tmp_path / "signals"
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("source") / "raw.zarr"
-    zarr.create_array(path, data=IMAGE, chunks=(25, 31))
-    return path
-
-
 class Run:
     """An image is predicted on the cluster, or by a trainer that hands tiles over to it."""
 
@@ -312,40 +164,22 @@ class Run:
         self.source = source
         self.output = folder / "raw.zarr"
 
-    def __call__(self, model: Any, client: Client, store: Any = None, **options: Any) -> Any:
+    def __call__(self, model: Any, store: Any = None, **options: Any) -> Any:
         """Return the report."""
         if self.producer == "trainer":
-            return self._hand_over(model, client, store, **options)
-        return tw.predict_to_zarr(
-            model,
-            self.source,
-            store or self.output,
-            axes="YX",
-            layout=self.producer,
-            client=client,
-            progress=False,
-            **TILES,
-            **STORED,
-            **options,
-        )
+            return self._hand_over(model, store, **STORED | options)
+        options = TILES | STORED | {"layout": self.producer, "progress": False} | options
+        return tw.predict_to_zarr(model, self.source, store or self.output, **options)
 
-    def start(self, model: Any, client: Client, store: Any = None, **options: Any) -> Running:
-        return Running(lambda: self(model, client, store, **options))
+    def start(self, model: Any, client: Client, store: Any = None) -> Running:
+        return Running(lambda: self(model, store, client=client))
 
-    def _hand_over(self, model: Any, client: Client, store: Any, **options: Any) -> Any:
-        dataset = tw.IterableTiledPredDataset([self.source], "YX", *TILES.values())
-        trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset, batch_size=2))
-        strategy = tw.WriteTilesZarr(client, **STORED, **options)
+    def _hand_over(self, model: Any, store: Any, **options: Any) -> Any:
+        dataset = tw.IterableTiledPredDataset([self.source], "YX", (32, 32), (8, 8))
         with pytest.MonkeyPatch.context() as patch:
             if store is not None:
                 patch.setattr(Output, "at", classmethod(lambda cls, *_, **__: cls(store)))
-            strategy.prepare(trainer, self.output.parent)
-            items = list(dataset)
-            for start in range(0, len(items), 2):
-                tiles, infos = batch = tw.collate_tiles(items[start : start + 2])
-                prediction = model(tiles.numpy())
-                strategy.write_batch(trainer, None, (prediction, infos), None, batch, start, 0, self.output.parent)
-            (report,) = strategy.finalize()
+            (report,) = hand_over(tw.WriteTilesZarr(**options), dataset, self.output.parent, model, batch_size=2)
         return report
 
     def check(self, report: Any) -> None:
@@ -353,20 +187,15 @@ class Run:
         assert report.given_up == {}
         assert report.kept_unit_count + report.unit_count == report.plan.unit_count
         assert tw.verify(self.output, progress=False).is_complete
-        assert self.tree() == self.unbroken
-
-    def tree(self) -> dict[str, bytes]:
-        """Return every file of the output, and what is in it."""
-        paths = [path for path in self.output.rglob("*") if path.is_file()]
-        return {str(path.relative_to(self.output)): path.read_bytes() for path in paths}
+        assert tree(self.output) == self.unbroken
 
 
 @pytest.fixture(scope="module")
 def unbroken(source: Path, embedded: Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a run that nothing happens to leaves."""
     run = Run(tmp_path_factory.mktemp("unbroken"), source, "compact", {})
-    np.testing.assert_array_equal(run(np.negative, embedded).array[...], -IMAGE)
-    return run.tree()
+    np.testing.assert_array_equal(run(np.negative, client=embedded).array[...], -IMAGE)
+    return tree(run.output)
 
 
 @pytest.fixture
@@ -378,14 +207,29 @@ def run(tmp_path: Path, source: Path, unbroken: dict[str, bytes], request: pytes
 # --- Workers that die.
 
 
-@LAYOUTS
-def test_a_worker_that_is_killed_while_it_predicts_loses_nothing(
-    layout: str, client: Client, run: Run, signals: Path
+@pytest.mark.parametrize(
+    ("producer", "dead"),
+    [
+        ("compact", "the one that predicts"),
+        ("aligned", "the one that predicts"),
+        ("compact", "both"),
+        ("aligned", "both"),
+        ("trainer", "both"),
+    ],
+)
+def test_workers_that_are_killed_while_they_predict_lose_nothing(
+    producer: str, dead: str, client: Client, run: Run, signals: Path
 ) -> None:
     running = run.start(Waits(signals), client)
-    os.kill(waiting_process(signals, "predicting"), signal.SIGKILL)
+    waiting = waiting_process(signals, "predicting")
+    both = set(processes_of(client).values())
+    assert len(both) == 2
+    killed = both if dead == "both" else {waiting}
+    for process in killed:
+        os.kill(process, signal.SIGKILL)
     (signals / "go").touch()
     run.check(running.end())
+    assert not killed & set(processes_of(client).values())
 
 
 @pytest.mark.parametrize(
@@ -427,73 +271,39 @@ def test_a_worker_that_is_killed_while_it_holds_tiles_loses_nothing(
     run.check(running.end())
 
 
-@PRODUCERS
-def test_all_workers_may_die_at_once(producer: str, client: Client, run: Run, signals: Path) -> None:
-    running = run.start(Waits(signals), client)
-    waiting_process(signals, "predicting")
-    processes = set(processes_of(client).values())
-    assert len(processes) == 2
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
-    (signals / "go").touch()
-    run.check(running.end())
-    assert not processes & set(processes_of(client).values())
-
-
 # --- Workers that a tile kills.
 
 
-def check_given_up(error: UnitGivenUpError, output: Path, batch_size: int) -> None:
-    """Exactly the units of the bad tile are given up, and all others are written."""
-    plan: WritePlan = error.report.plan
-    batches = [
-        tiles[i : i + batch_size]
-        for tiles in map(plan.tiles_starting_in, range(plan.unit_count))
-        for i in range(0, len(tiles), batch_size)
-    ]
-    (bad,) = [batch for batch in batches if any((seen_by(plan, tile) == ELEMENT).any() for tile in batch)]
-    units = sorted({unit for tile in bad for unit in plan.units_of_tile(tile)})
-    assert 0 < len(units) < plan.unit_count
-    assert sorted(error.report.given_up) == units
-    assert error.report.unit_count == plan.unit_count - len(units)
-    assert tw.verify(output, progress=False).conditions == dict.fromkeys(units, "given up")
-    expected = -IMAGE
-    for unit in units:
-        expected[*(slice(*interval) for interval in plan.unit_region(unit))] = 0
-    np.testing.assert_array_equal(zarr.open_array(output / "0", mode="r")[...], expected)
-
-
-def seen_by(plan: WritePlan, tile: int) -> np.ndarray:
-    """What the model sees of a tile."""
-    position = plan.tile_position(tile)
-    return IMAGE[*(slice(*tiling.read(index)) for tiling, index in zip(plan.tilings, position, strict=True))]
-
-
 @pytest.mark.parametrize(("layout", "allowed_failures"), [("compact", 1), ("aligned", 0)])
+@pytest.mark.usefixtures("client")
 def test_a_tile_that_kills_each_worker_is_given_up_and_no_other(
-    layout: str, allowed_failures: int, cluster: LocalCluster, client: Client, run: Run, signals: Path
+    layout: str, allowed_failures: int, cluster: LocalCluster, run: Run, signals: Path
 ) -> None:
     cluster.scheduler.allowed_failures = allowed_failures
     model = Kills(signals, 100)
     with pytest.raises(UnitGivenUpError, match="KilledWorker") as caught:
-        run(model, client)
-    check_given_up(caught.value, run.output, batch_size=1)
+        run(model)
+    plan = caught.value.report.plan
+    units = units_with(plan, batches_with(plan, 1, ELEMENT))
+    assert 0 < len(units) < plan.unit_count
+    check_given_up(caught.value, run.output, units)
     # Once among others, as often as Dask allows, and once more alone.
     assert 2 <= model.deaths <= 2 * (allowed_failures + 1)
     (signals / "cured").touch()
-    report = run(model, client, if_exists="resume")
-    assert report.unit_count == len(caught.value.report.given_up)
+    report = run(model, if_exists="resume")
+    assert report.unit_count == len(units)
     run.check(report)
 
 
 @LAYOUTS
-def test_workers_that_die_now_and_then_are_nobodys_fault(
-    layout: str, cluster: LocalCluster, client: Client, run: Run, signals: Path
+@pytest.mark.usefixtures("client")
+def test_workers_that_die_now_and_then_are_the_fault_of_no_tile(
+    layout: str, cluster: LocalCluster, run: Run, signals: Path
 ) -> None:
     # Dask blames every task that a worker dies with.
     cluster.scheduler.allowed_failures = 0
     model = Kills(signals, 1)
-    run.check(run(model, client))
+    run.check(run(model))
     assert model.deaths == 1
 
 
@@ -516,15 +326,15 @@ def test_a_cluster_may_go_down_to_no_worker_and_come_up_again(
     assert model.processes() - before
 
 
-@LAYOUTS
-def test_workers_that_join_later_take_their_part(
-    layout: str, cluster: LocalCluster, client: Client, run: Run, signals: Path
+@pytest.mark.parametrize(("layout", "at_first"), [("compact", 1), ("aligned", 1), ("compact", 0)])
+def test_workers_that_join_later_are_waited_for_and_take_their_part(
+    layout: str, at_first: int, cluster: LocalCluster, client: Client, run: Run, signals: Path
 ) -> None:
-    cluster.scale(1)
-    wait_for(lambda: len(cluster.scheduler.workers) == 1)
+    cluster.scale(at_first)
+    wait_for(lambda: len(cluster.scheduler.workers) == at_first)
     model = EachProcessWaits(signals)
     running = run.start(model, client)
-    assert len(wait_for(model.waiting)) == 1
+    wait_for(lambda: len(model.waiting()) == at_first)
     cluster.scale(2)
     wait_for(lambda: len(model.waiting()) == 2)
     (signals / "go").touch()
@@ -582,7 +392,7 @@ def test_where_all_workers_are_paused_one_waits_for_them(
     wait_for(lambda: all(worker.status is Status.paused for worker in cluster.scheduler.workers.values()))
     (signals / "go").touch()
     if producer == "trainer":
-        # Nobody takes a tile.
+        # No worker takes a tile.
         wait_for(lambda: len(in_vain) > 1)
     # What was begun ends; nothing else begins.
     wait_for(lambda: not any(client.run(is_busy).values()))
@@ -591,61 +401,84 @@ def test_where_all_workers_are_paused_one_waits_for_them(
     run.check(running.end())
 
 
+@PRODUCERS
+def test_workers_that_are_restarted_get_their_work_again(
+    producer: str, client: Client, run: Run, signals: Path
+) -> None:
+    running = run.start(Waits(signals), client)
+    waiting_process(signals, "predicting")
+    before = set(processes_of(client).values())
+    client.restart(timeout=SECONDS)
+    (signals / "go").touch()
+    run.check(running.end())
+    assert not before & set(processes_of(client).values())
+
+
 # --- Schedulers that go away.
 
 
 @pytest.fixture
-def other_cluster(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
-    """A scheduler and a worker that are processes of their own, as on a cluster of machines."""
+def other_cluster(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
+    """A scheduler and workers that are processes of their own, as on a cluster of machines."""
     file = tmp_path / "scheduler.json"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     options = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{name}", *options, *more],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for name, more in (("dask_scheduler", ["--port", "0"]), ("dask_worker", ["--nworkers", "2", "--nthreads", "1"]))
-    ]
-    try:
+    with (
+        dask_process("scheduler", *options, "--port", "0") as scheduler,
+        dask_process("worker", *options, "--nworkers", "2", "--nthreads", "1"),
+    ):
         wait_for(file.exists)
         with Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(2, timeout=SECONDS)
-            yield processes[0], client
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+            yield scheduler, client
 
 
-@pytest.mark.parametrize("producer", ["compact", "trainer"])
-def test_where_the_scheduler_is_killed_the_rest_can_be_written_on_another_cluster(
-    producer: str,
-    other_cluster: tuple[subprocess.Popen[bytes], Client],
-    client: Client,
-    run: Run,
-    signals: Path,
+@pytest.mark.parametrize(
+    ("producer", "how"), [("compact", signal.SIGKILL), ("trainer", signal.SIGKILL), ("compact", signal.SIGTERM)]
+)
+@pytest.mark.usefixtures("client")
+def test_where_the_scheduler_goes_away_the_rest_can_be_written_on_another_cluster(
+    producer: str, how: int, other_cluster: tuple["subprocess.Popen[bytes]", Client], run: Run, signals: Path
 ) -> None:
     scheduler, lost_client = other_cluster
-    store = WaitingStore(run.output, signals)
-    running = run.start(Model(signals), lost_client, store)
+    running = run.start(Model(signals), lost_client, WaitingStore(run.output, signals))
     waiting_process(signals, "writing")
-    folder = LedgerFolder(run.output.with_name(f"{run.output.name}.ledger"))
-    # Of the units behind the one that waits, on the same worker, nobody knows.
+    folder = ledger_of(run.output)
+    # Of the units behind the one that waits, on the same worker, nothing is known.
     wait_for(lambda: len(folder.records()) > 0)
-    scheduler.kill()
+    scheduler.send_signal(how)
     with pytest.raises(ClusterGoneError, match="what was written is complete, the rest is missing"):
-        running.end(20)
+        running.end(25)
     assert not (folder.path / "lock").exists()
     found = tw.verify(run.output, progress=False)
     assert set(found.conditions.values()) == {"missing"}
     assert len(found.conditions) == found.plan.unit_count - len(folder.records())
     assert not found.writer
-    report = run(Model(signals), client, if_exists="resume")
+    report = run(Model(signals), if_exists="resume")
     assert report.unit_count == len(found.conditions)
     run.check(report)
+
+
+def test_a_scheduler_that_comes_back_with_new_workers_goes_on_or_is_said_to_be_gone(run: Run, signals: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    worker = ("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    model = Waits(signals)
+    with ExitStack() as lost:
+        processes = [lost.enter_context(dask_process(*scheduler)), lost.enter_context(dask_process(*worker))]
+        client = lost.enter_context(Client(address, set_as_default=False))
+        running = run.start(model, client)
+        waiting_process(signals, "predicting")
+        for process in processes:
+            process.kill()
+            process.wait()
+        (signals / "go").touch()
+        # A client that does not find it again within some seconds says so.
+        with dask_process(*scheduler), dask_process(*worker), suppress(ClusterGoneError):
+            run.check(running.end())
+    run.check(run(model, if_exists="resume"))
 
 
 # --- What the dead leave behind.

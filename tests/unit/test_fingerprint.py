@@ -574,6 +574,8 @@ TOLD_APART: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "extents where nothing is on a device": (lambda extent: torch.nn.Linear(2, extent, device="meta"), 2, 3),
     "weights that were traced": (traced, 0, 1),
     "weights behind a partial function": (lambda more: functools.partial(network(more=more), 3), 0, 1),
+    "an argument of a partial function": (lambda axis: functools.partial(np.flip, axis=axis), 2, 3),
+    "partial functions": (lambda function: functools.partial(function, 2), np.add, np.multiply),
     "an enclosed number": (enclosing, 2, 3),
     "an enclosed array": (enclosing, np.arange(3), np.arange(1, 4)),
     "an enclosed network": (lambda more: enclosing(network(more=more)), 0, 1),

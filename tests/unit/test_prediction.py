@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from distributed import Client, default_client
 from tests.support import CallCounter, FullStore, PositionModel, noted, stitched, tree
@@ -379,6 +380,34 @@ def test_a_model_writes_to_its_memory_again_only_when_the_prediction_was_taken_f
 
 
 # --- Stores that fail.
+
+
+def double_in_place(tiles: np.ndarray) -> np.ndarray:
+    tiles *= 2
+    return tiles
+
+
+@pytest.mark.parametrize("kind", ["array", "memmap", "copy-on-write memmap"])
+def test_a_model_may_write_into_its_tiles(kind: str, predict: Callable[..., Any], tmp_path: Path) -> None:
+    image: Any = IMAGE // 4
+    if kind != "array":
+        image.tofile(tmp_path / "raw")
+        image = np.memmap(tmp_path / "raw", image.dtype, "c" if "copy" in kind else "r", shape=image.shape)
+    if "copy" in kind:
+        image[:] = 5
+    before = np.array(image)
+    np.testing.assert_array_equal(predict(double_in_place, image).array[...], 2 * before)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_a_torch_model_comes_back_as_it_was(predict: Callable[..., Any]) -> None:
+    image = IMAGE.astype("float32") - 100.5
+    before = image.copy()
+    model = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Dropout()).train()
+    np.testing.assert_array_equal(predict(model, image).array[...], np.maximum(before, 0))
+    np.testing.assert_array_equal(image, before)
+    assert model.training
+    assert model[1].training
 
 
 def test_a_store_without_space_is_an_error_that_names_the_place(predict: Callable[..., Any]) -> None:
