@@ -12,7 +12,6 @@ from distributed import Client
 
 import tilewright as tw
 from tilewright.assemble import UnitTiles
-from tilewright.executors import remote
 from tilewright.executors.held_tiles import HeldTiles
 from tilewright.model.own_memory import LOOKED_AT
 from tilewright.plan import plan_write
@@ -42,13 +41,13 @@ def test_no_more_tasks_are_submitted_than_the_plan_says(
     layout: str, two_processes: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted: Counter[str] = Counter()
-    submit = remote.RemoteExecutor._submit_task
+    submit = two_processes.submit
 
-    def counted(self: Any, key: Any, priority: int, function: Any, *rest: Any) -> Any:
+    def counted(function: Any, *rest: Any, **options: Any) -> Any:
         submitted[function.__name__] += 1
-        return submit(self, key, priority, function, *rest)
+        return submit(function, *rest, **options)
 
-    monkeypatch.setattr(remote.RemoteExecutor, "_submit_task", counted)
+    monkeypatch.setattr(two_processes, "submit", counted)
     zarr.save_array(str(tmp_path / "in.zarr"), np.random.default_rng(0).random((1100, 1100), dtype=np.float32))
     report = tw.predict_to_zarr(
         np.negative,
@@ -64,6 +63,7 @@ def test_no_more_tasks_are_submitted_than_the_plan_says(
     )
     units = report.plan.unit_count
     assert units > 1
+    assert submitted.pop("_probe") == 1
     assert dict(submitted) == (
         {"produce": units} if layout == "aligned" else {"write": units, "predict": submitted["predict"]}
     )

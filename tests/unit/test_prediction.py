@@ -25,7 +25,6 @@ from tilewright.errors import (
     SourceError,
 )
 from tilewright.model import tile_prediction
-from tilewright.plan import group
 
 IMAGE = np.random.default_rng(6).integers(0, 255, (40, 48)).astype("uint8")
 
@@ -370,10 +369,8 @@ def test_a_model_writes_to_its_memory_again_only_when_the_prediction_was_taken_f
         return assemble.crop(*arguments)
 
     monkeypatch.setattr(tile_prediction, "crop", crop_late)
-    # Tiles that units share are predicted by all threads.
-    for name in ("UNIT_NBYTES", "SMALL_UNIT_NBYTES", "LARGE_UNIT_NBYTES"):
-        monkeypatch.setattr(group, name, 1)
-    report = predict(negative, chunks=(10, 10), layout="compact")
+    # With little memory units are small, and tiles that they share are predicted by all threads.
+    report = predict(negative, chunks=(10, 10), layout="compact", memory_nbytes=2500)
     assert not report.plan.units_are_independent
     np.testing.assert_array_equal(report.array[...], ~IMAGE)
 
