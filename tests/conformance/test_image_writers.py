@@ -165,6 +165,7 @@ LARGE: list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], dict[s
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize(("name", "shape", "part", "chunks", "options"), LARGE)
 def test_a_large_image_takes_no_more_memory_than_a_part_of_it(

@@ -87,6 +87,7 @@ def after_the_first(image: np.ndarray, first: str, later: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "later", "is_held"), LATER)
 @pytest.mark.parametrize("layout", ["compact", "aligned"])
 def test_a_later_type_is_held_exactly_or_refused(

@@ -116,6 +116,7 @@ DESTINATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("destination", DESTINATIONS)
 @pytest.mark.parametrize("guise", GUISES)
 def test_a_source_is_not_replaced(guise: str, destination: str, embedded: Client, tmp_path: Path) -> None:

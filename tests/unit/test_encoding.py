@@ -132,6 +132,7 @@ CODECS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "uint8", "int32", "float16", "bool"])
 @pytest.mark.parametrize("shards", [None, (6, 8), (9, 20)], ids=["chunks", "shards", "one shard in X"])
 @pytest.mark.parametrize("codec", CODECS)

@@ -227,6 +227,7 @@ def hold_in(store_path: str, ready: Any) -> None:
     ready.recv()
 
 
+@pytest.mark.slow
 def test_something_else_is_not_written_where_tasks_of_a_dead_run_may_still_put(
     embedded: Client, tmp_path: Path
 ) -> None:

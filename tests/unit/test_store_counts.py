@@ -42,6 +42,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "zarr_format", "executor"), VARIANTS)
 def test_each_object_is_put_once_and_never_read(name: str, zarr_format: int, executor: str, embedded: Client) -> None:
     store = CountingStore()
