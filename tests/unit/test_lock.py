@@ -248,6 +248,7 @@ def take_turns(folder: Path, inside: Path, count: int, start: Any, faults: Any) 
     faults.put(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [".", "a/b/o.zarr.ledger"], ids=["folder stays", "folders come and go"])
 def test_of_processes_that_race_for_a_lock_one_has_it_at_any_time(inside: str, folder: Path) -> None:
     assert race(4, take_turns, folder / inside, folder.with_name("inside"), 100) == []
@@ -283,6 +284,7 @@ def take_from_the_dead(folders: list[Path], tried: Any, start: Any, results: Any
     results.put(None)
 
 
+@pytest.mark.slow
 def test_of_processes_that_find_the_same_dead_holder_one_gets_the_lock(tmp_path: Path) -> None:
     count, rounds = 5, 150
     folders = [tmp_path / str(number) for number in range(rounds)]
