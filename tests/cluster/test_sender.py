@@ -150,10 +150,10 @@ def test_what_waits_when_it_is_closed_is_not_sent(two_processes: Client, monkeyp
 
     monkeypatch.setattr(two_processes, "scatter", slow)
     told, before = Told(), set(threading.enumerate())
-    sender = TileSender(two_processes, one_share, told.put, at_once_nbytes=1, close_seconds=0.01)
+    sender = TileSender(two_processes, one_share, told.put, at_once_nbytes=1)
     sender.send([0, 1], [np.ones(1), np.ones(1)])
     assert begun.wait(SECONDS)
-    sender.close()
+    sender.close(seconds=0.01)
     (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "tilewright-sender")
     go_on.set()
     thread.join(SECONDS)

@@ -196,7 +196,7 @@ def write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options, 
         )
         with tifffile.TiffFile(scratch) as file:
             page_shape = tuple(file.pages[0].shaped)
-        tile = _tile_for(page_shape, lazy.dtype.itemsize, options, tile, page_nbytes)
+        tile = _tile_for(prod(page_shape) * lazy.dtype.itemsize, page_nbytes, options, tile)
         paged_shape = (prod(lazy.shape) // prod(page_shape), *page_shape)
         encoding: Options = {"buffersize": ENCODER_NBYTES, **options}
         if tile:
@@ -210,12 +210,9 @@ def write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options, 
                 tifffile.imwrite(partial, pieces, shape=lazy.shape, dtype=lazy.dtype, **encoding)
 
 
-def _tile_for(
-    page_shape: tuple[int, ...], itemsize: int, options: Options, tile: tuple[int, ...], page_nbytes: int
-) -> tuple[int, ...]:
-    """Return the extents of the tiles to encode in, none where a page is encoded as a whole."""
-    nbytes = prod(page_shape) * itemsize
-    if not tile and nbytes > page_nbytes:
+def _tile_for(nbytes: int, most_nbytes: int, options: Options, tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the extents of the tiles to encode a page of so many bytes in, none where it is encoded as a whole."""
+    if not tile and nbytes > most_nbytes:
         if options.get("rowsperstrip") is not None:
             raise ValueError(
                 f"a page of {nbytes} bytes of a dask array cannot be encoded in strips of "

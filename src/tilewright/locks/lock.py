@@ -50,6 +50,7 @@ class Lock(ABC):
         self._output = output
         self._place = place
         self._times = times
+        self._beating = _beating(times.beat)
         self._holder: Holder | None = None
         self.taken_from: Holder | None = None
 
@@ -85,11 +86,11 @@ class Lock(ABC):
             If something that is no lock has its name.
         """
         self.taken_from, self._holder = self._take(Holder.me(number, has_workers=has_workers))
-        _beating(self._times.beat).add(self)
+        self._beating.add(self)
 
     def release(self) -> None:
         """Give the lock back; a second call does nothing. The lock of another holder stays."""
-        _beating(self._times.beat).discard(self)
+        self._beating.discard(self)
         holder, self._holder = self._holder, None
         if holder is not None:
             with suppress(OSError):

@@ -10,20 +10,12 @@ from tilewright.plan.request import Request
 
 UNIT_NBYTES = 32 * 2**20
 """Bytes of a unit, about: its overhead is some milliseconds, its writing some tens of them."""
-
-
 SMALL_UNIT_NBYTES = 2**20
 """Smallest bytes of a unit that a small image is cut into."""
-
-
 UNITS_OF_SMALL_IMAGE = 16
 """Units of a small image, about: enough to keep all workers busy."""
-
-
 UNITS_OF_LARGE_IMAGE = 8192
 """Units of a large image, about: their number grows slowly, their size first."""
-
-
 LARGE_UNIT_NBYTES = 128 * 2**20
 """Largest bytes of a unit: a terabyte has some 8,000 units, and as many tasks, or twice as many."""
 

@@ -37,8 +37,6 @@ class TileSender:
         Takes what was sent, or the error because of which nothing more is. It is called in another thread.
     at_once_nbytes : int
         Bytes of one request, at most, but for its last tile: a request costs some milliseconds.
-    close_seconds : float
-        Wait at the end for what is on its way; what takes longer is left to itself.
 
     Attributes
     ----------
@@ -52,14 +50,12 @@ class TileSender:
         share_of_tile: Callable[[int, int], int],
         report: Callable[[SentTiles | BaseException], None],
         at_once_nbytes: int = 64 * 2**20,
-        close_seconds: float = 5.0,
     ) -> None:
         self._client = client
         self._share_of_tile = share_of_tile
         self._watch = Watch(client)
         self._report = report
         self._at_once_nbytes = at_once_nbytes
-        self._close_seconds = close_seconds
         self._waiting: list[tuple[int, AnyArray]] = []
         self.unsent_nbytes = 0
         self._closed = False
@@ -81,14 +77,14 @@ class TileSender:
                 self._thread = threading.Thread(target=self._send_all, name="tilewright-sender", daemon=True)
                 self._thread.start()
 
-    def close(self) -> None:
-        """Send nothing more, and wait a little for what is on its way."""
+    def close(self, seconds: float = 5.0) -> None:
+        """Send nothing more, and wait so long for what is on its way; what takes longer is left to itself."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(self._close_seconds)
+            self._thread.join(seconds)
 
     def _send_all(self) -> None:
         try:
