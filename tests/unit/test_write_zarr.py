@@ -1,5 +1,6 @@
 """An image in Zarr holds what the image held, appears whole or not at all, and each object of it is written once."""
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,6 @@ from zarr.storage import LocalStore
 from tilewright.errors import DestinationError, DestinationExistsError
 from tilewright.images.lazy_image import is_lazy
 from tilewright.images.zarr import write_zarr
-from tilewright.stores import put as objects
 from tilewright.stores.removal import being_written
 
 SHAPES = [(1100, 1200), (3, 610, 740), (2, 1, 5, 340, 620)]
@@ -32,17 +32,18 @@ def array_at(path: Path) -> zarr.Array:
 def stored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each object was written, or read from any local store."""
     counts: Counter[str] = Counter()
-    original_write, original_get = objects.write_file, LocalStore.get
+    replace, original_get = os.replace, LocalStore.get
 
-    def counting_write(path: Path, parts: Any, *check: Any) -> int:
-        counts[f"set {path}"] += 1
-        return original_write(path, parts, *check)
+    def counting_replace(partial: Any, path: Any) -> None:
+        # Each object gets its name when it is whole.
+        counts[f"set {path}"] += not is_metadata(str(path))
+        replace(partial, path)
 
     async def counting_get(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
         counts[f"get {key}"] += not is_metadata(key)
         return await original_get(self, key, *args, **kwargs)
 
-    monkeypatch.setattr(objects, "write_file", counting_write)
+    monkeypatch.setattr(os, "replace", counting_replace)
     monkeypatch.setattr(LocalStore, "get", counting_get)
     return counts
 
