@@ -1,4 +1,4 @@
-"""Whoever does the work, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
+"""With any executor, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
 
 import tempfile
 from dataclasses import replace
@@ -132,7 +132,7 @@ def test_labels_above_the_limit_of_float32_survive(tmp_path: Path) -> None:
     assert len(np.unique(array[...] % 2)) == 2
 
 
-# --- Tiles that somebody else predicts come in any order, some of them twice.
+# --- Tiles of another predictor come in any order, some of them twice.
 
 
 def hand_over(

@@ -176,7 +176,7 @@ class Opaque:
 
 
 def read_somewhere() -> Any:
-    """What a task calls, and nobody knows what it reads."""
+    """A function that a task calls, of which it is unknown what it reads."""
     return np.load(os.environ["NOWHERE"])
 
 

@@ -135,7 +135,7 @@ def test_the_name_still_says_that_a_file_is_an_ome_tiff(tmp_path: Path, name: st
         np.testing.assert_array_equal(file.asarray(), image)
 
 
-def test_axes_that_nobody_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) -> None:
+def test_axes_without_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) -> None:
     # tifffile would take Z for C, and T for Z.
     write_tiff(tmp_path / "a.ome.tif", image_of((1, 8, 37, 61)))
     with TiffFile(tmp_path / "a.ome.tif") as file:

@@ -103,7 +103,7 @@ def test_every_object_is_set_once_and_none_is_read_back(
         np.testing.assert_array_equal(array[...], np.asarray(img))
 
 
-def test_options_of_the_array_reach_it_and_dimensions_that_nobody_names_have_no_names(tmp_path: Path) -> None:
+def test_options_of_the_array_reach_it_and_dimensions_have_names_only_where_they_are_given(tmp_path: Path) -> None:
     options = {"chunks": (1, 16, 16), "compressors": zarr.codecs.GzipCodec(level=3), "fill_value": 5}
     for axes, names in (("CYX", ("c", "y", "x")), (None, None)):
         write_zarr(tmp_path / "a.zarr", image_of((3, 37, 61)), axes=axes, **options)
