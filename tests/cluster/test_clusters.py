@@ -92,6 +92,7 @@ def test_a_model_that_fails_later_shows_its_own_error_and_where(
     assert ":60, X" in text
 
 
+@pytest.mark.slow
 def test_a_source_that_breaks_on_a_worker_is_named(two_processes: Client, source: Path, tmp_path: Path) -> None:
     (source / "c" / "3" / "3").write_bytes(b"short")
     with pytest.raises(SourceError, match=r"could not read Y \d+:\d+, X \d+:\d+ of .*raw\.zarr"):

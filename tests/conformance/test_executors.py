@@ -46,6 +46,7 @@ def test_serial_executor_equals_numpy_stitching(case: Case) -> None:
         check(case, Path(folder) / "serial")
 
 
+@pytest.mark.slow
 @settings(max_examples=50, suppress_health_check=SHARED_CLUSTER)
 @given(case=cases())
 def test_in_process_cluster_equals_numpy_stitching_and_stores_the_bytes_of_the_serial_executor(

@@ -117,6 +117,7 @@ def test_each_chunk_is_computed_once_in_the_calling_thread(
     assert WAYS[name].read(tmp_path / WAYS[name].name).all()
 
 
+@pytest.mark.slow
 def test_what_cannot_grow_is_an_error_that_names_the_image_and_leaves_nothing(way: Way, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
     for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):

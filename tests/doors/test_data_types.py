@@ -140,6 +140,7 @@ def images(draw: st.DrawFn) -> tuple[np.ndarray, str, tuple[int, ...], tuple[int
     return image[tuple(slice(None, None, draw(st.sampled_from([1, -1]))) for _ in axes)], axes, tile, overlap
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(images(), st.sampled_from(["compact", "aligned"]))
 def test_any_image_comes_out_as_it_went_in(

@@ -80,6 +80,7 @@ ONLY_HERE: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ONLY_HERE)
 def test_a_store_of_one_process_is_written_there_and_refused_elsewhere(
     kind: str, executor: str, predict: Predict

@@ -80,6 +80,7 @@ def predicted(folder: Path) -> np.ndarray:
 HEAVY = {"torch", "numpy", "dask", "distributed", "zarr", "tifffile", "pytorch_lightning"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("commands", "not_imported"),
     [
@@ -377,6 +378,7 @@ def test_compressors_go_by_name_in_both_formats(name: str, zarr_format: int, ima
     np.testing.assert_array_equal(written[:], -image)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_with_a_sentence_and_130(image: np.ndarray, tmp_path: Path) -> None:
     write_models(
         tmp_path,

@@ -317,6 +317,7 @@ def test_a_dask_array_is_told_by_its_graph_and_not_read() -> None:
     assert identity(lazy()) == identity(lazy()) != identity(lazy() + 1)
 
 
+@pytest.mark.slow
 def test_a_dask_array_has_the_same_identity_in_another_process(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", data=IMAGE, chunks=(10, 10))
     script = (

@@ -206,6 +206,7 @@ def test_records_are_appended_at_a_flush_and_not_before(steps: list[tuple[int, b
         assert ledger.file.read_bytes() == expected + waiting
 
 
+@pytest.mark.slow
 def test_a_unit_costs_at_most_64_bytes(tmp_path: Path) -> None:
     ledger = begun(tmp_path)
     before = ledger.file.stat().st_size
@@ -273,6 +274,7 @@ def changes_of(byte: int) -> set[int]:
     return {byte ^ 1, byte ^ 0x20, byte ^ 0x80, byte ^ 0xFF, ord("\n")} - {byte}
 
 
+@pytest.mark.slow
 def test_a_changed_byte_costs_its_own_record_at_most(tmp_path: Path) -> None:
     earlier = [Record(unit, Status.GIVEN_UP) for unit in range(3)]
     record_run(tmp_path, earlier)

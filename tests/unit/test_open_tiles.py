@@ -84,6 +84,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 1, 4, 7, 1000])
 def test_without_workers_the_batches_of_needed_tiles_come_as_they_were(batch_size: int | None, dataset: Any) -> None:
     content = content_of(dataset)

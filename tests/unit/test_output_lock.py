@@ -49,6 +49,14 @@ STORES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A folder in one of this test alone: locks of other tests would lie around it."""
+    path = tmp_path / "inner"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
 def held(tmp_path: Path) -> Iterator[OutputLock]:
     lock = Output.at(tmp_path / "o.zarr").lock()
     lock.acquire()

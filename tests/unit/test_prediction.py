@@ -362,6 +362,7 @@ def test_a_model_writes_to_its_memory_again_only_when_the_prediction_was_taken_f
 # --- Stores that fail.
 
 
+@pytest.mark.slow
 def test_a_store_without_space_is_an_error_that_names_the_place(predict: Callable[..., Any]) -> None:
     store = FullStore(room=2)
     with pytest.raises(OSError, match="No space left on device") as caught:

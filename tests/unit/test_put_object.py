@@ -204,6 +204,7 @@ def test_an_interrupted_attempt_is_the_last_one(error: BaseException) -> None:
 # --- A store that does not answer.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_store_that_does_not_answer_is_an_error_in_time(attempts: int, hanging: Callable[..., HangingStore]) -> None:
     store = hanging()

@@ -178,6 +178,7 @@ SPOILED: dict[str, tuple[Spoil, Condition]] = {
 }
 
 
+@pytest.mark.slow
 def test_what_becomes_of_an_object_is_told_of_its_unit_and_of_no_other(output: Written) -> None:
     for unit, key, content in output.objects():
         for how, (spoil, expected) in SPOILED.items():
@@ -217,6 +218,7 @@ def test_objects_that_have_changed_places_are_damage(output: Written) -> None:
         assert output.check_with(unit, {key: foreign}) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7])
 def test_bytes_that_move_from_one_object_to_the_next_are_damage(count: int, output: Written) -> None:
     for unit, first, second, held, other in neighbours(output):

@@ -362,6 +362,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_output_of_any_kind_is_mended_by_what_its_ledger_and_its_metadata_say(
     kind: str, embedded: Client, tmp_path: Path
@@ -467,6 +468,7 @@ def trained(embedded: Client, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["raw.zarr", "raw.zarr/0", "prediction.zarr/0", "prediction.zarr/1", "prediction.zarr/1/0"]
 )

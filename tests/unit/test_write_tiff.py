@@ -94,6 +94,7 @@ def test_a_dask_array_makes_the_very_file_that_the_numpy_array_makes(tmp_path: P
         assert (tmp_path / "numpy.tiff").read_bytes() == (tmp_path / "dask.tiff").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bool", "uint16"])
 @pytest.mark.parametrize(
     "encoding",

@@ -67,6 +67,7 @@ def test_every_data_type_is_read_bit_for_bit_by_zarr_and_by_another_library(
         np.testing.assert_array_equal(read_by_tensorstore(tmp_path / name / "0", zarr_format), image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "options",
