@@ -22,7 +22,6 @@ from tilewright.transport.clients import open_embedded_cluster
 
 settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
-settings.register_profile("quick", parent=settings.get_profile("default"), max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # The models of the tests travel to worker processes by the name of their module; these inherit the path of this one.
@@ -53,6 +52,7 @@ QUICK = {"test_replacing.py"}
 def pytest_configure(config: pytest.Config) -> None:
     """Draw fewer examples for the quick tests."""
     if "not slow" in config.option.markexpr:
+        settings.register_profile("quick", parent=settings.default, max_examples=20)
         settings.load_profile("quick")
 
 

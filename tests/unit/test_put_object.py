@@ -211,11 +211,12 @@ def test_a_store_that_does_not_answer_is_an_error_in_time(attempts: int, hanging
     start = monotonic()
     with pytest.raises(TimeoutError, match="no answer") as raised:
         put_object(store, "c/0", [b"x"], Patience(attempts=attempts, pause_seconds=0.0, answer_seconds=0.1))
+    # The time tells the attempts: on a busy machine one may end before its request begins.
     assert attempts * 0.1 <= monotonic() - start < DEADLINE_SECONDS
     assert isinstance(raised.value, OSError)
     assert raised.value.errno == errno.ETIMEDOUT
     assert raised.value.filename == f"{public_name(store)}/c/0"
-    assert store.sets == {"c/0": attempts}
+    assert 0 < store.sets["c/0"] <= attempts
 
 
 def test_a_store_that_answers_at_last_has_the_object(hanging: Callable[..., HangingStore]) -> None:
