@@ -20,7 +20,7 @@ from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from random import Random
 from time import monotonic, sleep
@@ -159,14 +159,17 @@ def slow_puts(folder: str, event: str, seconds: float) -> None:
     sys.addaudithook(SlowPuts(Path(folder), event, seconds))
 
 
+def change_times(**seconds: float) -> None:
+    """Let all locks of this process have these times from now on."""
+    lock.WriterLock.__init__ = partialmethod(lock.WriterLock.__init__, times=lock.Times(**seconds))
+
+
 def first(folder: Path, case: Case) -> None:
     """Write the old output, slowly."""
-    lock.BEAT_SECONDS = 0.1
     if case.how in SILENT:
         # A process of another machine, as far as a lock can tell.
         holder.this_machine = lambda: "another machine"
-    if case.how == "no heartbeats":
-        lock.BEAT_SECONDS = 1000.0
+    change_times(beat=1000.0 if case.how == "no heartbeats" else 0.1)
     seconds = HOLD_SECONDS if case.hold else case.put_seconds
     slow = partial(slow_puts, str(puts_of(folder)), case.hold or "os.rename", seconds)
     request = {**REQUEST, **OLD, "if_exists": "resume"}
@@ -187,8 +190,7 @@ def puts_of(folder: Path) -> Path:
 
 def second(folder: Path, case: Case) -> None:
     """Take over."""
-    lock.DEAD_SECONDS = 0.4
-    lock._LOOK_SECONDS = 0.02
+    change_times(dead=0.4, look=0.02)
     model, options = (Slow(), OLD) if case.if_exists == "resume" else (np.negative, NEW)
     tw.predict_to_zarr(model, IMAGE, folder / "out.zarr", if_exists=case.if_exists, **REQUEST, **options)
 

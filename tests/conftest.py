@@ -1,6 +1,7 @@
 """Settings and clusters that all tests share."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ settings.register_profile("ci", parent=settings.get_profile("default"), derandom
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # The models of the tests travel to worker processes by the name of their module; these inherit the path of this one.
-ROOT = str(Path(__file__).parent.parent)
+TESTS = Path(__file__).parent
+ROOT = str(TESTS.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
@@ -31,6 +33,42 @@ if (context := get_mp_context()).get_start_method() == "forkserver":
     context.set_forkserver_preload(
         ["distributed", "torch", "tilewright.executors.remote", "tilewright.model.predictor"]
     )
+
+CLUSTERS = {"client", "cluster", "embedded", "processes", "scheduler", "two_processes"}
+"""Fixtures that start a cluster."""
+SLOW = {
+    "cluster/test_lightning.py": "",
+    "cluster/test_out_of_core.py": "",
+    "faults": "",
+    "unit/test_write_tiles_zarr.py": "any_order|after_an_error|never_hold|cannot_be_written|little_in|two_proc",
+    "unit/test_image_strategies.py": "other_processes|many_chunks",
+}
+"""Folders and modules whose tests take seconds, and what their names contain where not all of them do."""
+QUICK = {"test_replacing.py"}
+"""Modules of a slow folder that take a moment."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw fewer examples for the quick tests."""
+    if "not slow" in config.option.markexpr:
+        settings.register_profile("quick", parent=settings.default, max_examples=20)
+        settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder, and by the clusters that they use."""
+    for item in items:
+        if not item.path.is_relative_to(TESTS):
+            continue
+        place = item.path.relative_to(TESTS).as_posix()
+        folder = place.partition("/")[0]
+        if folder == "faults":
+            item.add_marker("faults")
+        if folder == "cluster" or CLUSTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("cluster")
+        names = SLOW.get(place, SLOW.get(folder))
+        if names is not None and item.path.name not in QUICK and re.search(names, item.name):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

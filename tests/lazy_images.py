@@ -38,10 +38,10 @@ def calling(
 
 
 def failing(error: BaseException) -> dask.array.Array:
-    """An image of which one of the last chunks cannot be computed."""
+    """An image of several units, of which one of the last chunks cannot be computed."""
 
     def fail(block_id: tuple[int, ...]) -> None:
         if block_id == (2, 1, 0):
             raise error
 
-    return calling(fail, (4, 30, 30), (1, 16, 16))
+    return calling(fail, (4, 800, 800), (1, 420, 420))

@@ -41,6 +41,7 @@ def scheduler() -> Iterator[str]:
         yield cluster.scheduler_address
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*is taken from the working directory")
 @pytest.mark.filterwarnings("ignore:.*litlogger.*", "ignore:.*GPU available.*")
 def test_every_python_block_runs_in_order(
@@ -75,6 +76,7 @@ def test_what_the_readme_names_has_an_example_that_runs_as_a_doctest(documented:
     assert any(example.want for example in found.examples)
 
 
+@pytest.mark.slow
 def test_every_tilewright_command_runs(tmp_path: Path) -> None:
     import zarr
 

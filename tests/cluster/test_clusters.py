@@ -17,8 +17,7 @@ from zarr.storage import MemoryStore
 
 import tilewright as tw
 from tilewright.errors import SourceError
-from tilewright.strategies import write_tiles_zarr
-from tilewright.transport import sender, sharing
+from tilewright.transport import sharing
 from tilewright.transport.clients import open_embedded_cluster
 
 IMAGE = np.random.default_rng(7).integers(1, 255, (60, 64)).astype("uint8")
@@ -93,6 +92,7 @@ def test_a_model_that_fails_later_shows_its_own_error_and_where(
     assert ":60, X" in text
 
 
+@pytest.mark.slow
 def test_a_source_that_breaks_on_a_worker_is_named(two_processes: Client, source: Path, tmp_path: Path) -> None:
     (source / "c" / "3" / "3").write_bytes(b"short")
     with pytest.raises(SourceError, match=r"could not read Y \d+:\d+, X \d+:\d+ of .*raw\.zarr"):
@@ -153,13 +153,11 @@ def test_workers_forget_a_run_in_which_sending_failed_and_its_own_error_stays(
 ) -> None:
     threads: SimpleQueue[Thread] = SimpleQueue()
 
-    def scatter(*_: object) -> None:
+    def scatter(*_: object, **__: object) -> None:
         threads.put(current_thread())
         raise MemoryError("no room to send a tile")
 
-    monkeypatch.setattr(sender, "scatter", scatter)
-    # What is in flight is not waited for, so that the error is found at the very end.
-    monkeypatch.setattr(write_tiles_zarr, "GRACE_SECONDS", 0)
+    monkeypatch.setattr(two_processes, "scatter", scatter)
     before = two_processes.run(_shared_names)
     dataset = tw.IterableTiledPredDataset(IMAGE, "YX", (16, 16), (4, 4))
     trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
@@ -167,7 +165,8 @@ def test_workers_forget_a_run_in_which_sending_failed_and_its_own_error_stays(
     writer = tw.WriteTilesZarr(two_processes)
     writer.write_batch(trainer, None, (tile[None], [information]), None, None, 0, 0, tmp_path)
     threads.get(timeout=20).join(20)
-    writer.abort()
+    # What is in flight is not waited for, so that the error is found at the very end.
+    writer.abort(grace_seconds=0)
     assert two_processes.run(_shared_names) == before
 
 

@@ -66,7 +66,7 @@ def test_an_image_four_times_the_memory_of_the_worker_that_writes_it(tmp_path: P
             strategy.write_batch(trainer, None, (tile[None], [information]), None, None, number, 0, tmp_path)
         strategy.finalize()
         peaks = client.run(peak_memory_nbytes)
-        # Nobody died of it, and was started again.
+        # No worker died of it, and was started again.
         assert client.run(os_process) == processes
     assert max(peaks.values()) < LIMIT_NBYTES
     written = tifffile.memmap(tmp_path / "prediction_0.tiff", mode="r").reshape(Ramp.shape)

@@ -4,6 +4,7 @@ import gc
 import queue
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ import pytest
 from distributed import Client
 
 from tilewright.errors import ClusterGoneError
-from tilewright.transport import scatter as scatter_module
-from tilewright.transport import sender as sender_module
+from tilewright.transport.scatter import running_workers
 from tilewright.transport.sender import SentTiles, TileSender
 from tilewright.transport.watch import Watch
 
@@ -38,7 +38,14 @@ class Told(queue.SimpleQueue[Any]):
         return sent
 
 
-def assert_a_tile_arrives(client: Client) -> None:
+def assert_a_tile_arrives(client: Client, monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]) -> None:
+    """Send a tile while a function says which workers there are, in place of the scheduler."""
+    sync = client.sync
+
+    def answered(function: Any, *arguments: Any, **options: Any) -> Any:
+        return ask() if options == {"workers": None} else sync(function, *arguments, **options)
+
+    monkeypatch.setattr(client, "sync", answered)
     told = Told()
     sender = TileSender(client, one_share, told.put)
     sender.send([0], [np.ones(3)])
@@ -48,12 +55,11 @@ def assert_a_tile_arrives(client: Client) -> None:
 
 
 def test_tiles_arrive_in_their_order_in_groups_that_are_not_too_large(
-    two_processes: Client, monkeypatch: pytest.MonkeyPatch
+    two_processes: Client,
 ) -> None:
     arrays = [np.full(100, number, np.uint8) for number in range(30)]
-    monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 350)
     told = Told()
-    sender = TileSender(two_processes, one_share, told.put)
+    sender = TileSender(two_processes, one_share, told.put, at_once_nbytes=350)
     assert sender.is_idle
     sender.send(range(10), arrays[:10])
     sender.send(range(10, 30), arrays[10:])
@@ -67,12 +73,9 @@ def test_tiles_arrive_in_their_order_in_groups_that_are_not_too_large(
     assert sender.is_idle
 
 
-def test_each_worker_gets_the_tiles_of_its_share_in_their_order(
-    two_processes: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 350)
+def test_each_worker_gets_the_tiles_of_its_share_in_their_order(two_processes: Client) -> None:
     told = Told()
-    sender = TileSender(two_processes, in_turn, told.put)
+    sender = TileSender(two_processes, in_turn, told.put, at_once_nbytes=350)
     sender.send(range(20), [np.full(100, number, np.uint8) for number in range(20)])
     sent = told.tiles(20)
     sender.close()
@@ -89,22 +92,17 @@ def test_a_tile_goes_to_another_worker_where_its_own_takes_nothing(
     two_processes: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = sorted(two_processes.nthreads())
-    monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: ["tcp://127.0.0.1:1", one, other])
-    monkeypatch.setattr(scatter_module, "CHOSEN_SECONDS", 0.1)
-    assert_a_tile_arrives(two_processes)
+    assert_a_tile_arrives(two_processes, monkeypatch, lambda: ["tcp://127.0.0.1:1", one, other])
 
 
-def test_a_tile_goes_anywhere_while_nobody_says_who_is_there(
+def test_a_tile_goes_anywhere_while_the_scheduler_does_not_say_who_is_there(
     two_processes: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
+    def broken() -> None:
         raise OSError("the connection is closed")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(two_processes, "sync", broken)
-        assert scatter_module.running_workers(two_processes, Watch(two_processes)) == []
-    monkeypatch.setattr(sender_module, "running_workers", lambda client, watch: [])
-    assert_a_tile_arrives(two_processes)
+    assert_a_tile_arrives(two_processes, monkeypatch, broken)
+    assert running_workers(two_processes, Watch(two_processes)) == []
 
 
 def test_neither_a_tile_nor_its_future_is_kept_when_it_is_sent(two_processes: Client) -> None:
@@ -144,20 +142,18 @@ def test_what_waits_when_it_is_closed_is_not_sent(two_processes: Client, monkeyp
     begun, go_on = threading.Event(), threading.Event()
     calls: list[int] = []
 
-    def slow(client: Client, watch: Any, arrays: Any, worker: str | None) -> list[Any]:
+    def slow(arrays: list[Any], **_: Any) -> list[Any]:
         calls.append(len(arrays))
         begun.set()
         assert go_on.wait(SECONDS)
         return []
 
-    monkeypatch.setattr(sender_module, "scatter", slow)
-    monkeypatch.setattr(sender_module, "AT_ONCE_NBYTES", 1)
-    monkeypatch.setattr(sender_module, "CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr(two_processes, "scatter", slow)
     told, before = Told(), set(threading.enumerate())
-    sender = TileSender(two_processes, one_share, told.put)
+    sender = TileSender(two_processes, one_share, told.put, at_once_nbytes=1)
     sender.send([0, 1], [np.ones(1), np.ones(1)])
     assert begun.wait(SECONDS)
-    sender.close()
+    sender.close(seconds=0.01)
     (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "tilewright-sender")
     go_on.set()
     thread.join(SECONDS)

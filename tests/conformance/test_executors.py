@@ -1,4 +1,4 @@
-"""Whoever does the work, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
+"""With any executor, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
 
 import tempfile
 from dataclasses import replace
@@ -46,6 +46,7 @@ def test_serial_executor_equals_numpy_stitching(case: Case) -> None:
         check(case, Path(folder) / "serial")
 
 
+@pytest.mark.slow
 @settings(max_examples=50, suppress_health_check=SHARED_CLUSTER)
 @given(case=cases())
 def test_in_process_cluster_equals_numpy_stitching_and_stores_the_bytes_of_the_serial_executor(
@@ -57,6 +58,7 @@ def test_in_process_cluster_equals_numpy_stitching_and_stores_the_bytes_of_the_s
         assert stored == tree(Path(folder) / "serial")
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=SHARED_CLUSTER)
 @given(case=cases())
 def test_two_processes_equal_numpy_stitching_and_store_the_bytes_of_the_serial_executor(
@@ -98,6 +100,7 @@ FIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("executor", ["serial", "embedded", "two_processes"])
 def test_many_units_that_need_many_tiles(
@@ -109,6 +112,7 @@ def test_many_units_that_need_many_tiles(
     assert stored == tree(tmp_path / "reference")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("executor", ["serial", "embedded"])
 def test_a_store_in_memory_holds_the_bytes_of_a_folder(
@@ -129,7 +133,7 @@ def test_labels_above_the_limit_of_float32_survive(tmp_path: Path) -> None:
     assert len(np.unique(array[...] % 2)) == 2
 
 
-# --- Tiles that somebody else predicts come in any order, some of them twice.
+# --- Tiles of another predictor come in any order, some of them twice.
 
 
 def hand_over(
@@ -163,6 +167,7 @@ def hand_over(
     return tree(folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(cases(), st.data())
 def test_tiles_in_any_order_and_twice_give_the_same_bytes(case: Case, data: st.DataObject) -> None:
@@ -176,6 +181,7 @@ def test_tiles_in_any_order_and_twice_give_the_same_bytes(case: Case, data: st.D
         assert stored == tree(Path(folder) / "reference")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["compact", "aligned in shards"])
 @pytest.mark.parametrize("executor", ["embedded", "two_processes"])
 def test_tiles_in_any_order_and_twice_give_the_same_bytes_on_a_cluster(
@@ -205,6 +211,7 @@ def check_resumed(case: Case, kept: set[int], folder: Path, client: Client | Non
     assert tree(folder / "resumed") == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(cases(), st.data())
 def test_what_is_missing_gets_the_bytes_of_a_whole_run(case: Case, data: st.DataObject) -> None:
@@ -213,6 +220,7 @@ def test_what_is_missing_gets_the_bytes_of_a_whole_run(case: Case, data: st.Data
         check_resumed(case, kept, Path(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["compact", "compact in shards", "aligned", "aligned in Zarr 2"])
 @pytest.mark.parametrize("executor", ["embedded", "two_processes"])
 def test_what_is_missing_gets_the_bytes_of_a_whole_run_on_a_cluster(

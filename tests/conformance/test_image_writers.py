@@ -20,7 +20,6 @@ from tests.support import files_of_at_most, tree
 
 from tilewright.images.tiff import write_tiff
 from tilewright.images.zarr import write_zarr
-from tilewright.plan import group
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,6 @@ def way(request: pytest.FixtureRequest) -> Way:
     return WAYS[request.param]
 
 
-@pytest.fixture(autouse=True)
-def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units so small that a small image has many."""
-    monkeypatch.setattr(group, "SMALL_UNIT_NBYTES", 3000)
-
-
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "replaced"])
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt(), FileNotFoundError(2, "no", "src")])
 def test_a_chunk_that_fails_leaves_nothing_and_what_was_there_as_it_was(
@@ -85,9 +78,9 @@ def test_until_it_is_complete_an_image_has_a_partial_name_and_the_earlier_one_st
         np.testing.assert_array_equal(way.read(tmp_path / way.name), earlier)
 
     way.write(tmp_path, earlier)
-    way.write(tmp_path, calling(look, (2, 30, 30), (1, 16, 30)))
+    way.write(tmp_path, calling(look, (2, 1100, 1200), (1, 560, 1200)))
     read = way.read(tmp_path / way.name)
-    assert read.shape == (2, 30, 30)
+    assert read.shape == (2, 1100, 1200)
     assert read.all()
     assert [path.name for path in tmp_path.iterdir()] == [way.name]
 
@@ -96,13 +89,13 @@ CHUNKED: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("TIFF", (3, 50, 70), (2, 17, 29), {}),
     ("TIFF, compressed", (3, 50, 70), (2, 17, 29), {}),
     ("TIFF, in tiles", (3, 50, 70), (2, 17, 29), {"compression": "zlib"}),
-    # Where the borders meet.
-    ("Zarr", (3, 50, 70), (1, 24, 32), {"chunks": (1, 8, 16)}),
-    ("Zarr", (3, 50, 70), (1, 24, 32), {"chunks": (1, 8, 16), "shards": (1, 24, 32)}),
-    ("Zarr", (3, 50, 70), (3, 50, 70), {"chunks": (1, 4, 7)}),
-    ("Zarr", (3, 50, 70), (1, 10, 10), {"chunks": (1, 20, 30)}),
-    ("Zarr", (2, 700, 900), (1, 100, 450), {}),
-    ("Zarr", (2, 12, 700, 30), (1, 1, 700, 30), {"chunks": (1, 1, 100, 30)}),
+    # Where the borders meet; of so many bytes that there are several units.
+    ("Zarr", (3, 800, 1120), (1, 384, 512), {"chunks": (1, 128, 256)}),
+    ("Zarr", (3, 800, 1120), (1, 384, 512), {"chunks": (1, 128, 256), "shards": (1, 384, 512)}),
+    ("Zarr", (3, 800, 1120), (3, 800, 1120), {"chunks": (1, 64, 112)}),
+    ("Zarr", (3, 800, 1120), (1, 160, 160), {"chunks": (1, 320, 480)}),
+    ("Zarr", (2, 2800, 900), (1, 400, 450), {}),
+    ("Zarr", (2, 12, 2800, 60), (1, 1, 2800, 60), {"chunks": (1, 1, 400, 60)}),
 ]
 
 
@@ -124,6 +117,7 @@ def test_each_chunk_is_computed_once_in_the_calling_thread(
     assert WAYS[name].read(tmp_path / WAYS[name].name).all()
 
 
+@pytest.mark.slow
 def test_what_cannot_grow_is_an_error_that_names_the_image_and_leaves_nothing(way: Way, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (4, 400, 400)).astype("uint8")
     for img in (image, dask.array.from_array(image, chunks=(1, 90, 90))):
@@ -172,6 +166,7 @@ LARGE: list[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], dict[s
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize(("name", "shape", "part", "chunks", "options"), LARGE)
 def test_a_large_image_takes_no_more_memory_than_a_part_of_it(

@@ -87,6 +87,7 @@ def after_the_first(image: np.ndarray, first: str, later: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "later", "is_held"), LATER)
 @pytest.mark.parametrize("layout", ["compact", "aligned"])
 def test_a_later_type_is_held_exactly_or_refused(
@@ -139,6 +140,7 @@ def images(draw: st.DrawFn) -> tuple[np.ndarray, str, tuple[int, ...], tuple[int
     return image[tuple(slice(None, None, draw(st.sampled_from([1, -1]))) for _ in axes)], axes, tile, overlap
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(images(), st.sampled_from(["compact", "aligned"]))
 def test_any_image_comes_out_as_it_went_in(

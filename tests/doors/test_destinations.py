@@ -80,6 +80,7 @@ ONLY_HERE: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ONLY_HERE)
 def test_a_store_of_one_process_is_written_there_and_refused_elsewhere(
     kind: str, executor: str, predict: Predict
@@ -124,12 +125,14 @@ class WritesElsewhere(LocalStore):
         await LocalStore(f"{self.root}-of-worker" if is_worker or key.startswith("0/c") else self.root).set(key, value)
 
 
+@pytest.mark.slow
 def test_a_worker_that_writes_elsewhere_is_noticed_at_its_first_unit(elsewhere: Client, folder: Path) -> None:
     store = WritesElsewhere(folder / "out.zarr")
     with pytest.raises(NotSharedError, match=r"says that it has stored unit .* is not there, seen from"):
         tw.predict_to_zarr(negated, IMAGE, store, client=elsewhere, **REQUEST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["metadata", "an object"])
 def test_what_is_removed_during_the_run_is_noticed_at_its_end(what: str, embedded: Client, folder: Path) -> None:
     calls: list[int] = []

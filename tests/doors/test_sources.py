@@ -242,6 +242,7 @@ def test_objects_of_a_source_that_are_missing_are_counted_once_each(predict: Pre
     assert "2 stored objects of the source are missing: its fill value was read" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True])
 def test_data_loader_workers_read_a_store_of_a_relative_path(persistent: bool, folder: Path) -> None:
     from torch.utils.data import DataLoader

@@ -37,6 +37,7 @@ def written(path: Path, options: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_file_gives_its_voxels(kind: str, folder: Path, predict: Predict) -> None:
     source = written(folder / "whole.tif", KINDS[kind])

@@ -126,7 +126,7 @@ class Run(RuleBasedStateMachine):
 
     @precondition(lambda self: self.unpushed)
     @rule(data=st.data())
-    def a_tile_that_nobody_asked_for_arrives(self, data: st.DataObject) -> None:
+    def a_tile_that_was_not_asked_for_arrives(self, data: st.DataObject) -> None:
         self.predict((self.take(data, self.unpushed),))
 
     @rule(data=st.data())

@@ -115,6 +115,7 @@ DESTINATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("destination", DESTINATIONS)
 @pytest.mark.parametrize("guise", GUISES)
 def test_a_source_is_not_replaced(guise: str, destination: str, embedded: Client, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ class Opaque:
 
 
 def read_somewhere() -> Any:
-    """What a task calls, and nobody knows what it reads."""
+    """A function that a task calls, of which it is unknown what it reads."""
     return np.load(os.environ["NOWHERE"])
 
 

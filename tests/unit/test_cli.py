@@ -80,6 +80,7 @@ def predicted(folder: Path) -> np.ndarray:
 HEAVY = {"torch", "numpy", "dask", "distributed", "zarr", "tifffile", "pytorch_lightning"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("commands", "not_imported"),
     [
@@ -143,12 +144,6 @@ def test_plan_reads_the_shape_of_a_source_and_creates_nothing(image: np.ndarray,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("size", ["1000", "1kB", "1e3", "0.9765625KiB"])
-def test_a_plan_that_does_not_fit_is_refused_with_its_numbers(size: str) -> None:
-    result = run("plan", "--shape", "1000,2048,2048", *CUT_3D, "--memory", size)
-    assert "(1000 bytes)" in one_line_of(result)
-
-
 PLAN = ["plan", "--shape", "8,8", *CUT_2D]
 PREDICT = ["predict", "raw.zarr", "out.zarr", *CUT_2D, "--model"]
 
@@ -190,6 +185,10 @@ def test_what_cannot_be_read_is_a_usage_error_that_repeats_it(
         (["--shape", "8,8", "--axes", "YX", "--tile-size", "4,4", "--overlap", "4,4"], "larger than the overlap"),
         (["--shape", "8,8", *CUT_2D, "--chunks", "3,3", "--shards", "4,4"], "shard"),
         (["gone.zarr", *CUT_2D], "the source gone.zarr does not exist"),
+        *(
+            (["--shape", "1000,2048,2048", *CUT_3D, "--memory", size], "(1000 bytes)")
+            for size in ("1000", "1kB", "1e3", "0.9765625KiB")
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments: list[str], words: str) -> None:
@@ -199,6 +198,7 @@ def test_what_does_not_fit_is_one_line(arguments: list[str], words: str) -> None
 # predict
 
 
+@pytest.mark.slow
 def test_predict_in_a_shell_writes_the_prediction_of_a_model_in_a_file(image: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "weights.py").write_text("SLOPE = 2\n")
     write_models(
@@ -378,6 +378,7 @@ def test_compressors_go_by_name_in_both_formats(name: str, zarr_format: int, ima
     np.testing.assert_array_equal(written[:], -image)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_with_a_sentence_and_130(image: np.ndarray, tmp_path: Path) -> None:
     write_models(
         tmp_path,
@@ -454,6 +455,7 @@ def silent_server() -> Iterator[str]:
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheduler", "reason"),
     [

@@ -1,12 +1,14 @@
 """The demo, small and short: it draws a picture, and predicts something better than what it was given."""
 
 import numpy as np
+import pytest
 import zarr
 
 from tilewright.demo import psnr, run_demo
 from tilewright.demo.samples import add_noise, load_microscopy_image, write_synthetic_volume
 
 
+@pytest.mark.slow
 def test_demo_predicts_and_draws(tmp_path):
     lines = []
     result = run_demo(tmp_path / "demo", training_seconds=4.0, volume_shape=(20, 96, 320), echo=lines.append)
@@ -24,6 +26,7 @@ def test_demo_predicts_and_draws(tmp_path):
     assert result.image_psnr[0] < 17
 
 
+@pytest.mark.slow
 def test_demo_replaces_its_earlier_outputs(tmp_path):
     for _ in range(2):
         result = run_demo(tmp_path, training_seconds=0.0, volume_shape=(4, 64, 64), echo=lambda line: None)

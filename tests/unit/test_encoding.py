@@ -132,6 +132,7 @@ CODECS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "uint8", "int32", "float16", "bool"])
 @pytest.mark.parametrize("shards", [None, (6, 8), (9, 20)], ids=["chunks", "shards", "one shard in X"])
 @pytest.mark.parametrize("codec", CODECS)
@@ -250,7 +251,7 @@ def test_blosc_makes_the_same_bytes_in_the_main_thread_and_in_others_and_leaves_
 @pytest.mark.parametrize(
     ("dtype", "name"), [("float32", "lz4"), ("float64", "lz4"), ("uint8", "zstd"), ("int32", "zstd")]
 )
-def test_what_nobody_chooses_is_blosc_with_shuffled_bits_and_encoded_here(
+def test_the_default_codec_is_blosc_with_shuffled_bits_and_encoded_here(
     dtype: str, name: str, zarr_format: int
 ) -> None:
     plan = plan_of(dtype, None)

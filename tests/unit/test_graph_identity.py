@@ -132,6 +132,7 @@ def test_names_of_tasks_do_not_count() -> None:
     assert len(set(map(identity, named))) == 1
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process() -> None:
     script = f"""
 import sys

@@ -17,6 +17,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(answer.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["geometry", "plan", "coordinator", "errors"])
 def test_the_core_loads_no_package_but_its_own(package: str) -> None:
     foreign = loaded_by(f"import tilewright.{package}") - loaded_by("pass") - set(sys.stdlib_module_names)

@@ -62,7 +62,7 @@ def add_all(ledger: Ledger, records: Sequence[Record]) -> Sequence[Record]:
 
 
 def some_records(count: int, first: int = 0) -> list[Record]:
-    """Records of which every byte matters to somebody."""
+    """Records of which every byte matters."""
     return [
         Record(unit, Status.GIVEN_UP)
         if unit % 4 == 3
@@ -111,27 +111,18 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(
-        st.lists(
-            st.one_of(records_of(FEW_UNITS), records_of(ANY_UNIT), st.just("flush")),
-            max_size=12,
-        ),
-        max_size=4,
-    )
-)
-def test_the_last_record_of_each_unit_counts_over_all_runs(runs: list[list[Any]]) -> None:
+@given(st.lists(st.lists(st.one_of(records_of(FEW_UNITS), records_of(ANY_UNIT), st.none()), max_size=12), max_size=4))
+def test_the_last_record_of_each_unit_counts_over_all_runs(runs: list[list[Record | None]]) -> None:
     with temporary_folder() as folder:
         for run in runs:
             ledger = begun(folder)
-            for step in run:
-                if step == "flush":
+            for record in run:
+                if record is None:
                     ledger.flush()
                 else:
-                    add(ledger, step)
+                    add(ledger, record)
             ledger.close()
-        said = [[step for step in run if step != "flush"] for run in runs]
-        assert said_in(folder) == by_unit(*said)
+        assert said_in(folder) == by_unit(*([record for record in run if record is not None] for run in runs))
 
 
 NAMES = st.text(max_size=12)
@@ -206,7 +197,7 @@ def test_records_are_appended_at_a_flush_and_not_before(steps: list[tuple[int, b
             if is_flush:
                 ledger.flush()
                 expected, waiting = expected + waiting, b""
-                # Whoever reads at this moment sees all of it: nothing is left in the memory of this process.
+                # A reader at this moment sees all of it: nothing is left in the memory of this process.
                 assert ledger.file.read_bytes() == expected
                 assert said_in(folder) == by_unit(some_records((len(expected) - HEADER_NBYTES) // RECORD_NBYTES))
         ledger.close()
@@ -215,6 +206,7 @@ def test_records_are_appended_at_a_flush_and_not_before(steps: list[tuple[int, b
         assert ledger.file.read_bytes() == expected + waiting
 
 
+@pytest.mark.slow
 def test_a_unit_costs_at_most_64_bytes(tmp_path: Path) -> None:
     ledger = begun(tmp_path)
     before = ledger.file.stat().st_size
@@ -282,6 +274,7 @@ def changes_of(byte: int) -> set[int]:
     return {byte ^ 1, byte ^ 0x20, byte ^ 0x80, byte ^ 0xFF, ord("\n")} - {byte}
 
 
+@pytest.mark.slow
 def test_a_changed_byte_costs_its_own_record_at_most(tmp_path: Path) -> None:
     earlier = [Record(unit, Status.GIVEN_UP) for unit in range(3)]
     record_run(tmp_path, earlier)

@@ -84,6 +84,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 1, 4, 7, 1000])
 def test_without_workers_the_batches_of_needed_tiles_come_as_they_were(batch_size: int | None, dataset: Any) -> None:
     content = content_of(dataset)
@@ -99,6 +100,7 @@ def test_without_workers_the_batches_of_needed_tiles_come_as_they_were(batch_siz
     assert batches_of(loader, content) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_with_workers_the_batches_of_needed_tiles_come_as_they_were(batch_size: int, dataset: Any) -> None:
     content = content_of(dataset)
@@ -112,6 +114,7 @@ def test_with_workers_the_batches_of_needed_tiles_come_as_they_were(batch_size: 
         assert batches_of(loader, content) == [batch for batch in before if wanted & set(batch)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("needed", [[], some_needed(4, 5)], ids=["none", "some"])
 def test_workers_that_have_begun_learn_which_tiles_are_needed(needed: list[int], dataset: Any) -> None:
     content = content_of(dataset)

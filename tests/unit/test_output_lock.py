@@ -49,6 +49,14 @@ STORES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A folder in one of this test alone: locks of other tests would lie around it."""
+    path = tmp_path / "inner"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
 def held(tmp_path: Path) -> Iterator[OutputLock]:
     lock = Output.at(tmp_path / "o.zarr").lock()
     lock.acquire()
@@ -227,6 +235,7 @@ def hold_in(store_path: str, ready: Any) -> None:
     ready.recv()
 
 
+@pytest.mark.slow
 def test_something_else_is_not_written_where_tasks_of_a_dead_run_may_still_put(
     embedded: Client, tmp_path: Path
 ) -> None:

@@ -162,7 +162,7 @@ def test_stores_on_one_dict_are_one_place() -> None:
 
 def test_an_archive_is_its_file(tmp_path: Path) -> None:
     path = tmp_path / "raw.zip"
-    # Whoever opens it to be written anew has lost all of it.
+    # An open of it to write it anew loses all of it.
     assert place_of_store(ZipStore(path, mode="w")) == place_of_path(path)
     with closing(ZipStore(path, mode="w")) as store:
         zarr.create_array(store, name="raw", shape=(2,), dtype="u1")
@@ -175,7 +175,7 @@ def test_an_archive_is_its_file(tmp_path: Path) -> None:
 
 
 class Renaming(WrapperStore[Any]):
-    """A wrapper of somebody else's, which may do anything with keys."""
+    """A wrapper of another library, which may do anything with keys."""
 
 
 def test_a_foreign_wrapper_may_give_other_names() -> None:

@@ -18,6 +18,7 @@ IMAGE = np.random.default_rng(7).integers(0, 999, (3, 90, 70)).astype("float32")
 TILES: dict[str, Any] = {"axes": "CYX", "tile_size": (32, 32), "overlap": (8, 8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

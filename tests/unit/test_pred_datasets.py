@@ -1,4 +1,4 @@
-"""The untiled dataset yields each sample once, with its number; both datasets let go of what they have read."""
+"""Both datasets yield each sample or tile once, with its number or place, and let go of what they have read."""
 
 import itertools
 import os
@@ -8,6 +8,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +50,27 @@ def tiff(path: Path, image: np.ndarray, **options: Any) -> Path:
     return path
 
 
-def stored(path: Path, image: np.ndarray) -> Path:
-    zarr.create_array(path, shape=image.shape, dtype=image.dtype, chunks=(3,) * image.ndim)[...] = image
-    return path
+def stored(path: Path | MemoryStore, image: np.ndarray) -> Any:
+    array = zarr.create_array(path, shape=image.shape, dtype=image.dtype, chunks=(3,) * image.ndim)
+    array[...] = image
+    return path if isinstance(path, Path) else array
 
 
-def source_of(kind: str, image: np.ndarray, folder: Path) -> Any:
-    match kind:
-        case "tiff":
-            return tiff(folder / "a.tif", image)
-        case "compressed tiff":
-            return str(tiff(folder / "b.tiff", image, compression="zlib"))
-        case "zarr":
-            return stored(folder / "c.zarr", image)
-        case "zarr array":
-            array = zarr.create_array(MemoryStore(), shape=image.shape, dtype=image.dtype)
-            array[...] = image
-            return array
-        case "dask":
-            return dask.array.from_array(image, chunks=3)
-    return image
+def mapped(path: Path, image: np.ndarray) -> np.memmap:
+    image.tofile(path)
+    return np.memmap(path, image.dtype, "r+", shape=image.shape)
 
 
-KINDS = ["tiff", "compressed tiff", "zarr", "zarr array", "numpy", "dask"]
+KINDS: dict[str, Callable[[np.ndarray, Path], Any]] = {
+    "tiff": lambda image, folder: tiff(folder / "a.tif", image),
+    "compressed tiff": lambda image, folder: str(tiff(folder / "b.tiff", image, compression="zlib")),
+    "tiff of the other byte order": lambda image, folder: tiff(folder / "d.tif", image, byteorder=">"),
+    "zarr": lambda image, folder: stored(folder / "c.zarr", image),
+    "zarr array": lambda image, folder: stored(MemoryStore(), image),
+    "dask": lambda image, folder: dask.array.from_array(image, chunks=3),
+    "numpy": lambda image, folder: image,
+    "memory map": lambda image, folder: mapped(folder / "raw", image),
+}
 
 
 def tiled(sources: Any, axes: str, **options: Any) -> tw.IterableTiledPredDataset:
@@ -82,11 +81,15 @@ def tiled(sources: Any, axes: str, **options: Any) -> tw.IterableTiledPredDatase
 DATASETS = pytest.mark.parametrize("make", [tw.IterablePredDataset, tiled], ids=["untiled", "tiled"])
 
 
-def content(dataset: Any) -> dict[Any, bytes]:
+def content(items: Any) -> dict[Any, bytes]:
     """All that a dataset yields, by its number or tile information; nothing may come twice."""
-    items = [(key, value.numpy().tobytes()) for value, key in dataset]
-    assert len(dict(items)) == len(items)
-    return dict(items)
+    found = [(key, value.numpy().tobytes()) for value, key in items]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def sample_number(key: Any) -> int:
+    return key if isinstance(key, int) else key.sample_id
 
 
 # --- What is yielded.
@@ -97,7 +100,7 @@ def content(dataset: Any) -> dict[Any, bytes]:
 def test_each_sample_of_any_source_is_yielded_with_its_number(kind: str, axes: str, tmp_path: Path) -> None:
     image = image_of(axes)
     expected = samples_of(image, axes)
-    dataset = tw.IterablePredDataset(source_of(kind, image, tmp_path), axes, dtype="uint16")
+    dataset = tw.IterablePredDataset(KINDS[kind](image, tmp_path), axes, dtype="uint16")
     yielded = list(dataset)
     assert [number for _, number in yielded] == list(range(len(expected)))
     for (sample, number), values in zip(yielded, expected, strict=True):
@@ -107,21 +110,14 @@ def test_each_sample_of_any_source_is_yielded_with_its_number(kind: str, axes: s
         np.testing.assert_array_equal(sample.numpy(), values)
 
 
-def test_frames_are_samples_that_are_counted_within_their_sample() -> None:
-    image = image_of("XSYT")
-    dataset = tw.IterablePredDataset(image, "XSYT", dtype="uint16")
-    for sample, number in dataset:
-        s, t = divmod(number, EXTENTS["T"])
-        np.testing.assert_array_equal(sample[0].numpy(), image[:, s, :, t].T)
-
-
-def test_samples_are_counted_through_all_sources() -> None:
-    images = [RNG.random((count, 5, 6)) for count in (2, 1, 3)]
-    dataset = tw.IterablePredDataset(images, "SYX", dtype="float64")
+@DATASETS
+def test_samples_are_counted_through_all_sources(make: Make) -> None:
+    images = [RNG.random((count, 4, 4)) for count in (2, 1, 3)]
+    dataset = make(images, "SYX", dtype="float64")
     assert [image.first_sample for image in dataset.images] == [0, 2, 3]
-    samples, numbers = zip(*dataset, strict=True)
-    assert list(numbers) == list(range(6))
-    np.testing.assert_array_equal(torch.cat(samples).numpy(), np.concatenate(images))
+    values, keys = zip(*dataset, strict=True)
+    assert list(map(sample_number, keys)) == list(range(6))
+    np.testing.assert_array_equal(torch.cat(values).numpy(), np.concatenate(images))
 
 
 def test_images_of_several_sizes_go_together_one_at_a_time() -> None:
@@ -132,40 +128,33 @@ def test_images_of_several_sizes_go_together_one_at_a_time() -> None:
         np.testing.assert_array_equal(batch[0, 0].numpy(), image)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int32", "int64"])
-def test_samples_have_the_data_type_that_is_asked_for(dtype: str) -> None:
-    image = np.arange(64).reshape(8, 8).astype("uint16")
-    [(sample, _)] = tw.IterablePredDataset(image, "YX", dtype=dtype)
-    assert sample.dtype == getattr(torch, dtype)
-    np.testing.assert_array_equal(sample[0].numpy(), image.astype(dtype))
+@DATASETS
+@pytest.mark.parametrize("dtype", [None, "float32", "float16", "float64", "uint8", "int32", "int64"])
+def test_values_have_the_data_type_that_is_asked_for_and_float32_by_default(make: Make, dtype: str | None) -> None:
+    # Labels that float32 cannot hold.
+    first = 2**24 + 1 if dtype in {"int32", "int64", "float64"} else 0
+    image = np.arange(first, first + 16, dtype="int32").reshape(4, 4)
+    [(value, _)] = make(image, "YX", **{} if dtype is None else {"dtype": dtype})
+    assert value.dtype == getattr(torch, dtype or "float32")
+    np.testing.assert_array_equal(value[0].numpy(), image.astype(dtype or "float32"))
 
 
-def test_samples_are_float32_by_default() -> None:
-    [(sample, _)] = tw.IterablePredDataset(image_of("YX"), "YX")
-    assert sample.dtype == torch.float32
-
-
-def test_labels_above_the_limit_of_float32_survive() -> None:
-    labels = np.arange(2**24 + 1, 2**24 + 65, dtype="int32").reshape(8, 8)
-    [(sample, _)] = tw.IterablePredDataset(labels, "YX", dtype="int32")
-    np.testing.assert_array_equal(sample[0].numpy(), labels)
-
-
+@DATASETS
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_is_a_copy_that_a_model_may_change(kind: str, tmp_path: Path) -> None:
+def test_any_source_gives_the_same_in_copies_that_a_model_may_change(make: Make, kind: str, tmp_path: Path) -> None:
     image = image_of("SYX").astype("float32")
-    dataset = tw.IterablePredDataset(source_of(kind, image.copy(), tmp_path), "SYX")
-    for sample, _ in dataset:
-        sample.zero_()
-    np.testing.assert_array_equal(torch.cat([sample for sample, _ in dataset]).numpy(), image)
+    dataset = make(KINDS[kind](image.copy(), tmp_path), "SYX")
+    for value, _ in dataset:
+        value.zero_()
+    assert content(dataset) == content(make(image, "SYX"))
 
 
-def test_it_can_be_iterated_again_and_twice_at_once(tmp_path: Path) -> None:
-    sources = [source_of(kind, image_of("SYX"), tmp_path) for kind in ("tiff", "zarr", "numpy")]
-    dataset = tw.IterablePredDataset(sources, "SYX")
+@DATASETS
+def test_it_can_be_iterated_again_and_twice_at_once(make: Make, tmp_path: Path) -> None:
+    dataset = make([KINDS[kind](image_of("SYX"), tmp_path) for kind in ("tiff", "zarr", "numpy")], "SYX")
     assert content(dataset) == content(dataset)
-    for (first, number), (second, number_again) in zip(dataset, dataset, strict=True):
-        assert number == number_again
+    for (first, key), (second, key_again) in zip(dataset, dataset, strict=True):
+        assert key == key_again
         assert torch.equal(first, second)
 
 
@@ -173,24 +162,25 @@ def test_it_can_be_iterated_again_and_twice_at_once(tmp_path: Path) -> None:
 
 
 @MANY_WORKERS
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
-def test_workers_yield_each_sample_exactly_once(num_workers: int, tmp_path: Path) -> None:
-    sources = [source_of(kind, image_of("STYX"), tmp_path) for kind in ("tiff", "numpy", "zarr", "dask")]
-    dataset = tw.IterablePredDataset([*sources, image_of("STYX")[:1, :1]], "STYX")
-    expected = content(dataset)
-    assert list(expected) == list(range(25))
-    seen: list[int] = []
-    for samples, numbers in DataLoader(dataset, batch_size=4, num_workers=num_workers):
-        seen += numbers.tolist()
-        for sample, number in zip(samples, numbers.tolist(), strict=True):
-            assert sample.numpy().tobytes() == expected[number]
-    assert sorted(seen) == list(range(25))
+@DATASETS
+@pytest.mark.parametrize(
+    ("num_workers", "batch_size"),
+    [(0, 4), pytest.param(1, 4, marks=pytest.mark.slow), (2, 1), pytest.param(3, 4, marks=pytest.mark.slow)],
+)
+def test_workers_yield_everything_exactly_once(make: Make, num_workers: int, batch_size: int, tmp_path: Path) -> None:
+    sources = [KINDS[kind](image_of("STYX"), tmp_path) for kind in ("tiff", "numpy", "zarr", "dask")]
+    dataset = make([*sources, image_of("STYX")[:1, :1]], "STYX")
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=list)
+    assert content(itertools.chain.from_iterable(loader)) == content(dataset)
+    assert set(map(sample_number, content(dataset))) == set(range(25))
 
 
 @MANY_WORKERS
-def test_more_workers_than_samples_do_no_harm() -> None:
-    loader = DataLoader(tw.IterablePredDataset(image_of("TYX"), "TYX"), num_workers=3)
-    assert sorted(int(number) for _, number in loader) == [0, 1]
+@DATASETS
+def test_more_workers_than_samples_or_tiles_do_no_harm(make: Make) -> None:
+    dataset = make(image_of("TYX")[:, :4, :4], "TYX")
+    assert len(content(dataset)) == 2
+    assert content(DataLoader(dataset, batch_size=None, num_workers=3)) == content(dataset)
 
 
 def load(path: Path, axes: str) -> np.ndarray:
@@ -218,32 +208,31 @@ def test_it_survives_pickling_also_where_it_is_half_read(make: Make, tmp_path: P
         assert content(pickle.loads(pickle.dumps(dataset))) == content(dataset)
 
 
-def test_what_was_read_of_a_file_does_not_travel(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "make", [tw.IterablePredDataset, partial(tw.IterableTiledPredDataset, tile_size=(64, 64), overlaps=(0, 0))]
+)
+def test_what_was_read_of_a_file_does_not_travel(make: Make, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.npy", np.zeros((2, 500, 500)))
-    for dataset in (
-        tw.IterablePredDataset(path, "SYX", read_source_func=load),
-        tw.IterableTiledPredDataset(path, "SYX", (64, 64), (0, 0), read_source_func=load),
-    ):
-        half_read = iter(dataset)
-        next(half_read)
-        assert len(pickle.dumps(dataset)) < 10_000
+    dataset = make(path, "SYX", read_source_func=load)
+    half_read = iter(dataset)
+    next(half_read)
+    assert len(pickle.dumps(dataset)) < 10_000
 
 
+@pytest.mark.slow
 def test_it_travels_to_workers_that_are_spawned(tmp_path: Path) -> None:
     images = [image_of("SYX"), image_of("SYX")]
     sources = [saved(tmp_path / f"{at}.npy", image) for at, image in enumerate(images)]
     dataset = tw.IterablePredDataset(sources, "SYX", read_source_func=load)
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    samples, numbers = zip(*loader, strict=True)
-    assert list(numbers) == list(range(6))
-    np.testing.assert_array_equal(torch.cat(samples).numpy(), np.concatenate(images))
+    assert content(loader) == content(dataset)
 
 
 # --- What is read.
 
 
 class Recording:
-    """An array that is read lazily, and remembers what was read."""
+    """An array that is read lazily, and remembers the windows that were read."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -255,19 +244,35 @@ class Recording:
         return self.array[slices]
 
 
-def test_only_the_sample_that_is_yielded_is_read() -> None:
-    source = Recording(image_of("STYX"))
-    dataset = tw.IterablePredDataset(source, "STYX")
-    assert source.windows == []
-    for _, number in dataset:
-        s, t = divmod(number, EXTENTS["T"])
-        assert source.windows == [((s, s + 1), (t, t + 1), (0, 12), (0, 9))]
-        source.windows.clear()
+@DATASETS
+@pytest.mark.parametrize("by_function", [False, True], ids=["an array", "an array of a function"])
+def test_only_the_window_that_is_yielded_is_read_and_nothing_ahead(
+    make: Make, by_function: bool, tmp_path: Path
+) -> None:
+    image = image_of("STYX")
+    opened: list[Recording] = []
+
+    def read(path: Path, axes: str) -> Any:
+        opened.append(Recording(np.load(path)))
+        return opened[-1]
+
+    if by_function:
+        dataset = make(saved(tmp_path / "a.npy", image), "STYX", read_source_func=read)
+    else:
+        opened.append(Recording(image))
+        dataset = make(opened[0], "STYX")
+    assert all(source.windows == [] for source in opened)
+    for value, key in dataset:
+        s, t = divmod(sample_number(key), EXTENTS["T"])
+        [window] = opened[-1].windows
+        opened[-1].windows.clear()
+        assert window[:2] == ((s, s + 1), (t, t + 1))
+        assert tuple(stop - start for start, stop in window[2:]) == tuple(value.shape[1:])
 
 
 @pytest.mark.parametrize("by_function", [False, True])
 def test_of_a_chunked_store_a_tile_reads_the_chunks_that_it_meets(by_function: bool, tmp_path: Path) -> None:
-    # The chunks are files: those far away are broken, and no one notices.
+    # The chunks are files, of which those far away are broken.
     image = RNG.integers(1, 99, (32, 32)).astype("uint8")
     path = tmp_path / "a.zarr"
     zarr.create_array(path, shape=image.shape, dtype=image.dtype, chunks=(4, 4), compressors=None)[...] = image
@@ -278,24 +283,6 @@ def test_of_a_chunked_store_a_tile_reads_the_chunks_that_it_meets(by_function: b
             chunk.write_bytes(b"short")
     tile, _ = next(iter(dataset))
     np.testing.assert_array_equal(tile[0].numpy(), image[:8, :8])
-
-
-@DATASETS
-@pytest.mark.parametrize("lazy", [False, True])
-def test_what_a_function_returns_lazily_is_read_by_windows(make: Make, lazy: bool, tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.npy", image_of("SYX"))
-    opened: list[Recording] = []
-
-    def read(path: Path, axes: str) -> Any:
-        opened.append(Recording(np.load(path)))
-        return opened[-1]
-
-    for value, key in make(path, "SYX", read_source_func=read):
-        [window] = opened[-1].windows
-        opened[-1].windows.clear()
-        sample = key if isinstance(key, int) else key.sample_id
-        assert window[0] == (sample, sample + 1)
-        assert tuple(stop - start for start, stop in window[1:]) == tuple(value.shape[1:])
 
 
 # --- A function that reads a source.
@@ -310,7 +297,7 @@ def test_a_function_reads_files_of_any_kind_into_any_array(make: Make, kind: str
 
     def read(path: Path, axes: str) -> Any:
         calls.append((path, axes))
-        return source_of(kind, np.load(path), tmp_path)
+        return KINDS[kind](np.load(path), tmp_path)
 
     dataset = make([paths[0], str(paths[1])], "SYX", read_source_func=read)
     assert content(dataset) == content(make(images, "SYX"))
@@ -383,7 +370,7 @@ def test_no_more_than_one_file_is_held_where_the_last_look_ended_early(make: Mak
     paths = [saved(tmp_path / f"{at}.npy", image_of("SYX")) for at in range(3)]
     held = Held()
     dataset = make(paths, "SYX", read_source_func=held)
-    number_in_first = sum((key if isinstance(key, int) else key.sample_id) < 3 for _, key in dataset)
+    number_in_first = sum(sample_number(key) < 3 for _, key in dataset)
     # As a trainer does that is limited to some batches.
     list(itertools.islice(iter(dataset), number_in_first + 1))
     for _ in dataset:
@@ -391,24 +378,16 @@ def test_no_more_than_one_file_is_held_where_the_last_look_ended_early(make: Mak
 
 
 @DATASETS
-def test_a_function_that_fails_is_an_error_with_the_name_of_the_file(make: Make, tmp_path: Path) -> None:
-    def read(path: Path, axes: str) -> Any:
-        if path.name == "broken.npy":
-            raise EOFError("half of it")
-        return np.load(path)
-
-    good, broken = saved(tmp_path / "good.npy", image_of("SYX")), saved(tmp_path / "broken.npy", image_of("SYX"))
-    with pytest.raises(SourceError, match=r"broken\.npy.*half of it"):
-        make([good, broken], "SYX", read_source_func=read)
-
-
-@DATASETS
-def test_a_function_that_fails_later_is_an_error_with_the_name_of_the_file(make: Make, tmp_path: Path) -> None:
+def test_a_function_that_fails_at_once_or_later_is_an_error_with_the_name_of_the_file(
+    make: Make, tmp_path: Path
+) -> None:
     paths = [saved(tmp_path / name, image_of("SYX")) for name in ("good.npy", "broken.npy")]
     dataset = make(paths, "SYX", read_source_func=load)
     paths[1].write_bytes(b"")
     with pytest.raises(SourceError, match=r"could not read .*broken\.npy"):
         list(dataset)
+    with pytest.raises(SourceError, match=r"broken\.npy.*No data left"):
+        make(paths, "SYX", read_source_func=load)
 
 
 class Shaped:
@@ -417,7 +396,7 @@ class Shaped:
     shape = (3, 4)
 
 
-NONSENSE: dict[str, Any] = {
+NO_IMAGES: dict[str, Any] = {
     "nothing": None,
     "a list": [[1, 2], [3, 4]],
     "a text": "an image",
@@ -431,20 +410,16 @@ NONSENSE: dict[str, Any] = {
 
 
 @DATASETS
-@pytest.mark.parametrize("what", NONSENSE)
-def test_a_function_that_returns_no_image_is_an_error_with_the_name_of_the_file(
+@pytest.mark.parametrize("what", [*NO_IMAGES, "other axes"])
+def test_a_function_that_returns_no_such_image_is_an_error_with_the_name_of_the_file(
     make: Make, what: str, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "odd.npy", image_of("YX"))
-    with pytest.raises(SourceError, match=r"odd\.npy"):
-        make(path, "YX", read_source_func=lambda path, axes: NONSENSE[what])
-
-
-@DATASETS
-def test_a_function_that_returns_other_axes_is_an_error_with_the_name_of_the_file(make: Make, tmp_path: Path) -> None:
-    path = saved(tmp_path / "odd.npy", image_of("YX"))
-    with pytest.raises(GeometryError, match=r"odd\.npy: .*names 2 axes, but the source has 3"):
-        make(path, "YX", read_source_func=lambda path, axes: np.zeros((1, 3, 4)))
+    error, message, returned = SourceError, r"odd\.npy", NO_IMAGES.get(what)
+    if what == "other axes":
+        error, message, returned = GeometryError, r"odd\.npy: .*names 2 axes, but the source has 3", np.zeros((1, 3, 4))
+    with pytest.raises(error, match=message):
+        make(path, "YX", read_source_func=lambda path, axes: returned)
 
 
 @DATASETS
@@ -468,12 +443,14 @@ def test_a_source_that_cannot_be_opened_is_named(make: Make, broken: str, tmp_pa
         make([good, path, good], "YX")
 
 
-def test_a_source_that_breaks_later_is_named_and_never_skipped(tmp_path: Path) -> None:
+@DATASETS
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_source_that_breaks_later_is_named_and_never_skipped(make: Make, num_workers: int, tmp_path: Path) -> None:
     good, broken = stored(tmp_path / "good.zarr", image_of("YX")), stored(tmp_path / "broken.zarr", image_of("YX"))
-    dataset = tw.IterablePredDataset([good, broken, good], "YX")
+    dataset = make([good, broken, good], "YX")
     (broken / "c" / "1" / "1").write_bytes(b"short")
-    with pytest.raises(SourceError, match=r"could not read .*broken\.zarr"):
-        list(DataLoader(dataset))
+    with pytest.raises(SourceError, match=r"could not read Y \d+:\d+, X \d+:\d+ of .*broken\.zarr"):
+        list(DataLoader(dataset, num_workers=num_workers, collate_fn=list))
 
 
 @DATASETS
@@ -508,6 +485,7 @@ def test_no_sources_are_no_dataset(make: Make, nothing: Any) -> None:
 # --- Many files.
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no limit to lower")
 def test_there_may_be_more_files_than_a_process_can_have_open(tmp_path: Path) -> None:
     for number in range(100):
@@ -547,7 +525,7 @@ def test_there_may_be_more_files_than_a_process_can_have_open(tmp_path: Path) ->
 @pytest.mark.parametrize("kind", [tw.IterablePredDataset, tw.IterableTiledPredDataset])
 def test_a_foreign_dataset_can_register_as_one(kind: Any) -> None:
     class Foreign:
-        """A dataset of somebody else."""
+        """A dataset of another library."""
 
     assert not isinstance(Foreign(), kind)
     assert kind.register(Foreign) is Foreign

@@ -26,7 +26,6 @@ from tilewright.errors import (
     SourceError,
 )
 from tilewright.model import tile_prediction
-from tilewright.plan import group
 
 IMAGE = np.random.default_rng(6).integers(0, 255, (40, 48)).astype("uint8")
 
@@ -43,7 +42,7 @@ def predict(embedded: Client, tmp_path: Path) -> Callable[..., Any]:
 
 # --- Refused before anything is created or predicted.
 
-BAD_REQUESTS = {
+BAD_REQUESTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "too few axes": ({"axes": "Y"}, GeometryError, "must name both Y and X"),
     "axes of another image": ({"axes": "ZYX"}, GeometryError, r"names 3 axes, but the source has 2"),
     "unknown axes": ({"axes": "YK"}, GeometryError, "unknown letters"),
@@ -72,7 +71,6 @@ BAD_REQUESTS = {
     "unknown if_exists": ({"if_exists": "append"}, ValueError, "if_exists must be one of .*got 'append'"),
     "no batch": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
     "unknown format": ({"zarr_format": 4}, ValueError, "zarr_format must be 2 or 3, got 4"),
-    "shards in Zarr 2": ({"zarr_format": 2, "shards": (16, 16), "chunks": (8, 8)}, ValueError, "shard"),
     "no memory": ({"memory_nbytes": 0}, ValueError, "memory_nbytes must be at least 1, got 0"),
     "unknown data type": ({"dtype": "float33"}, GeometryError, "unknown data type 'float33'"),
     "a destination that is a URL": (
@@ -87,83 +85,14 @@ BAD_REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_bad_requests_are_refused_before_anything_is_predicted_or_created(
-    name: str, predict: Callable[..., Any], tmp_path: Path
-) -> None:
-    options, error, message = BAD_REQUESTS[name]
-    with pytest.raises(error, match=message):
-        predict(**{"model": CallCounter(str(tmp_path / "calls"))} | options)
-    assert noted(tmp_path / "calls") == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_too_little_memory_is_refused_with_numbers_and_remedy(predict: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(MemoryPlanError, match=r"\d+ bytes.*memory_nbytes allows 10 B \(10 bytes\); give more memory"):
-        predict(memory_nbytes=10, chunks=(7, 7), layout="compact")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_destination_that_exists_is_left_as_it_is(predict: Callable[..., Any], tmp_path: Path) -> None:
-    predict()
-    before = tree(tmp_path)
-    with pytest.raises(DestinationExistsError, match=r"out\.zarr exists .*if_exists='overwrite'") as caught:
-        predict(CallCounter(str(tmp_path / "calls")))
-    assert isinstance(caught.value, FileExistsError)
-    assert noted(tmp_path / "calls") == 0
-    assert tree(tmp_path) == before
-    store = MemoryStore()
-    predict(destination=store)
-    with pytest.raises(DestinationExistsError, match="exists"):
-        predict(destination=store)
-
-
-def test_overwriting_replaces_the_whole_group(predict: Callable[..., Any], tmp_path: Path) -> None:
-    predict(chunks=(4, 4), zarr_format=2)
-    report = predict(np.positive, if_exists="overwrite", chunks=(16, 16))
-    np.testing.assert_array_equal(report.array[...], IMAGE)
-    assert sorted(path.name for path in (tmp_path / "out.zarr").iterdir()) == ["0", "zarr.json"]
-    assert sorted(path.name for path in (tmp_path / "out.zarr" / "0").iterdir()) == ["c", "zarr.json"]
-
-
-def test_overwriting_leaves_the_neighbours_alone(predict: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("keep me")
-    predict(destination=tmp_path / "other.zarr")
-    before = tree(tmp_path)
-    predict()
-    predict(if_exists="overwrite")
-    after = tree(tmp_path)
-    assert {name: after[name] for name in before} == before
-
-
-NO_ZARR: list[tuple[str, str, str, type[Exception], str]] = [
-    # What is there, the destination, what is said of an existing one, and what that is.
-    ("out.zarr/thesis.tex", "out.zarr", "overwrite", DestinationExistsError, "is no Zarr group or array, so it is not"),
-    ("out.zarr", "out.zarr", "overwrite", DestinationError, r"out\.zarr is a file"),
-    ("file", "file/deep/out.zarr", "fail", DestinationError, "file is a file, not a folder"),
-]
-
-
-@pytest.mark.parametrize(("there", "destination", "if_exists", "error", "message"), NO_ZARR)
-def test_what_is_no_zarr_is_not_overwritten(
-    there: str,
-    destination: str,
-    if_exists: str,
-    error: type[Exception],
-    message: str,
-    predict: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    (tmp_path / there).parent.mkdir(exist_ok=True)
-    (tmp_path / there).write_text("years of work")
-    with pytest.raises(error, match=message):
-        predict(destination=tmp_path / destination, if_exists=if_exists)
-    assert tree(tmp_path) == {there: b"years of work"}
-
-
+# Of some the first tile says more.
 UNFIT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "an overlap as large as the tile": ({"overlap": (16, 16)}, GeometryError, "overlap"),
     "shards in Zarr 2": ({"zarr_format": 2, "shards": (16, 16), "chunks": (8, 8)}, ValueError, "shard"),
+    "too little memory": (
+        {"memory_nbytes": 10, "chunks": (7, 7), "layout": "compact"},
+        MemoryPlanError,
+        r"\d+ bytes.*memory_nbytes allows 10 B \(10 bytes\); give more memory",
+    ),
     "unknown compressors": ({"compressors": "nonsense"}, ValueError, "compressors"),
     "compressors of the other format": (
         {"zarr_format": 2, "compressors": zarr.codecs.ZstdCodec()},
@@ -191,18 +120,76 @@ UNFIT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "overwrite"])
-@pytest.mark.parametrize("name", UNFIT)
-def test_what_is_there_stays_where_the_first_tile_or_the_array_does_not_fit(
+@pytest.mark.parametrize("name", BAD_REQUESTS | UNFIT)
+def test_a_request_that_is_wrong_or_does_not_fit_creates_nothing_and_what_is_there_stays(
     name: str, is_there: bool, predict: Callable[..., Any], tmp_path: Path
 ) -> None:
-    options, error, message = UNFIT[name]
+    options, error, message = (BAD_REQUESTS | UNFIT)[name]
     if is_there:
         predict()
     before = tree(tmp_path)
+    model = CallCounter(str(tmp_path / "calls"))
     with pytest.raises(error, match=message):
-        predict(if_exists="overwrite" if is_there else "fail", **options)
+        predict(**{"model": model, "if_exists": "overwrite" if is_there else "fail"} | options)
+    if name in BAD_REQUESTS:
+        assert noted(tmp_path / "calls") == 0
+    (tmp_path / "calls").unlink(missing_ok=True)
     assert tree(tmp_path) == before
     assert bool(before) == is_there == (tmp_path / "out.zarr").exists()
+
+
+def test_a_destination_that_exists_is_left_as_it_is(predict: Callable[..., Any], tmp_path: Path) -> None:
+    predict()
+    before = tree(tmp_path)
+    with pytest.raises(DestinationExistsError, match=r"out\.zarr exists .*if_exists='overwrite'") as caught:
+        predict(CallCounter(str(tmp_path / "calls")))
+    assert isinstance(caught.value, FileExistsError)
+    assert noted(tmp_path / "calls") == 0
+    assert tree(tmp_path) == before
+    store = MemoryStore()
+    predict(destination=store)
+    with pytest.raises(DestinationExistsError, match="exists"):
+        predict(destination=store)
+
+
+def test_overwriting_replaces_the_whole_group_and_leaves_the_neighbours_alone(
+    predict: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("keep me")
+    predict(destination=tmp_path / "other.zarr")
+    before = tree(tmp_path)
+    predict(chunks=(4, 4), zarr_format=2)
+    report = predict(np.positive, if_exists="overwrite", chunks=(16, 16))
+    np.testing.assert_array_equal(report.array[...], IMAGE)
+    assert sorted(path.name for path in (tmp_path / "out.zarr").iterdir()) == ["0", "zarr.json"]
+    assert sorted(path.name for path in (tmp_path / "out.zarr" / "0").iterdir()) == ["c", "zarr.json"]
+    after = tree(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+NO_ZARR: list[tuple[str, str, str, type[Exception], str]] = [
+    # What is there, the destination, what is said of an existing one, and what that is.
+    ("out.zarr/thesis.tex", "out.zarr", "overwrite", DestinationExistsError, "is no Zarr group or array, so it is not"),
+    ("out.zarr", "out.zarr", "overwrite", DestinationError, r"out\.zarr is a file"),
+    ("file", "file/deep/out.zarr", "fail", DestinationError, "file is a file, not a folder"),
+]
+
+
+@pytest.mark.parametrize(("there", "destination", "if_exists", "error", "message"), NO_ZARR)
+def test_what_is_no_zarr_is_not_overwritten(
+    there: str,
+    destination: str,
+    if_exists: str,
+    error: type[Exception],
+    message: str,
+    predict: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("years of work")
+    with pytest.raises(error, match=message):
+        predict(destination=tmp_path / destination, if_exists=if_exists)
+    assert tree(tmp_path) == {there: b"years of work"}
 
 
 @pytest.mark.parametrize("if_exists", ["fail", "overwrite"])
@@ -328,17 +315,13 @@ def test_the_report_counts_what_was_done(predict: Callable[..., Any], tmp_path: 
     assert "all complete" in str(report)
 
 
-def test_each_tile_is_predicted_once(predict: Callable[..., Any], tmp_path: Path) -> None:
-    report = predict(CallCounter(str(tmp_path / "calls")))
-    assert noted(tmp_path / "calls") == report.tile_count
-
-
-def test_of_a_batch_the_first_tile_is_predicted_alone_too_to_see_what_comes_out(
-    predict: Callable[..., Any], tmp_path: Path
+@pytest.mark.parametrize("batch_size", [1, 100])
+def test_each_tile_is_predicted_once_and_of_a_batch_the_first_tile_alone_too(
+    batch_size: int, predict: Callable[..., Any], tmp_path: Path
 ) -> None:
-    report = predict(CallCounter(str(tmp_path / "calls")), batch_size=100, layout="compact")
+    report = predict(CallCounter(str(tmp_path / "calls")), batch_size=batch_size, layout="compact")
     batches = [unit for unit in range(report.plan.unit_count) if report.plan.tiles_starting_in(unit)]
-    assert noted(tmp_path / "calls") == len(batches) + 1
+    assert noted(tmp_path / "calls") == (report.tile_count if batch_size == 1 else len(batches) + 1)
 
 
 def test_what_the_first_tile_became_is_kept_where_the_model_uses_its_memory_again(
@@ -371,10 +354,8 @@ def test_a_model_writes_to_its_memory_again_only_when_the_prediction_was_taken_f
         return assemble.crop(*arguments)
 
     monkeypatch.setattr(tile_prediction, "crop", crop_late)
-    # Tiles that units share are predicted by all threads.
-    for name in ("UNIT_NBYTES", "SMALL_UNIT_NBYTES", "LARGE_UNIT_NBYTES"):
-        monkeypatch.setattr(group, name, 1)
-    report = predict(negative, chunks=(10, 10), layout="compact")
+    # With little memory units are small, and tiles that they share are predicted by all threads.
+    report = predict(negative, chunks=(10, 10), layout="compact", memory_nbytes=2500)
     assert not report.plan.units_are_independent
     np.testing.assert_array_equal(report.array[...], ~IMAGE)
 
@@ -410,6 +391,7 @@ def test_a_torch_model_comes_back_as_it_was(predict: Callable[..., Any]) -> None
     assert model[1].training
 
 
+@pytest.mark.slow
 def test_a_store_without_space_is_an_error_that_names_the_place(predict: Callable[..., Any]) -> None:
     store = FullStore(room=2)
     with pytest.raises(OSError, match="No space left on device") as caught:
@@ -419,6 +401,7 @@ def test_a_store_without_space_is_an_error_that_names_the_place(predict: Callabl
     assert "0/c/" in text
 
 
+@pytest.mark.slow
 def test_a_folder_that_goes_away_is_an_error_that_names_the_file(predict: Callable[..., Any], tmp_path: Path) -> None:
     def model(batch: np.ndarray) -> np.ndarray:
         metadata = tmp_path / "out.zarr" / "0" / "zarr.json"

@@ -134,6 +134,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 def test_files_are_read_in_another_process(tmp_path: Path) -> None:
     sources = []
     for kind in FILES:

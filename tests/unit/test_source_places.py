@@ -197,7 +197,7 @@ def test_what_is_in_memory_or_computed_stands_on_nothing(source: Any) -> None:
 
 
 class Reader:
-    """What somebody else has written, which reads from who knows where."""
+    """A function of another library, which reads from an unknown place."""
 
     shape, dtype, ndim = IMAGE.shape, IMAGE.dtype, 2
 

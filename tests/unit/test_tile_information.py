@@ -35,7 +35,7 @@ def test_fields_come_in_the_order_that_is_documented() -> None:
     assert tw.TileInformation(*FIELDS.values()) == information()
 
 
-def test_a_tile_is_not_the_last_one_unless_somebody_says_so() -> None:
+def test_a_tile_is_not_the_last_one_by_default() -> None:
     given = {name: value for name, value in FIELDS.items() if name != "last_tile"}
     assert tw.TileInformation(**given).last_tile is False
 

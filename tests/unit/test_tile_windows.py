@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tests.support import CountingStore
 
 from tilewright.errors import SourceError
-from tilewright.model import tile_windows
 from tilewright.model.tile_windows import TileWindows
 from tilewright.plan import WritePlan, plan_write
 from tilewright.sources.opening import open_source
@@ -19,9 +18,9 @@ from tilewright.sources.source import Source
 IMAGE = np.random.default_rng(5).integers(0, 60_000, (2, 3, 9, 40, 47)).astype("uint16")
 
 
-def tiles_of(source: Source, plan: WritePlan) -> list[tuple[np.ndarray, np.ndarray]]:
+def tiles_of(source: Source, plan: WritePlan, window_nbytes: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each tile, cut from a window and read by itself."""
-    windows = TileWindows(source)
+    windows = TileWindows(source, window_nbytes)
     pairs = []
     for unit in range(plan.unit_count):
         together = plan.tiles_starting_in(unit)
@@ -44,12 +43,10 @@ def test_tiles_that_are_cut_from_windows_are_those_of_the_source(
     source = open_source(IMAGE, axes)
     overlap = tuple(size // 3 for size in tile)
     plan = plan_write(IMAGE.shape, axes, tile, overlap, layout=layout, chunks=(3, 16, 16), memory_nbytes=2**30)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tile_windows, "WINDOW_NBYTES", window_nbytes)
-        for cut, read in tiles_of(source, plan):
-            np.testing.assert_array_equal(cut, read)
-            assert cut.flags.owndata
-            assert cut.flags.writeable
+    for cut, read in tiles_of(source, plan, window_nbytes):
+        np.testing.assert_array_equal(cut, read)
+        assert cut.flags.owndata
+        assert cut.flags.writeable
 
 
 def test_a_stored_object_is_read_once_for_all_small_tiles_of_a_unit() -> None:

@@ -14,7 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.strategies import in_small_units
-from tests.support import Case, CountingStore, PositionModel, Receipts, cases, objects, tree
+from tests.support import Case, CountingStore, PositionModel, Receipts, cases, identities, tree
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
@@ -24,7 +24,6 @@ from tilewright.executors.serial import SerialExecutor
 from tilewright.executors.work import Work
 from tilewright.geometry import AxisUnits
 from tilewright.ledger.records import Record, Status
-from tilewright.objects import unit_checker
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_checker import Condition, UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
@@ -57,10 +56,16 @@ class Written:
     def check(self, unit: int) -> Condition:
         return self.checker.check(self.records[unit])
 
-    def others_are_intact(self, unit: int) -> bool:
+    def others_are_intact(self, unit: int = -1) -> bool:
         return all(self.check(other) is INTACT for other in self.records if other != unit)
 
-    # What happens to stored objects, through the store as anybody else sees it.
+    def objects(self) -> Iterator[tuple[int, str, bytes]]:
+        """Iterate over all objects: unit, key and content."""
+        for unit in self.records:
+            for key in self.keys(unit):
+                yield unit, key, self.get(key)
+
+    # What happens to stored objects, through the store as any other program sees it.
 
     def get(self, key: str) -> bytes:
         stored = sync(self.store.get(key, default_buffer_prototype()))
@@ -110,29 +115,26 @@ def in_units_of_objects(plan: WritePlan, count: int) -> WritePlan:
     return replace(plan, arrays=(replace(plan.arrays[0], units=units),))
 
 
+# The options of the plan, the compressors and the format.
+KINDS: dict[str, tuple[dict[str, Any], Any, int]] = {
+    "straddling": ({}, None, 3),
+    "aligned": ({"chunks": (3, 5), "layout": "aligned"}, None, 3),
+    "sharded": ({"shards": (4, 10)}, None, 3),
+    "format 2": ({}, None, 2),
+    "compressed": ({}, "auto", 3),
+}
+STORES = ["folder", "memory"]
+
+
 def case_of(kind: str) -> Case:
+    options, compressors, zarr_format = KINDS[kind]
     image = np.random.default_rng(5).integers(0, 60_000, SHAPE).astype("uint16")
-    options: dict[str, Any] = {"chunks": (4, 5), "layout": "compact"}
-    compressors: Any = None
-    zarr_format = 3
-    match kind:
-        case "aligned":
-            options = {"chunks": (3, 5), "layout": "aligned"}
-        case "sharded":
-            options["shards"] = (4, 10)
-        case "format 2":
-            zarr_format = 2
-        case "compressed":
-            compressors = "auto"
+    options = {"chunks": (4, 5), "layout": "compact"} | options
     plan = plan_write(SHAPE, "YX", (8, 8), (2, 2), dtype="uint16", **options)
     plan = in_small_units(plan) if kind == "aligned" else in_units_of_objects(plan, 2)
     assert plan.units_are_independent == (kind == "aligned")
     assert plan.unit_count > 1
     return Case(image, "YX", plan, PositionModel(1, "uint16"), compressors, zarr_format)
-
-
-KINDS = ["straddling", "aligned", "sharded", "format 2", "compressed"]
-STORES = ["folder", "memory"]
 
 
 @pytest.fixture(params=[(kind, store) for kind in KINDS for store in STORES], ids="-".join)
@@ -146,23 +148,19 @@ def in_folder(tmp_path: Path) -> Written:
     return written(case_of("straddling"), tmp_path / "o.zarr")
 
 
-def test_all_units_are_intact_after_they_were_written(output: Written) -> None:
-    assert {unit: output.check(unit) for unit in output.records} == dict.fromkeys(output.records, INTACT)
-    # Every object belongs to one unit, so that none goes unseen.
-    keys = [key for unit in output.records for key in output.keys(unit)]
+def test_every_object_belongs_to_one_unit_of_which_any_changed_byte_is_damage(output: Written) -> None:
+    assert output.others_are_intact()
+    keys = [key for _, key, _ in output.objects()]
     assert len(set(keys)) == len(keys) == output.plan.object_count
-    assert sum(len(output.get(key)) for key in keys) == sum(r.stored_nbytes for r in output.records.values())
-
-
-def test_any_changed_byte_of_any_object_is_damage(output: Written) -> None:
-    for unit in output.records:
-        for key in output.keys(unit):
-            content = output.get(key)
-            for place in {len(content) - 1, *range(0, len(content), max(1, len(content) // 6))}:
-                changed = bytearray(content)
-                changed[place] ^= 1 << (place % 8)
-                assert output.check_with(unit, {key: bytes(changed)}) is DAMAGED, (key, place)
-        assert output.check(unit) is INTACT
+    assert sum(len(content) for _, _, content in output.objects()) == sum(
+        record.stored_nbytes for record in output.records.values()
+    )
+    for unit, key, content in output.objects():
+        for place in {len(content) - 1, *range(0, len(content), max(1, len(content) // 6))}:
+            changed = bytearray(content)
+            changed[place] ^= 1 << (place % 8)
+            assert output.check_with(unit, {key: bytes(changed)}) is DAMAGED, (key, place)
+    assert output.others_are_intact()
 
 
 Spoil = Callable[[bytes], bytes | None]
@@ -180,21 +178,19 @@ SPOILED: dict[str, tuple[Spoil, Condition]] = {
 }
 
 
+@pytest.mark.slow
 def test_what_becomes_of_an_object_is_told_of_its_unit_and_of_no_other(output: Written) -> None:
-    for unit in output.records:
-        for place, key in enumerate(output.keys(unit)):
-            content = output.get(key)
-            for how, (spoil, expected) in SPOILED.items():
-                changed = spoil(content)
-                assert changed != content
-                output.put({key: changed})
-                assert output.check(unit) is expected, (how, key)
-                # All look alike from there.
-                assert place > 0 or output.others_are_intact(unit), (how, key)
-            output.put({key: content})
-    assert output.others_are_intact(-1)
-    for unit in output.records:
-        output.put(dict.fromkeys(output.keys(unit)))
+    for unit, key, content in output.objects():
+        for how, (spoil, expected) in SPOILED.items():
+            changed = spoil(content)
+            assert changed != content
+            output.put({key: changed})
+            assert output.check(unit) is expected, (how, key)
+            # The objects of a unit look alike from the others.
+            assert key != output.keys(unit)[0] or output.others_are_intact(unit), (how, key)
+        output.put({key: content})
+    assert output.others_are_intact()
+    output.put({key: None for _, key, _ in list(output.objects())})
     assert {output.check(unit) for unit in output.records} == {MISSING}
 
 
@@ -222,6 +218,7 @@ def test_objects_that_have_changed_places_are_damage(output: Written) -> None:
         assert output.check_with(unit, {key: foreign}) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7])
 def test_bytes_that_move_from_one_object_to_the_next_are_damage(count: int, output: Written) -> None:
     for unit, first, second, held, other in neighbours(output):
@@ -239,10 +236,8 @@ def test_bytes_that_move_from_one_object_to_the_next_are_damage(count: int, outp
 @given(cases(), st.data())
 def test_whatever_the_plan_a_change_of_one_object_is_noticed(case: Case, data: st.DataObject) -> None:
     output = written(case, MemoryStore())
-    assert output.others_are_intact(-1)
-    unit = data.draw(st.sampled_from(sorted(output.records)))
-    key = data.draw(st.sampled_from(output.keys(unit)))
-    content = output.get(key)
+    assert output.others_are_intact()
+    unit, key, content = data.draw(st.sampled_from(list(output.objects())))
     start = data.draw(st.integers(0, len(content)))
     stop = data.draw(st.integers(start, len(content)))
     changed = content[:start] + data.draw(st.binary(max_size=8)) + content[stop:]
@@ -296,32 +291,29 @@ INSTEAD: dict[str, tuple[Callable[[Path], None], Condition]] = {
 @pytest.mark.parametrize("what", INSTEAD)
 def test_what_else_is_in_the_place_of_an_object_is_no_error(what: str, in_folder: Written) -> None:
     make, expected = INSTEAD[what]
-    for unit in in_folder.records:
-        for key in in_folder.keys(unit):
-            path = in_folder.path(key)
-            aside = path.rename(path.with_name("aside"))
-            make(path)
-            assert in_folder.check(unit) is expected
-            assert in_folder.others_are_intact(unit)
-            path.rmdir() if path.is_dir() else path.unlink()
-            aside.rename(path)
-    assert in_folder.others_are_intact(-1)
+    for unit, key, _ in list(in_folder.objects()):
+        path = in_folder.path(key)
+        aside = path.rename(path.with_name("aside"))
+        make(path)
+        assert in_folder.check(unit) is expected
+        assert in_folder.others_are_intact(unit)
+        path.rmdir() if path.is_dir() else path.unlink()
+        aside.rename(path)
+    assert in_folder.others_are_intact()
 
 
 def test_looking_changes_nothing(in_folder: Written, tmp_path: Path) -> None:
-    before = tree(tmp_path)
-    status = {name: (tmp_path / name).stat().st_mtime_ns for name in before}
-    assert in_folder.others_are_intact(-1)
+    before, files = tree(tmp_path), [path for path in tmp_path.rglob("*") if path.is_file()]
+    seen = identities(files)
+    assert in_folder.others_are_intact()
     assert tree(tmp_path) == before
-    assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == status
+    assert identities(files) == seen
 
 
 @pytest.mark.parametrize("piece_nbytes", [1, 7, 40, 41])
-def test_an_object_that_is_read_in_pieces_is_the_same(
-    piece_nbytes: int, in_folder: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unit_checker, "PIECE_NBYTES", piece_nbytes)
-    assert in_folder.others_are_intact(-1)
+def test_an_object_that_is_read_in_pieces_is_the_same(piece_nbytes: int, in_folder: Written) -> None:
+    in_folder.checker = replace(in_folder.checker, piece_nbytes=piece_nbytes)
+    assert in_folder.others_are_intact()
     key = in_folder.keys(0)[-1]
     content = in_folder.get(key)
     assert in_folder.check_with(0, {key: content[:-1] + bytes([content[-1] ^ 1])}) is DAMAGED
@@ -338,24 +330,27 @@ def test_each_object_is_read_once_and_written_never_and_none_of_a_unit_that_was_
     store.sets.clear()
     assert output.checker.check(Record(0, Status.GIVEN_UP)) is Condition.GIVEN_UP
     assert not store.gets
-    assert output.others_are_intact(-1)
-    assert store.gets == dict.fromkeys(objects(store._store), 1)
+    assert output.others_are_intact()
+    assert store.gets == {key: 1 for unit in output.records for key in output.keys(unit)}
     assert not store.sets
     assert not store.deletes
 
 
-def test_an_object_that_a_store_cannot_read_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = CountingStore()
-    output = written(case_of("straddling"), store)
-    broken, get = output.keys(0)[-1], CountingStore.get
+class BreakingStore(CountingStore):
+    """A store that cannot read one object, and says so in its own way."""
 
-    async def slow_down(self: CountingStore, key: str, *rest: Any) -> Any:
-        if key == broken:
-            # In its own way.
+    broken = ""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key == self.broken:
             raise RuntimeError("503 slow down")
-        return await get(self, key, *rest)
+        return await super().get(key, prototype, byte_range)
 
-    monkeypatch.setattr(CountingStore, "get", slow_down)
+
+def test_an_object_that_a_store_cannot_read_is_damage() -> None:
+    store = BreakingStore()
+    output = written(case_of("straddling"), store)
+    store.broken = output.keys(0)[-1]
     assert output.check(0) is DAMAGED
     assert output.others_are_intact(0)
 

@@ -16,9 +16,8 @@ from tests.lazy_images import calling, image_of, in_odd_chunks
 from tifffile import TiffFile
 
 from tilewright.errors import DestinationExistsError
-from tilewright.images import tiff
 from tilewright.images.lazy_image import LazyImage, is_lazy, takes_lazy_image
-from tilewright.images.tiff import write_tiff
+from tilewright.images.tiff import needs_bigtiff, write_encoded, write_tiff
 
 DTYPES = ["bool", "uint8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64", "complex64"]
 SHAPES = [(37, 61), (3, 37, 61), (1, 3, 37, 61), (2, 1, 5, 37, 61), (1, 1, 1, 37, 1), (37, 61, 3), (3, 3, 3)]
@@ -52,6 +51,12 @@ def files_of(image: np.ndarray, path: Path, encodings: list[dict[str, Any]], **o
         write_tiff(path, img, **encoding, **options)
         with TiffFile(path) as file:
             yield file
+
+
+def write_in_tiles(path: Path, image: np.ndarray, **options: Any) -> None:
+    """Encode a dask array of which each page counts as large."""
+    lazy = LazyImage(in_odd_chunks(image))
+    write_encoded(path, path, lazy, {"photometric": "minisblack", **options}, page_nbytes=1000)
 
 
 # --- What is in the file.
@@ -89,22 +94,24 @@ def test_a_dask_array_makes_the_very_file_that_the_numpy_array_makes(tmp_path: P
         assert (tmp_path / "numpy.tiff").read_bytes() == (tmp_path / "dask.tiff").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bool", "uint16"])
-@pytest.mark.parametrize("encoding", [encoding for encoding in ENCODINGS if "rowsperstrip" not in encoding])
+@pytest.mark.parametrize(
+    "encoding",
+    [one for one in ENCODINGS if "rowsperstrip" not in one and one.keys() & {"compression", "tile"}],
+)
 def test_pages_too_large_to_be_encoded_whole_are_encoded_in_tiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: dict[str, Any], dtype: str
+    tmp_path: Path, encoding: dict[str, Any], dtype: str
 ) -> None:
-    monkeypatch.setattr(tiff, "PAGE_NBYTES", 1000)
     if dtype == "bool":
         # tifffile takes no others for it.
         encoding = {name: value for name, value in encoding.items() if name in {"compression", "tile"}}
     for shape in ((3, 300, 270), (1, 3, 300, 513)):
         image = image_of(shape, dtype)
-        write_tiff(tmp_path / "a.tiff", in_odd_chunks(image), **encoding)
+        write_in_tiles(tmp_path / "a.tiff", image, **encoding)
         assert_same(tifffile.imread(tmp_path / "a.tiff").astype(dtype, copy=False), image)
         with TiffFile(tmp_path / "a.tiff") as file:
-            is_encoded = dtype == "bool" or encoding.keys() & {"compression", "tile"}
-            assert file.pages[0].is_tiled == bool(is_encoded)
+            assert file.pages[0].is_tiled
 
 
 def test_another_library_reads_the_pages(tmp_path: Path) -> None:
@@ -129,7 +136,7 @@ def test_the_name_still_says_that_a_file_is_an_ome_tiff(tmp_path: Path, name: st
         np.testing.assert_array_equal(file.asarray(), image)
 
 
-def test_axes_that_nobody_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) -> None:
+def test_axes_without_names_are_not_guessed_for_an_ome_tiff(tmp_path: Path) -> None:
     # tifffile would take Z for C, and T for Z.
     write_tiff(tmp_path / "a.ome.tif", image_of((1, 8, 37, 61)))
     with TiffFile(tmp_path / "a.ome.tif") as file:
@@ -151,23 +158,28 @@ def test_a_file_is_for_imagej_or_in_colours_where_that_is_asked_for(tmp_path: Pa
 # --- Classic or BigTIFF.
 
 
-def test_a_file_is_a_bigtiff_where_it_would_not_fit_else_or_on_demand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_a_file_is_a_bigtiff_on_demand(asked: bool | None, tmp_path: Path) -> None:
     image = image_of((3, 37, 61))
+    for file in files_of(image, tmp_path / "a.tif", [{}, ZLIB], bigtiff=asked):
+        assert_same(file.asarray(), image)
+        assert file.is_bigtiff == bool(asked)
 
-    def is_bigtiff(**options: Any) -> set[bool]:
-        found = set()
-        for file in files_of(image, tmp_path / "a.tif", [{}, ZLIB], **options):
-            assert_same(file.asarray(), image)
-            found.add(file.is_bigtiff)
-        return found
 
-    assert is_bigtiff() == {False}
-    assert is_bigtiff(bigtiff=True) == {True}
-    monkeypatch.setattr(tiff, "CLASSIC_NBYTES", image.nbytes)
-    assert is_bigtiff() == {True}
-    assert is_bigtiff(bigtiff=False) == {False}
+@pytest.mark.parametrize(("height", "options", "is_big"), [(2**15, {}, False), (2**16, {}, True)])
+def test_a_file_is_a_bigtiff_where_it_would_not_fit_else(
+    height: int, options: dict[str, Any], is_big: bool, tmp_path: Path
+) -> None:
+    def look(_: tuple[int, ...]) -> None:
+        # The file has its length, a hole, before the first chunk is computed.
+        (path,) = tmp_path.iterdir()
+        with TiffFile(path) as file:
+            assert file.is_bigtiff == is_big
+            assert not file.pages[0].is_tiled
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        write_tiff(tmp_path / "a.tif", calling(look, (height, 2**16), (16, 2**16)), **options)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +200,7 @@ def test_a_file_is_a_bigtiff_where_it_would_not_fit_else_or_on_demand(
 def test_pages_tiles_and_what_compression_may_add_count_for_a_bigtiff(
     shape: tuple[int, ...], options: dict[str, Any], is_big: bool
 ) -> None:
-    assert tiff._needs_bigtiff(shape, 1, options) == is_big
+    assert needs_bigtiff(shape, 1, options) == is_big
 
 
 # --- Where to.
@@ -261,12 +273,9 @@ def test_an_option_that_is_not_possible_is_an_error_before_anything_is_computed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_strips_of_a_page_that_is_too_large_are_refused_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiff, "PAGE_NBYTES", 1000)
+def test_strips_of_a_page_that_is_too_large_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"7200 bytes .* rowsperstrip=4, .* pass tile=\(256, 256\) instead"):
-        write_tiff(tmp_path / "a.tiff", in_odd_chunks(image_of((60, 60))), compression="zlib", rowsperstrip=4)
+        write_in_tiles(tmp_path / "a.tiff", image_of((60, 60)), compression="zlib", rowsperstrip=4)
     assert list(tmp_path.iterdir()) == []
 
 

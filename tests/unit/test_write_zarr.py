@@ -1,5 +1,6 @@
 """An image in Zarr holds what the image held, appears whole or not at all, and each object of it is written once."""
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +17,10 @@ from zarr.storage import LocalStore
 from tilewright.errors import DestinationError, DestinationExistsError
 from tilewright.images.lazy_image import is_lazy
 from tilewright.images.zarr import write_zarr
-from tilewright.plan import group
-from tilewright.stores import put as objects
 from tilewright.stores.removal import being_written
 
-SHAPES = [(37, 61), (3, 37, 61), (2, 1, 5, 17, 31)]
+SHAPES = [(1100, 1200), (3, 610, 740), (2, 1, 5, 340, 620)]
+"""Of more than two MiB of uint16, so that each image has several units."""
 
 
 def array_at(path: Path) -> zarr.Array:
@@ -29,26 +29,21 @@ def array_at(path: Path) -> zarr.Array:
 
 
 @pytest.fixture
-def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units so small that a small image has many."""
-    monkeypatch.setattr(group, "SMALL_UNIT_NBYTES", 3000)
-
-
-@pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each object was written, or read from any local store."""
     counts: Counter[str] = Counter()
-    original_write, original_get = objects.write_file, LocalStore.get
+    replace, original_get = os.replace, LocalStore.get
 
-    def counting_write(path: Path, parts: Any, *check: Any) -> int:
-        counts[f"set {path}"] += 1
-        return original_write(path, parts, *check)
+    def counting_replace(partial: Any, path: Any) -> None:
+        # Each object gets its name when it is whole.
+        counts[f"set {path}"] += not is_metadata(str(path))
+        replace(partial, path)
 
     async def counting_get(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
         counts[f"get {key}"] += not is_metadata(key)
         return await original_get(self, key, *args, **kwargs)
 
-    monkeypatch.setattr(objects, "write_file", counting_write)
+    monkeypatch.setattr(os, "replace", counting_replace)
     monkeypatch.setattr(LocalStore, "get", counting_get)
     return counts
 
@@ -56,13 +51,13 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 # --- What is stored.
 
 
-@pytest.mark.usefixtures("small_units")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int32", "int64", "float16", "float32", "complex64"])
 def test_every_data_type_is_read_bit_for_bit_by_zarr_and_by_another_library(
     tmp_path: Path, dtype: str, zarr_format: int
 ) -> None:
-    image = image_of((2, 9, 37, 61), dtype)
+    # Several units of each data type.
+    image = image_of((2, 9, 2400 // np.dtype(dtype).itemsize, 61), dtype)
     for name, img in (("array", image), ("dask", in_odd_chunks(image))):
         write_zarr(tmp_path / name, img, zarr_format=zarr_format)
         array = zarr.open_group(tmp_path / name, mode="r")["0"]
@@ -72,18 +67,18 @@ def test_every_data_type_is_read_bit_for_bit_by_zarr_and_by_another_library(
         np.testing.assert_array_equal(read_by_tensorstore(tmp_path / name / "0", zarr_format), image)
 
 
-@pytest.mark.usefixtures("small_units")
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"chunks": (16, 20)},
-        {"chunks": (10, 12), "shards": (20, 36), "compressors": None},
+        {"chunks": (320, 400)},
+        {"chunks": (200, 240), "shards": (400, 720), "compressors": None},
         {"shards": "auto"},
-        {"chunks": (16, 20), "shards": "auto"},
+        {"chunks": (320, 400), "shards": "auto"},
         {"fill_value": 7},
-        {"zarr_format": 2, "chunks": (16, 20)},
+        {"zarr_format": 2, "chunks": (320, 400)},
     ],
 )
 def test_every_object_is_set_once_and_none_is_read_back(
@@ -109,7 +104,7 @@ def test_every_object_is_set_once_and_none_is_read_back(
         np.testing.assert_array_equal(array[...], np.asarray(img))
 
 
-def test_options_of_the_array_reach_it_and_dimensions_that_nobody_names_have_no_names(tmp_path: Path) -> None:
+def test_options_of_the_array_reach_it_and_dimensions_have_names_only_where_they_are_given(tmp_path: Path) -> None:
     options = {"chunks": (1, 16, 16), "compressors": zarr.codecs.GzipCodec(level=3), "fill_value": 5}
     for axes, names in (("CYX", ("c", "y", "x")), (None, None)):
         write_zarr(tmp_path / "a.zarr", image_of((3, 37, 61)), axes=axes, **options)
@@ -122,10 +117,9 @@ def test_options_of_the_array_reach_it_and_dimensions_that_nobody_names_have_no_
 # --- How a dask array is computed.
 
 
-@pytest.mark.usefixtures("small_units")
 def test_an_object_larger_than_a_region_is_written_by_itself(tmp_path: Path, stored: Counter[str]) -> None:
-    image = image_of((2, 100, 100), "float32")
-    write_zarr(tmp_path / "a.zarr", in_odd_chunks(image), chunks=(1, 100, 100), compressors=None)
+    image = image_of((2, 600, 700), "float32")
+    write_zarr(tmp_path / "a.zarr", in_odd_chunks(image), chunks=(1, 600, 700), compressors=None)
     assert sorted(count for count in stored.values() if count) == [1, 1]
     np.testing.assert_array_equal(array_at(tmp_path / "a.zarr")[...], image)
 

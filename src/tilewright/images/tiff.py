@@ -29,14 +29,10 @@ from tilewright.sources.readers.tiff import SUFFIXES
 from tilewright.stores.patience import naming
 from tilewright.stores.removal import being_written, remove_abandoned, replace_file
 
-CLASSIC_NBYTES = 2**32 - 2**25
-"""What is larger becomes a BigTIFF; the offsets of a classic TIFF end at 4 GiB."""
 TAGS_NBYTES = 512
 """What describes a page takes about as much, at most."""
-PAGE_NBYTES = 32 * 2**20
-"""A page of a dask array that is larger is encoded in tiles, not as a whole."""
 TILE = (256, 256)
-"""These."""
+"""Tiles of a large page of a dask array."""
 ENCODER_NBYTES = 16 * 2**20
 """About as much of a dask array do the threads of tifffile encode at a time; it would take half a GiB."""
 
@@ -112,7 +108,7 @@ def write_tiff(file_path: str | os.PathLike[str], img: AnyArray | dask.array.Arr
             with naming(path):
                 tifffile.imwrite(partial, image, **options)
         elif _is_encoded(image.dtype, options):
-            _write_encoded(path, partial, lazy, options)
+            write_encoded(path, partial, lazy, options)
         else:
             _write_elements(path, partial, lazy, options)
         with naming(path):
@@ -147,11 +143,12 @@ def _options(path: Path, image: AnyArray | dask.array.Array, kwargs: Mapping[str
         is_named_so = ".ome" in Path(path.name.lower()).suffixes[-2:-1]
         options["ome"] = is_named_so and "axes" in (options.get("metadata") or {})
     if options.get("bigtiff") is None:
-        options["bigtiff"] = _needs_bigtiff(image.shape, image.dtype.itemsize, options)
+        options["bigtiff"] = needs_bigtiff(image.shape, image.dtype.itemsize, options)
     return options
 
 
-def _needs_bigtiff(shape: tuple[int, ...], itemsize: int, options: Options) -> bool:
+def needs_bigtiff(shape: tuple[int, ...], itemsize: int, options: Options) -> bool:
+    """Return whether a file may be too large for the offsets of a classic TIFF, which end at 4 GiB."""
     if options.get("imagej") or options.get("truncate"):
         # These hold more than 4 GiB in their own way.
         return False
@@ -163,7 +160,7 @@ def _needs_bigtiff(shape: tuple[int, ...], itemsize: int, options: Options) -> b
     if not _is_none(options.get("compression")):
         # Noise grows by so much with LZW.
         page_nbytes += page_nbytes // 2
-    return prod(shape[:-2]) * (page_nbytes + TAGS_NBYTES) > CLASSIC_NBYTES
+    return prod(shape[:-2]) * (page_nbytes + TAGS_NBYTES) > 2**32 - 2**25
 
 
 def _is_none(compression: Any) -> bool:
@@ -184,8 +181,8 @@ def _write_elements(path: Path, partial: Path, lazy: LazyImage, options: Options
         elements.fill(lazy)
 
 
-def _write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options) -> None:
-    """Write an uncompressed file, then encode it piece by piece."""
+def write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options, page_nbytes: int = 32 * 2**20) -> None:
+    """Write an uncompressed file, then encode it piece by piece: a page of more bytes in tiles, not as a whole."""
     layout = {name: value for name, value in options.items() if name not in _NOT_ABOUT_LAYOUT}
     tile = tuple(options.get("tile") or ())
     layout["volumetric"] = options.get("volumetric", False) or len(tile) == 3
@@ -198,7 +195,7 @@ def _write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options)
         offset = _write_without_elements(path, scratch, lazy.shape, stored, layout)
         with tifffile.TiffFile(scratch) as file:
             page_shape = tuple(file.pages[0].shaped)
-        tile = _tile_for(page_shape, lazy.dtype.itemsize, options, tile)
+        tile = _tile_for(prod(page_shape) * lazy.dtype.itemsize, page_nbytes, options, tile)
         paged_shape = (prod(lazy.shape) // prod(page_shape), *page_shape)
         encoding: Options = {"buffersize": ENCODER_NBYTES, **options}
         if tile:
@@ -212,10 +209,9 @@ def _write_encoded(path: Path, partial: Path, lazy: LazyImage, options: Options)
                 tifffile.imwrite(partial, pieces, shape=lazy.shape, dtype=lazy.dtype, **encoding)
 
 
-def _tile_for(page_shape: tuple[int, ...], itemsize: int, options: Options, tile: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the extents of the tiles to encode in, none where a page is encoded as a whole."""
-    nbytes = prod(page_shape) * itemsize
-    if not tile and nbytes > PAGE_NBYTES:
+def _tile_for(nbytes: int, most_nbytes: int, options: Options, tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the extents of the tiles to encode a page of so many bytes in, none where it is encoded as a whole."""
+    if not tile and nbytes > most_nbytes:
         if options.get("rowsperstrip") is not None:
             raise ValueError(
                 f"a page of {nbytes} bytes of a dask array cannot be encoded in strips of "

@@ -11,7 +11,8 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -22,11 +23,6 @@ from tilewright.stores.patience import naming
 from tilewright.stores.put import write_file
 from tilewright.stores.removal import remove_empty_folder, remove_file, replace_file
 
-BEAT_SECONDS = 5.0
-"""Time between two touches of a lock by its holder."""
-DEAD_SECONDS = 30.0
-"""Time without a touch after which a holder on another machine counts as dead."""
-_LOOK_SECONDS = 1.0
 NAME = "lock"
 """Name of a lock in its folder."""
 _ATTEMPTS = 20
@@ -35,12 +31,26 @@ _dead: dict[tuple[str, int, float], int] = {}
 """Dead holders on other machines, with the last touch of their lock."""
 
 
+@dataclass(frozen=True)
+class Times:
+    """Seconds between two touches by a holder, without one until it counts as dead elsewhere, and between two looks."""
+
+    beat: float = 5.0
+    dead: float = 30.0
+    look: float = 1.0
+
+
+TIMES = Times()
+
+
 class Lock(ABC):
     """Lock of an output, held from `acquire` to `release`; ``taken_from`` is the dead holder before."""
 
-    def __init__(self, output: str, place: Path | str) -> None:
+    def __init__(self, output: str, place: Path | str, times: Times) -> None:
         self._output = output
         self._place = place
+        self._times = times
+        self._beating = _beating(times.beat)
         self._holder: Holder | None = None
         self.taken_from: Holder | None = None
 
@@ -71,16 +81,16 @@ class Lock(ABC):
         Raises
         ------
         OutputInUseError
-            If a running process holds it. For one on another machine that takes `DEAD_SECONDS` at most.
+            If a running process holds it. For one on another machine that takes `Times.dead` at most.
         DestinationError
             If something that is no lock has its name.
         """
         self.taken_from, self._holder = self._take(Holder.me(number, has_workers=has_workers))
-        beating.add(self)
+        self._beating.add(self)
 
     def release(self) -> None:
         """Give the lock back; a second call does nothing. The lock of another holder stays."""
-        beating.discard(self)
+        self._beating.discard(self)
         holder, self._holder = self._holder, None
         if holder is not None:
             with suppress(OSError):
@@ -95,7 +105,7 @@ class Lock(ABC):
 
     @abstractmethod
     def wait_for_holder(self) -> Holder | None:
-        """Return the running holder; for one on another machine that takes `DEAD_SECONDS` at most."""
+        """Return the running holder; for one on another machine that takes `Times.dead` at most."""
 
     @abstractmethod
     def guard(self) -> Guard:
@@ -124,16 +134,16 @@ class Lock(ABC):
 class WriterLock(Lock):
     """Lock that is a file in a folder, which is made where it is missing."""
 
-    def __init__(self, folder: Path, output: str) -> None:
+    def __init__(self, folder: Path, output: str, times: Times = TIMES) -> None:
         self.path = folder / NAME
-        super().__init__(output, self.path)
+        super().__init__(output, self.path, times)
         self._guard: FileGuard | None = None
         self._made: list[Path] = []
 
     def wait_for_holder(self) -> Holder | None:
         """Return the running holder."""
         found = self._read_holder()
-        return None if found is None or _is_dead(self.path, found) else found
+        return None if found is None or _is_dead(self.path, found, self._times) else found
 
     def guard(self) -> FileGuard:
         """Return the proof of the lock for tasks."""
@@ -157,7 +167,7 @@ class WriterLock(Lock):
         self._made = [folder for folder in self.path.parents if not folder.exists()]
         try:
             with naming(self.path):
-                found = _take(self.path, holder)
+                found = _take(self.path, holder, self._times)
         except BaseException:
             self.release()
             raise
@@ -201,7 +211,7 @@ def _give_back(path: Path, holder: Holder) -> None:
         remove_file(right)
 
 
-def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]":
+def _take(path: Path, holder: Holder, times: Times) -> "Holder | tuple[Holder | None, Holder]":
     """Make a lock; return the dead holder before and the new one, or the running holder where there is one.
 
     The lock of a dead holder is replaced by one process alone: the one that holds a second lock, named after the dead
@@ -211,7 +221,7 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
         found = Holder.read(path)
         if found is None:
             continue
-        if not _is_dead(path, found):
+        if not _is_dead(path, found, times):
             if Holder.read(path) == found:
                 return found
             # The holder has ended during the look.
@@ -219,7 +229,7 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
         # A fencing number grows also where nothing was recorded under the last one.
         holder = replace(holder, number=max(holder.number, found.number + 1))
         right = path.with_name(f"{path.name}.{found.token}")
-        faster = _take(right, holder)
+        faster = _take(right, holder, times)
         if isinstance(faster, Holder):
             return faster
         # With the number in the file that becomes the lock.
@@ -233,16 +243,16 @@ def _take(path: Path, holder: Holder) -> "Holder | tuple[Holder | None, Holder]"
     return None, holder
 
 
-def _is_dead(path: Path, found: Holder) -> bool:
+def _is_dead(path: Path, found: Holder, times: Times) -> bool:
     if found.is_here:
         return not found.is_running
     process = (found.machine, found.process, found.process_started)
     # Clocks of machines differ: only a change of the file during the look counts.
-    seen, until = _touched(path), monotonic() + DEAD_SECONDS
-    if found.machine and (seen or 0) <= _dead.get(process, -1) + BEAT_SECONDS * 1e9:
+    seen, until = _touched(path), monotonic() + times.dead
+    if found.machine and (seen or 0) <= _dead.get(process, -1) + times.beat * 1e9:
         return True
     while monotonic() < until:
-        sleep(_LOOK_SECONDS)
+        sleep(times.look)
         if _touched(path) != seen:
             return False
     # One wait for all locks of a process that has touched none since.
@@ -300,7 +310,8 @@ def _touched(path: Path) -> int | None:
 class _Beating:
     """Thread that touches all locks of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._locks: set[Lock] = set()
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
@@ -318,7 +329,7 @@ class _Beating:
 
     def _beat(self) -> None:
         while True:
-            sleep(BEAT_SECONDS)
+            sleep(self._seconds)
             with self._guard:
                 if not self._locks:
                     self._thread = None
@@ -328,4 +339,4 @@ class _Beating:
                 lock.beat()
 
 
-beating = _Beating()
+_beating = cache(_Beating)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-from tilewright.locks import lock as beats
 from tilewright.locks.guard import lost
 from tilewright.locks.holder import Holder
-from tilewright.locks.lock import Lock
+from tilewright.locks.lock import TIMES, Lock, Times
 from tilewright.stores.patience import Patience, answer_of
 from tilewright.stores.put import get_object
 from tilewright.stores.removal import delete_object
@@ -75,10 +74,10 @@ class ObjectGuard:
 class ObjectLock(Lock):
     """Lock that is an object of a store, in the group of the output; the group of the root is empty."""
 
-    def __init__(self, store: Store, group: str, output: str) -> None:
+    def __init__(self, store: Store, group: str, output: str, times: Times = TIMES) -> None:
         self._store = store
         self.key = f"{group}/{NAME}" if group else NAME
-        super().__init__(output, f"the object {self.key}")
+        super().__init__(output, f"the object {self.key}", times)
 
     def wait_for_holder(self) -> Holder | None:
         """Return the running holder."""
@@ -125,9 +124,9 @@ class ObjectLock(Lock):
     def _is_dead(self, found: _Content) -> bool:
         if found.holder.is_here:
             return not found.holder.is_running
-        until = monotonic() + beats.DEAD_SECONDS
+        until = monotonic() + self._times.dead
         while monotonic() < until:
-            sleep(min(1.0, beats.DEAD_SECONDS / 4))
+            sleep(self._times.look)
             if self._read() != found:
                 return False
         return True

@@ -15,8 +15,6 @@ from tilewright.sources.source import Source, padded
 
 SMALL_TILE_NBYTES = 2**18
 """Tiles of fewer bytes are cut from a common window: reading each by itself takes longer than the model does."""
-WINDOW_NBYTES = 2**24
-"""Bytes of a window of many tiles, at most."""
 WINDOWS_KEPT = 4
 """Windows that are kept for the next tiles: several threads may be about neighbouring ones."""
 
@@ -31,10 +29,13 @@ class TileWindows:
     ----------
     source : Source
         The image.
+    window_nbytes : int
+        Bytes of a window of many tiles, at most.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, window_nbytes: int = 2**24) -> None:
         self._source = source
+        self._window_nbytes = window_nbytes
         self._lock = threading.Lock()
         self._windows: OrderedDict[tuple[int, Block], _Window] = OrderedDict()
         self._blocks: _Blocks | None = None
@@ -105,12 +106,12 @@ class TileWindows:
         block = list(ranges)
         for axis, indices in enumerate(ranges):
             block[axis] = indices[:1]
-            if plan.axes[axis] in "ST" or self._nbytes(plan, block) > WINDOW_NBYTES:
+            if plan.axes[axis] in "ST" or self._nbytes(plan, block) > self._window_nbytes:
                 continue
             count = len(indices)
             while count > 1:
                 block[axis] = indices[:count]
-                if self._nbytes(plan, block) <= WINDOW_NBYTES:
+                if self._nbytes(plan, block) <= self._window_nbytes:
                     break
                 count = -(-count // 2)
             return axis, count

@@ -15,9 +15,6 @@ from tilewright.objects.encoding import ObjectEncoder
 from tilewright.plan import WritePlan
 from tilewright.stores.put import get_object
 
-PIECE_NBYTES = 2**20
-"""Size of a piece of a file: it stays in the cache until its digest is made."""
-
 
 class Condition(Enum):
     """State of a stored unit."""
@@ -35,6 +32,8 @@ class UnitChecker:
 
     plan: WritePlan
     encoders: Mapping[int, ObjectEncoder]
+    # A piece of a file stays in the cache until its digest is made.
+    piece_nbytes: int = 2**20
 
     def check(self, record: Record) -> Condition:
         """Return the state of the unit of a record; an unreadable object counts as damaged."""
@@ -64,7 +63,7 @@ class UnitChecker:
         if type(store) is not LocalStore:
             yield get_object(store, key)
             return
-        memory = memoryview(bytearray(PIECE_NBYTES))
+        memory = memoryview(bytearray(self.piece_nbytes))
         # Without O_NONBLOCK a pipe at this path would block.
         descriptor = os.open(store.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:

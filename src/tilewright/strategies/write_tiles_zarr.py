@@ -208,11 +208,11 @@ class WriteTilesZarr(TrainerStrategy):
         _log.info("all %d images are complete: every element was predicted and written once", len(self.reports))
         return self.reports
 
-    def abort(self) -> None:
+    def abort(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Let what is in flight be written, and close the cluster if it was opened here. What is written stays."""
         datasets = [] if self._run is None else self._run[0]
         begun, opened = self._runs.begun(), self._opened
-        until = monotonic() + GRACE_SECONDS
+        until = monotonic() + grace_seconds
         self._forget()
         try:
             for image_run in begun:

@@ -15,11 +15,6 @@ from tilewright.assemble import AnyArray
 from tilewright.transport.scatter import running_workers, scatter
 from tilewright.transport.watch import Watch
 
-AT_ONCE_NBYTES = 64 * 2**20
-"""What is sent by one request, at most, but for the last tile of it: a request costs some milliseconds."""
-CLOSE_SECONDS = 5.0
-"""How long to wait at the end for what is on its way; what takes longer is left to itself."""
-
 
 @dataclass(frozen=True, slots=True)
 class SentTiles:
@@ -40,6 +35,8 @@ class TileSender:
         Takes a tile and the number of workers, and returns the number of the one to which it should go.
     report : callable
         Takes what was sent, or the error because of which nothing more is. It is called in another thread.
+    at_once_nbytes : int
+        Bytes of one request, at most, but for its last tile: a request costs some milliseconds.
 
     Attributes
     ----------
@@ -52,11 +49,13 @@ class TileSender:
         client: Client,
         share_of_tile: Callable[[int, int], int],
         report: Callable[[SentTiles | BaseException], None],
+        at_once_nbytes: int = 64 * 2**20,
     ) -> None:
         self._client = client
         self._share_of_tile = share_of_tile
         self._watch = Watch(client)
         self._report = report
+        self._at_once_nbytes = at_once_nbytes
         self._waiting: list[tuple[int, AnyArray]] = []
         self.unsent_nbytes = 0
         self._closed = False
@@ -78,14 +77,14 @@ class TileSender:
                 self._thread = threading.Thread(target=self._send_all, name="tilewright-sender", daemon=True)
                 self._thread.start()
 
-    def close(self) -> None:
-        """Send nothing more, and wait a little for what is on its way."""
+    def close(self, seconds: float = 5.0) -> None:
+        """Send nothing more, and wait so long for what is on its way; what takes longer is left to itself."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+            self._thread.join(seconds)
 
     def _send_all(self) -> None:
         try:
@@ -122,7 +121,7 @@ class TileSender:
             waiting, self._waiting = self._waiting, []
         shares = [self._share_of_tile(tile, max(1, len(workers))) for tile, _ in waiting]
         for (tile, array), share in zip(waiting, shares, strict=True):
-            if share == shares[0] and nbytes < AT_ONCE_NBYTES:
+            if share == shares[0] and nbytes < self._at_once_nbytes:
                 tiles.append(tile)
                 arrays.append(array)
                 nbytes += array.nbytes
