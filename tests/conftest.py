@@ -40,6 +40,7 @@ SLOW = {
     "cluster/test_lightning.py": "",
     "cluster/test_out_of_core.py": "",
     "faults": "",
+    "conformance/test_strategies.py": "any_order.*WriteTilesZarr",
     "unit/test_write_tiles_zarr.py": "any_order|after_an_error|never_hold|cannot_be_written|little_in|two_proc",
     "unit/test_image_strategies.py": "other_processes|many_chunks",
 }

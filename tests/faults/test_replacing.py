@@ -51,7 +51,7 @@ class TakesNothing(zarr.storage.LocalStore):
         await super().set(key, value)
 
 
-@pytest.mark.parametrize("what", ["the model", "the store"])
+@pytest.mark.parametrize("what", ["the model", pytest.param("the store", marks=pytest.mark.slow)])
 def test_a_run_that_fails_before_its_first_unit_gives_the_place_back(what: str, output: Path) -> None:
     model, destination = (fails, output) if what == "the model" else (negated, TakesNothing(output))
     with unchanged(output.parent), pytest.raises(ArithmeticError, match=f"this {what[4:]} fails"):
