@@ -159,8 +159,6 @@ def predict_to_zarr(
     if on_plan is not None and not callable(on_plan):
         raise TypeError(f"on_plan must be a function of a plan, got {on_plan!r:.80}")
     batch_size = whole_number("batch_size", batch_size)
-    if memory_nbytes is not None:
-        memory_nbytes = whole_number("memory_nbytes", memory_nbytes)
     progress = flag("progress", progress)
     chosen = None if dtype is None else output_dtype(dtype)
     options.check_dtype(chosen or "float64")

@@ -4,9 +4,10 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,15 @@ from tests.support import note, noted, tree
 from zarr.storage import LocalStore
 
 import tilewright as tw
+from tilewright.coordinator import Coordinator
 from tilewright.errors import ClusterGoneError, UnitGivenUpError
+from tilewright.executors.remote import RemoteExecutor
+from tilewright.executors.work import Work
+from tilewright.geometry import extents_of
+from tilewright.ledger.receipts import UnitReceipt
 from tilewright.outputs.output import Output
+from tilewright.plan import plan_write
+from tilewright.runs import run as runs
 from tilewright.transport import scatter
 
 # Workers import this module, and those that are killed do so again and again: nothing here is slow to import.
@@ -499,3 +507,33 @@ def test_what_a_killed_worker_leaves_half_written_is_gone_after_the_run(
     report = running.end()
     (folder / "my.partial").unlink()
     run.check(report)
+
+
+# --- Tiles that were handed over.
+
+
+class KillsForOneUnit:
+    """Kill the own process where one unit is to be written."""
+
+    def write_tiles(self, unit: int, tiles: Mapping[int, np.ndarray]) -> UnitReceipt:
+        if unit == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return UnitReceipt(unit, object_count=1, stored_nbytes=sum(tile.nbytes for tile in tiles.values()))
+
+
+def test_a_unit_of_which_each_writer_dies_is_given_up_and_takes_no_other_unit_with_it(mortal: Client) -> None:
+    plan = plan_write((48, 48), "YX", (16, 16), (4, 4), layout="compact", chunks=(16, 16), dtype="uint8")
+    assert (plan.unit_count, plan.units_are_independent) == (9, False)
+    given_up: list[int] = []
+    recorder: Any = SimpleNamespace(
+        written=lambda receipt: None, given_up=given_up.append, flush=lambda: None, check=lambda: None
+    )
+    executor = RemoteExecutor(mortal, Work(plan, KillsForOneUnit()))
+    run = runs.Run(Coordinator(plan), executor, recorder)
+    for tile in range(plan.tile_count):
+        run.hand_over([tile], [np.ones(extents_of(plan.valid_region(tile)), "uint8")])
+    Running(run.finish).end()
+    executor.close()
+    assert given_up == [4]
+    assert run.coordinator.is_finished
+    assert "lost with a worker" in run.coordinator.given_up[4].reason

@@ -190,6 +190,14 @@ def test_an_object_that_is_not_there_is_asked_for_once() -> None:
     assert store.gets == store.deletes == {"c/0": 1}
 
 
+def test_a_folder_in_the_place_of_an_object_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "c" / "0").mkdir(parents=True)
+    (tmp_path / "c" / "0" / "notes.txt").touch()
+    with pytest.raises(OSError, match="c/0"):
+        delete_object(LocalStore(tmp_path), "c/0", AT_ONCE)
+    assert (tmp_path / "c" / "0" / "notes.txt").exists()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
 def test_an_interrupted_attempt_is_the_last_one(error: BaseException) -> None:
     attempts = iter([error])

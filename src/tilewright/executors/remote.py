@@ -70,11 +70,7 @@ class RemoteExecutor:
     """
 
     def __init__(
-        self,
-        client: Client,
-        work: Work,
-        prediction: SharedPrediction | None = None,
-        copies: TileCopies | None = None,
+        self, client: Client, work: Work, prediction: SharedPrediction | None = None, copies: TileCopies | None = None
     ) -> None:
         self._client = client
         self._watch = Watch(client)
@@ -238,8 +234,11 @@ class RemoteExecutor:
     def _task_of(self, instruction: Instruction) -> Future[Any] | None:
         match instruction:
             case WriteUnit(unit, _, tiles, handles):
+                # A unit of which a tile was lost meanwhile is instructed again when the tile is there again.
+                if lost := self._tiles.forget_lost(handles):
+                    self._at_once.append(TilesLost(tuple(lost.values()), tuple(lost)))
+                    return None
                 found = self._tiles.futures_of(handles)
-                # Where a tile was lost meanwhile, the unit is instructed again when it is there again.
                 return found and self._write_task(unit, tiles, *found)
             case ProduceUnit(unit):
                 return self._submit_task("produce", unit, produce, unit)
@@ -287,21 +286,15 @@ class RemoteExecutor:
         return [UnitFailed(instruction.unit, instruction.attempt, Failure(reason, is_final=True)), are_lost]
 
     def _send_again(self, future: Future[Any], instruction: Instruction) -> bool:
-        """Submit an instruction again that the cluster has dropped, since it was restarted: that is no failed attempt.
-
-        Returns
-        -------
-        bool
-            Whether it was dropped.
-        """
-        is_forgotten = future.status == "error" and isinstance(future.exception(), WorkGoneError | TilesGoneError)
-        if not is_forgotten and future.status not in ("cancelled", "lost"):
+        """Submit an instruction again that a cluster has dropped that was restarted, and return whether it has."""
+        error = future.exception() if future.status == "error" else None
+        if not isinstance(error, WorkGoneError | TilesGoneError) and future.status not in ("cancelled", "lost"):
             return False
         self._resent_count += 1
         if self._resent_count > RESENT_PER_UNIT * self._work.plan.unit_count + REGISTRATIONS:
             raise gone("it drops the tasks of this run again and again")
         self._watch.wait_until_connected()
-        if is_forgotten and monotonic() > self._renewed_until:
+        if isinstance(error, WorkGoneError) and monotonic() > self._renewed_until:
             self._shared.renew()
             if self._prediction is not None:
                 self._prediction.renew()

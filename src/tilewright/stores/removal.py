@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zarr.abc.store import Store
+from zarr.storage import LocalStore
 
 from tilewright.stores.patience import Check, Patience, allowed, answer_of, naming
 
@@ -73,7 +74,11 @@ def delete_object(store: Store, key: str, patience: Patience | None = None, chec
 
     def delete() -> None:
         check()
-        answer_of(store, key, store.delete(key), patience.answer_seconds)
+        if type(store) is LocalStore:
+            # The store itself would remove a folder that is there with all that it holds.
+            remove_file(f"{store.root}/{key}")
+        else:
+            answer_of(store, key, store.delete(key), patience.answer_seconds)
 
     patience.bear(delete)
 
