@@ -37,7 +37,7 @@ if (context := get_mp_context()).get_start_method() == "forkserver":
 CLUSTERS = {"client", "cluster", "embedded", "processes", "scheduler", "two_processes"}
 """Fixtures that start a cluster."""
 SLOW = {
-    "cluster/test_lightning.py": "",
+    "cluster/test_trainers.py": "",
     "cluster/test_out_of_core.py": "",
     "faults": "",
     "conformance/test_strategies.py": "any_order.*WriteTilesZarr",

@@ -1,24 +1,25 @@
-"""Trainers of both Lightning packages predict while a cluster writes images, and the caller gets all, or the reason."""
+"""Trainers of both Lightning packages predict while a cluster writes, and the caller gets all, or the reason."""
 
 import importlib
-import os
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import tifffile
 import torch
 import zarr
 from distributed import Client
-from tests.support import LayerError, PositionModel, stitched, tree
+from tests.support import LayerError, PositionModel, running_clusters, stitched
 from torch.utils.data import DataLoader
 
 import tilewright as tw
-from tilewright.errors import DestinationError, ImageWriteError, IncompleteImageError
+from tilewright.errors import IncompleteImageError
 
 # Lightning gives advice on hardware, and on loggers that one might use.
 pytestmark = [
@@ -157,14 +158,6 @@ def test_several_data_loaders_are_written_in_one_run(
         np.testing.assert_array_equal(written, expected_of(stack, True), strict=True)
 
 
-def test_one_callback_writes_several_runs(package: Any, embedded: Client, tmp_path: Path) -> None:
-    callback = tw.PredictionWriterCallback.from_write_func_params("tiff", True, dirpath=tmp_path, client=embedded)
-    for stack in STACKS.values():
-        predict(package, callback, tiled(stack, num_workers=0))
-        written = read_output(tmp_path / "prediction_0.tiff")
-        np.testing.assert_array_equal(written, expected_of(stack, True), strict=True)
-
-
 # --- The callback.
 
 
@@ -202,31 +195,20 @@ def test_a_relative_folder_is_taken_from_the_working_directory_with_a_warning(
 
 
 @pytest.mark.parametrize("is_tiled", [True, False])
-def test_nothing_is_written_while_writing_is_off(is_tiled: bool, package: Any, tmp_path: Path) -> None:
-    callback = tw.PredictionWriterCallback.from_write_func_params("tiff", is_tiled, dirpath=tmp_path / "out")
+@pytest.mark.parametrize("write_type", ["tiff", "zarr"])
+def test_nothing_is_written_while_writing_is_off(write_type: str, is_tiled: bool, package: Any, tmp_path: Path) -> None:
+    clusters = running_clusters()
+    callback = tw.PredictionWriterCallback.from_write_func_params(write_type, is_tiled, dirpath=tmp_path / "out")
     callback.writing_predictions = False
     loader = (tiled if is_tiled else untiled)(STACKS["a"], num_workers=0)
     network = network_of(package)
     predict(package, callback, loader, network)
     assert network.calls > 0
     assert list(tmp_path.iterdir()) == []
+    assert running_clusters() == clusters
     callback.writing_predictions = True
     predict(package, callback, loader)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["prediction_0.tiff"]
-
-
-@pytest.mark.parametrize("is_tiled", [True, False])
-def test_names_that_collide_are_an_error_before_anything_is_predicted(
-    is_tiled: bool, package: Any, sources: list[Path], tmp_path: Path
-) -> None:
-    tifffile.imwrite(sources[0].with_suffix(".tiff"), STACKS["a"], photometric="minisblack")
-    callback = tw.PredictionWriterCallback.from_write_func_params("tiff", is_tiled, dirpath=tmp_path / "out")
-    loader = (tiled if is_tiled else untiled)([*sources, sources[0].with_suffix(".tiff")], num_workers=0)
-    network = network_of(package)
-    with pytest.raises(DestinationError, match="would both be written to"):
-        predict(package, callback, loader, network)
-    assert network.calls == 0
-    assert tree(tmp_path / "out") == {}
+    assert sorted((tmp_path / "out").glob("prediction*"))
 
 
 @pytest.mark.parametrize("is_tiled", [True, False])
@@ -297,6 +279,105 @@ def test_the_error_of_a_strategy_reaches_the_caller_and_it_lets_go(
     assert strategy.calls == ["abort", "prepare", "write_batch", "write_batch", "abort"]
 
 
+def test_a_stand_in_for_a_trainer_has_received_no_signal_and_has_one_process(embedded: Client, tmp_path: Path) -> None:
+    trainer = Mock(spec=pl.Trainer)
+    trainer.predict_dataloaders, trainer.lightning_module = tiled(STACKS["a"], num_workers=0), network_of(pl)
+    callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(embedded), tmp_path / "out")
+    callback.setup(trainer, network_of(pl), "predict")
+    callback.on_predict_start(trainer, None)
+    for number, (tiles, infos) in enumerate(trainer.predict_dataloaders):
+        callback.write_on_batch_end(trainer, None, (tiles, infos), None, None, number, 0)
+    callback.on_predict_end(trainer, None)
+    (report,) = callback.write_strategy.reports
+    np.testing.assert_array_equal(report.array[...].squeeze(), STACKS["a"])
+
+
+# --- Tiles to Zarr.
+
+
+@pytest.fixture
+def nothing_stays_open() -> Iterator[None]:
+    """What was opened during a test is closed at its end: clusters, and the threads of them."""
+    clusters, threads = running_clusters(), set(threading.enumerate())
+    yield
+    assert running_clusters() <= clusters
+    for thread in set(threading.enumerate()) - threads:
+        if not thread.name.startswith(("Dask-Offload", "zarr", "asyncio")):
+            # Those are shared by all of a process, and stay.
+            thread.join(timeout=10)
+            assert not thread.is_alive(), thread.name
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("executor", ["embedded", "two_processes", None])
+def test_a_trainer_predicts_files_and_arrays_to_zarr(
+    executor: str | None, num_workers: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    client = None if executor is None else request.getfixturevalue(executor)
+    clusters = running_clusters()
+    stacks = list(STACKS.values())
+    (tmp_path / "raw").mkdir()
+    tifffile.imwrite(tmp_path / "raw" / "a.b.tif", stacks[0], photometric="minisblack")
+    array = zarr.create_array(tmp_path / "raw" / "c.zarr", shape=stacks[1].shape, dtype="uint16", chunks=(1, 16, 16))
+    array[...] = stacks[1]
+    strategy = tw.WriteTilesZarr(client)
+    loader = tiled([tmp_path / "raw" / "a.b.tif", tmp_path / "raw" / "c.zarr", stacks[2]], num_workers=num_workers)
+    predict(pl, tw.PredictionWriterCallback(strategy, tmp_path / "out"), loader)
+    for name, stack in zip(["a.b.zarr", "c.zarr", "prediction.zarr/2"], stacks, strict=True):
+        np.testing.assert_array_equal(read_output(tmp_path / "out" / name), expected_of(stack, True))
+    assert len(strategy.reports) == 3
+    assert running_clusters() == clusters
+
+
+def test_mixed_precision_is_written_as_float32(embedded: Client, tmp_path: Path) -> None:
+    class Same(pl.LightningModule):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return batch
+
+    image = STACKS["a"] // 256
+    callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(embedded), tmp_path)
+    predict(pl, callback, tiled(image), Same(), precision="bf16-true")
+    written = zarr.open_group(tmp_path / "prediction.zarr" / "0", mode="r")["0"]
+    assert written.dtype == "float32"
+    # Eight bits is what this precision holds.
+    np.testing.assert_array_equal(written[...].squeeze(), image)
+
+
+@pytest.mark.usefixtures("nothing_stays_open")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("fails_at", [0, 3])
+def test_the_error_of_a_network_reaches_the_caller_and_nothing_stays_open(
+    fails_at: int, num_workers: int, tmp_path: Path
+) -> None:
+    callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(), tmp_path)
+    loader = tiled(STACKS["a"], num_workers=num_workers, batch_size=1)
+    with pytest.raises(LayerError, match="layer 3: out of luck"):
+        predict(pl, callback, loader, network_of(pl, fails_at=fails_at))
+
+
+@pytest.mark.usefixtures("nothing_stays_open")
+def test_a_run_to_zarr_that_stops_early_ends_with_what_is_missing(tmp_path: Path) -> None:
+    callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(), tmp_path)
+    with pytest.raises(IncompleteImageError, match=r"image .* misses \d+ elements of \d+ tiles of \d+ in .*prediction"):
+        predict(pl, callback, tiled(STACKS["a"]), limit_predict_batches=2)
+
+
+@pytest.mark.parametrize("processes", [{"world_size": 2}, {"world_size": 1, "num_devices": 3}])
+def test_a_trainer_of_several_processes_is_refused_before_anything_is_made(
+    processes: dict[str, int], tmp_path: Path
+) -> None:
+    callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(), tmp_path / "out")
+    with pytest.raises(NotImplementedError, match=r"the trainer runs in [23] processes.*use devices=1"):
+        callback.setup(SimpleNamespace(**processes), None, "predict")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_folder_is_called_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="relative prediction folder 'predictions'"):
+        assert tw.PredictionWriterCallback(tw.WriteTilesZarr()).dirpath == tmp_path / "predictions"
+
+
 # --- What goes wrong.
 
 
@@ -331,40 +412,3 @@ def test_a_run_that_stops_early_ends_with_what_is_missing(
         predict(package, callback, loader, limit_predict_batches=9 if is_tiled else 3)
     assert "b.2024.tif" not in str(caught.value)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.2024.tiff"]
-
-
-def fail_for_a(*, file_path: Path, img: np.ndarray) -> None:
-    if file_path.stem == "a":
-        raise LayerError(1, "no ink left")
-    tw.write_tiff(file_path, img)
-
-
-@pytest.mark.parametrize("is_tiled", [True, False])
-def test_an_image_that_cannot_be_written_is_named_at_the_end(
-    is_tiled: bool, package: Any, two_processes: Client, sources: list[Path], tmp_path: Path
-) -> None:
-    callback = tw.PredictionWriterCallback.from_write_func_params(
-        "custom", is_tiled, fail_for_a, ".tiff", dirpath=tmp_path / "out", client=two_processes
-    )
-    with pytest.raises(ImageWriteError, match=r"raw/a\.tif could not be written to .*out/a\.tiff: .*no ink left"):
-        predict(package, callback, tiled(sources) if is_tiled else untiled(sources))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.2024.tiff", "c.tiff"]
-
-
-def write_with_process(file_path: Path, img: np.ndarray) -> None:
-    file_path.write_text(str(os.getpid()))
-
-
-def test_where_no_client_is_given_the_workers_of_the_current_one_write(
-    package: Any, two_processes: Client, sources: list[Path], tmp_path: Path
-) -> None:
-    writers = {}
-    for folder in ("here", "there"):
-        strategy = tw.CacheTiles(write_with_process, ".txt", {})
-        with two_processes.as_current() if folder == "there" else nullcontext():
-            predict(package, tw.PredictionWriterCallback(strategy, tmp_path / folder), tiled(sources))
-    writers = {
-        folder: {int(path.read_text()) for path in (tmp_path / folder).iterdir()} for folder in ("here", "there")
-    }
-    assert writers["here"] == {os.getpid()}
-    assert writers["there"] <= set(two_processes.run(os.getpid).values())
