@@ -560,3 +560,16 @@ __all__ = [
     "tree",
     "windows_of",
 ]
+
+
+class Recording:
+    """An array that is read lazily, and remembers the windows that were read."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape, self.dtype = array.shape, array.dtype
+        self.windows: list[tuple[tuple[int, int], ...]] = []
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        self.windows.append(tuple((part.start, part.stop) for part in slices))
+        return self.array[slices]

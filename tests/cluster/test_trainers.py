@@ -135,15 +135,6 @@ def test_without_a_cluster_the_trainer_writes_them_itself(
         np.testing.assert_array_equal(written, expected_of(stack, is_tiled), strict=True)
 
 
-def test_samples_of_one_size_may_share_a_batch(package: Any, embedded: Client, tmp_path: Path) -> None:
-    stacks = [stack[:, :40] for stack in STACKS.values()]
-    callback = tw.PredictionWriterCallback.from_write_func_params("tiff", False, dirpath=tmp_path, client=embedded)
-    predict(package, callback, untiled(stacks, num_workers=0, batch_size=4))
-    for number, stack in enumerate(stacks):
-        written = read_output(tmp_path / f"prediction_{number}.tiff")
-        np.testing.assert_array_equal(written, expected_of(stack, False), strict=True)
-
-
 @pytest.mark.parametrize("kind", ["list", "dict"])
 def test_several_data_loaders_are_written_in_one_run(
     kind: str, package: Any, embedded: Client, sources: list[Path], tmp_path: Path

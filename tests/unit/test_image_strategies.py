@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import json
 import re
 import threading
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-import zarr
 from distributed import Client, Future
 from tests.conformance.strategy_cases import (
     CACHE,
@@ -29,7 +27,6 @@ from tests.conformance.strategy_cases import (
     hand_over,
     save,
     save_lazily,
-    tiff,
     trainer_of,
     write,
 )
@@ -86,12 +83,6 @@ def test_arguments_that_mean_nothing_are_refused_at_once(name: str, strategy_typ
     arguments, options, error, message = BAD_ARGUMENTS[name]
     with pytest.raises(error, match=message):
         strategy_type(*arguments, **options)
-
-
-@pytest.mark.parametrize("kind", [CACHE, WHOLE], ids=["CacheTiles", "WriteImage"])
-def test_the_keywords_reach_the_function_that_writes(kind: Kind, client: Client | None, tmp_path: Path) -> None:
-    write(kind.make(client, kwargs={"compression": "zlib", "level": [1, 2]}), kind.dataset(), tmp_path)
-    assert json.loads((tmp_path / "prediction_0.npy.json").read_text()) == {"compression": "zlib", "level": [1, 2]}
 
 
 @pytest.mark.parametrize("kind", [CACHE, WHOLE], ids=["CacheTiles", "WriteImage"])
@@ -332,19 +323,6 @@ def test_a_prediction_of_another_spatial_size_is_written_as_it_is(
     stack = np.stack([IMAGE, IMAGE[::-1]])
     write(WHOLE.make(client), WHOLE.dataset(stack, "SYX"), tmp_path, model=resized)
     np.testing.assert_array_equal(np.load(tmp_path / "prediction_0.npy")[:, 0], resized(stack))
-
-
-def test_whole_images_as_tiff_and_as_zarr(client: Client | None, tmp_path: Path) -> None:
-    stack = np.stack([IMAGE, IMAGE[::-1]])
-    for function, extension in ((tw.write_tiff, ".tiff"), (tw.write_zarr, ".zarr")):
-        strategy = tw.WriteImage(function, extension, {}, client=client)
-        write(strategy, WHOLE.dataset([tiff(tmp_path / "a.b.tif", stack), stack[::-1]], "SYX"), tmp_path / "out")
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a.b.tiff")[:, 0], stack)
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "prediction_1.tiff")[:, 0], stack[::-1])
-    np.testing.assert_array_equal(zarr.open_group(tmp_path / "out" / "a.b.zarr", mode="r")["0"][:, 0], stack)
-    np.testing.assert_array_equal(
-        zarr.open_group(tmp_path / "out" / "prediction.zarr", mode="r")["1/0"][:, 0], stack[::-1]
-    )
 
 
 def test_what_is_appended_to_the_caches_is_part_of_the_image(client: Client | None, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from tests.support import Recording
 from torch.utils.data import DataLoader
 from zarr.storage import MemoryStore
 
@@ -229,19 +230,6 @@ def test_it_travels_to_workers_that_are_spawned(tmp_path: Path) -> None:
 
 
 # --- What is read.
-
-
-class Recording:
-    """An array that is read lazily, and remembers the windows that were read."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape, self.dtype = array.shape, array.dtype
-        self.windows: list[tuple[tuple[int, int], ...]] = []
-
-    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
-        self.windows.append(tuple((part.start, part.stop) for part in slices))
-        return self.array[slices]
 
 
 @DATASETS

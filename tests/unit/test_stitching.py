@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from tests.support import Recording
 from zarr.storage import MemoryStore
 
 import tilewright as tw
@@ -46,19 +47,6 @@ def test_lazy_arrays_are_cut_into_the_tiles_of_their_elements(kind: str) -> None
     expected, expected_infos = cut()
     assert infos == expected_infos
     np.testing.assert_array_equal(np.stack(tiles), np.stack(expected))
-
-
-class Recording:
-    """An array that is read lazily, and remembers what was read."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape, self.dtype = array.shape, array.dtype
-        self.windows: list[tuple[tuple[int, int], ...]] = []
-
-    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
-        self.windows.append(tuple((part.start, part.stop) for part in slices))
-        return self.array[slices]
 
 
 def test_only_the_window_of_the_next_tile_is_read() -> None:

@@ -135,15 +135,6 @@ def test_only_one_cluster_is_opened_for_all_images(tmp_path: Path) -> None:
     assert len(writer.finalize()) == 4
 
 
-def test_both_clusters_store_the_same_bytes(embedded: Client, two_processes: Client, tmp_path: Path) -> None:
-    with small_units():
-        for name, client in (("embedded", embedded), ("two_processes", two_processes)):
-            writer = tw.WriteTilesZarr(client, chunks=(12, 10), shards=(24, 20))
-            write(writer, ZARR.dataset([IMAGE, IMAGE[::-1]]), tmp_path / name, model=PositionModel(2, "float32"))
-    name = "prediction.zarr"
-    assert tree(tmp_path / "embedded" / name) == tree(tmp_path / "two_processes" / name)
-
-
 # --- Options.
 
 
@@ -246,14 +237,6 @@ def test_all_outputs_are_checked_before_the_first_one_is_created(
     with pytest.raises(DestinationExistsError, match=r"b\.zarr exists"):
         write(make_writer(), ZARR.dataset(sources), tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.zarr", "b.zarr.ledger"]
-
-
-def test_overwriting_replaces_the_outputs_and_leaves_their_neighbours(
-    writer: tw.WriteTilesZarr, make_writer: Callable[..., tw.WriteTilesZarr], tmp_path: Path
-) -> None:
-    write(writer, ZARR.dataset([IMAGE, IMAGE]), tmp_path)
-    write(make_writer(if_exists="overwrite", chunks=(20, 20)), ZARR.dataset(IMAGE[:21]), tmp_path)
-    ZARR.check(tmp_path, {number: image.astype("float32") for number, image in enumerate([IMAGE[:21], IMAGE])})
 
 
 # --- The end.
