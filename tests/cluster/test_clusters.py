@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client, default_client
-from tests.support import BreaksOn, CallCounter, LayerError, NotingFactory, PositionModel, noted, tree
+from tests.support import BreaksOn, CallCounter, LayerError, NotingFactory, noted, tree
 from zarr.storage import MemoryStore
 
 import tilewright as tw
@@ -35,25 +35,6 @@ def source(tmp_path: Path) -> Path:
     array = zarr.create_array(tmp_path / "raw.zarr", shape=IMAGE.shape, dtype="uint8", chunks=(16, 16))
     array[...] = IMAGE
     return tmp_path / "raw.zarr"
-
-
-@pytest.mark.parametrize("layout", ["compact", "aligned"])
-def test_both_clusters_store_the_same_bytes(
-    layout: str, embedded: Client, two_processes: Client, source: Path, tmp_path: Path
-) -> None:
-    for name, client in (("embedded", embedded), ("two_processes", two_processes)):
-        tw.predict_to_zarr(
-            PositionModel(2, "float32"),
-            source,
-            tmp_path / name,
-            layout=layout,
-            chunks=(12, 12),
-            batch_size=3,
-            client=client,
-            memory_nbytes=2 * IMAGE.nbytes * 4,
-            **REQUEST,
-        )
-    assert tree(tmp_path / "embedded") == tree(tmp_path / "two_processes")
 
 
 @pytest.mark.parametrize("client", CLUSTERS, indirect=True)

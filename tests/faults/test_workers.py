@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -524,16 +524,13 @@ class KillsForOneUnit:
 def test_a_unit_of_which_each_writer_dies_is_given_up_and_takes_no_other_unit_with_it(mortal: Client) -> None:
     plan = plan_write((48, 48), "YX", (16, 16), (4, 4), layout="compact", chunks=(16, 16), dtype="uint8")
     assert (plan.unit_count, plan.units_are_independent) == (9, False)
-    given_up: list[int] = []
-    recorder: Any = SimpleNamespace(
-        written=lambda receipt: None, given_up=given_up.append, flush=lambda: None, check=lambda: None
-    )
+    recorder = Mock()
     executor = RemoteExecutor(mortal, Work(plan, KillsForOneUnit()))
     run = runs.Run(Coordinator(plan), executor, recorder)
     for tile in range(plan.tile_count):
         run.hand_over([tile], [np.ones(extents_of(plan.valid_region(tile)), "uint8")])
     Running(run.finish).end()
     executor.close()
-    assert given_up == [4]
+    recorder.given_up.assert_called_once_with(4)
     assert run.coordinator.is_finished
     assert "lost with a worker" in run.coordinator.given_up[4].reason

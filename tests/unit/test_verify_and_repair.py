@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.faults.resuming import IMAGE, REQUEST
 from tests.support import BreaksOn, empty, identities, is_metadata, lengthen, shorten, tree
 from zarr.storage import LocalStore, MemoryStore
 
@@ -26,17 +27,6 @@ from tilewright.ledger.ledger import LedgerFolder
 from tilewright.ledger.records import Record, Status
 from tilewright.locks.lock import WriterLock
 
-IMAGE = np.random.default_rng(0).random((240, 288), dtype=np.float32)
-REQUEST: dict[str, Any] = {
-    "axes": "YX",
-    "tile_size": (48, 48),
-    "overlap": (12, 12),
-    "layout": "compact",
-    "chunks": (24, 24),
-    # Little, so that units are small.
-    "memory_nbytes": 2**18,
-    "progress": False,
-}
 INCOMPLETE = 3
 UNITS = 12
 
