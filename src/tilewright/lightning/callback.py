@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from tilewright.errors import RunStoppedError
 from tilewright.strategies import WriteStrategy, create_write_strategy
-from tilewright.strategies.write_strategy import check_one_process
+from tilewright.strategies.write_strategy import Aborts, Prepares, check_one_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -114,9 +114,8 @@ class PredictionWriterCallback(_Writer):
         super().on_predict_start(trainer, pl_module)
         # Of a run that did not end nothing must get into this one.
         self._abort()
-        prepare = getattr(self.write_strategy, "prepare", None)
-        if self.writing_predictions and prepare is not None:
-            prepare(trainer, self.dirpath)
+        if self.writing_predictions and isinstance(self.write_strategy, Prepares):
+            self.write_strategy.prepare(trainer, self.dirpath)
 
     def write_on_batch_end(
         self,
@@ -167,9 +166,8 @@ class PredictionWriterCallback(_Writer):
         self._abort()
 
     def _abort(self) -> None:
-        abort = getattr(self.write_strategy, "abort", None)
-        if abort is not None:
-            abort()
+        if isinstance(self.write_strategy, Aborts):
+            self.write_strategy.abort()
 
 
 def _absolute(dirpath: Path | str) -> Path:

@@ -13,8 +13,7 @@ from tilewright.identity.values import name_of
 class WriteStrategy(Protocol):
     """How the predictions of a Lightning trainer are written.
 
-    A strategy may also have ``prepare(trainer, dirpath)``, which checks its outputs before anything is predicted, and
-    ``abort()``, which lets go of what is in flight where the prediction ends with an error.
+    A strategy may also be one of those that `Prepares`, or that `Aborts`.
 
     Examples
     --------
@@ -81,6 +80,22 @@ class WriteStrategy(Protocol):
 
     def finalize(self) -> Any:
         """Wait for what is in flight, check that all of it is complete, and close; a second call does nothing."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """Strategy that checks its outputs before anything is predicted."""
+
+    def prepare(self, trainer: Any, dirpath: Path | str) -> None:
+        """Check the outputs of a run; called when prediction starts."""
+
+
+@runtime_checkable
+class Aborts(Protocol):
+    """Strategy that lets go of what it holds where the prediction ends with an error."""
+
+    def abort(self) -> None:
+        """Let go of what is in flight; what is written stays."""
 
 
 def loaders_of(trainer: Any) -> list[Any]:
