@@ -126,7 +126,7 @@ def test_neither_a_tile_nor_its_future_is_kept_when_it_is_sent(two_processes: Cl
 
 
 def test_a_cluster_that_is_gone_is_reported_once_and_nothing_more_is_sent() -> None:
-    with Client(processes=False, n_workers=1, dashboard_address=None, set_as_default=False) as client:
+    with Client(processes=False, n_workers=1, dashboard_address="127.0.0.1:0", set_as_default=False) as client:
         told = Told()
         sender = TileSender(client, one_share, told.put)
         sender.send([0], [np.ones(3)])
