@@ -5,7 +5,7 @@ succeeds alone was running beside the cause.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
@@ -30,9 +30,6 @@ class Suspects(Generic[Task]):
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self._waiting)
 
     def add(self, task: Task) -> None:
         """Queue a task that a worker died with."""

@@ -26,9 +26,21 @@ def source_stem(path: Path) -> str:
 
 
 def create_write_file_path(dirpath: Path | str, file_path: Path | str, write_extension: str) -> Path:
-    """Return the path of the prediction of a file, in an output folder.
+    """Return the path of the prediction of a file.
 
-    The extension of the output starts with a dot; ValueError is raised where it does not.
+    Parameters
+    ----------
+    dirpath : Path or str
+        Folder of the output.
+    file_path : Path or str
+        The predicted file.
+    write_extension : str
+        Extension of the output, with its dot.
+
+    Raises
+    ------
+    ValueError
+        If the extension does not start with a dot.
 
     Examples
     --------
