@@ -132,7 +132,8 @@ def _check_half(folder: Path, ledger: str) -> None:
 
 
 def _spoil(output: Path) -> None:
-    objects = [path for path in sorted((output / "0" / "c").rglob("*")) if path.is_file()]
+    # A killed run may have left an empty file under a temporary name: there is nothing in it to spoil.
+    objects = [path for path in sorted((output / "0" / "c").rglob("*")) if path.is_file() and path.stat().st_size]
     for number, path in enumerate(objects):
         if number % 6 == 1:
             path.write_bytes(b"spoilt")
