@@ -105,8 +105,9 @@ class UnitTiles:
         self._part = memory.view(array.dtype).reshape(part_extents)
         # For each axis and part, the tiles in it: share of the tile number, slice of the part, slice of the tile.
         self._pieces: list[dict[int, list[tuple[int, slice, slice]]]] = []
-        stride = plan.tile_count
-        for tiling, (start, stop), part in zip(plan.tilings, plan.unit_region(unit), part_extents, strict=True):
+        tilings, self._first_tile = plan.tiles_of_array(plan.array_of_unit(unit))
+        stride = prod(tiling.count for tiling in tilings)
+        for tiling, (start, stop), part in zip(tilings, plan.unit_region(unit), part_extents, strict=True):
             stride //= tiling.count
             pieces: dict[int, list[tuple[int, slice, slice]]] = {}
             for tile in tiling.indices_in(start, stop):
@@ -126,7 +127,7 @@ class UnitTiles:
             part[...] = self._fill_value
         for piece in product(*(pieces[index] for pieces, index in zip(self._pieces, position, strict=True))):
             ranks, into, out_of = zip(*piece, strict=True)
-            paste(part, into, self._tiles[sum(ranks)], out_of)
+            paste(part, into, self._tiles[self._first_tile + sum(ranks)], out_of)
         return part
 
 

@@ -22,6 +22,9 @@ def plan_write(
     memory_nbytes: int | None = None,
     window_nbytes: int | None = None,
     series: int = 0,
+    levels: int | str = "auto",
+    scale: Sequence[float] | None = None,
+    labels: bool = False,
 ) -> WritePlan:
     """Plan the writing of the tiled prediction of one image: the dry run.
 
@@ -50,6 +53,14 @@ def plan_write(
         Bytes of tiles in flight beyond those that must wait.
     series : int, default=0
         Which image of a source that holds several.
+    levels : int or "auto"
+        The number of levels of the pyramid, each half of the one below; 1 is full resolution alone. ``"auto"`` halves
+        while the plane has more than 256 elements on an axis.
+    scale : sequence of float, optional
+        The size of an element on each spatial axis, in the order (Z)YX. Z is not halved while its elements are larger
+        than those of the plane; where not given, they are the same.
+    labels : bool, default=False
+        Whether elements are labels, of which coarser levels take the most frequent one, and not the mean.
 
     Returns
     -------
@@ -92,6 +103,9 @@ def plan_write(
         channels=channels,
         memory_nbytes=memory_nbytes,
         window_nbytes=window_nbytes,
+        levels=levels,
+        scale=None if scale is None else tuple(scale),
+        labels=labels,
     )
 
 

@@ -50,6 +50,8 @@ def predict_to_zarr(
     grace_seconds: float = GRACE_SECONDS,
     series: int = 0,
     plan: WritePlan | None = None,
+    levels: int | str = "auto",
+    labels: bool = False,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -67,7 +69,7 @@ def predict_to_zarr(
         The axes of the source in its own order, letters of ``STCZYX``.
     tile_size, overlap : sequence of int
         Elements of a tile, and those that neighbouring tiles share, per spatial axis in the order (Z)YX.
-    layout, chunks, shards, memory_nbytes
+    layout, chunks, shards, memory_nbytes, levels, labels
         As in `plan_write`.
     compressors : "auto", None, or codecs
         As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
@@ -171,6 +173,8 @@ def predict_to_zarr(
         "shards": shards,
         "dtype": chosen,
         "memory_nbytes": memory_nbytes,
+        "levels": levels,
+        "labels": labels or None,
     }
     planned = _planned_request(plan, given)
     opened = open_source(source, planned.axes if planned else axes, series=series)  # type: ignore[arg-type]
@@ -273,6 +277,8 @@ def repair(
             chunks=plan.chunks,
             shards=plan.shards,
             dtype=plan.dtype,
+            levels=plan.factors,
+            labels=plan.reduction == "mode",
             memory_nbytes=None if memory_nbytes is None else whole_number("memory_nbytes", memory_nbytes),
         ),
         batch_size=whole_number("batch_size", batch_size),
@@ -282,7 +288,7 @@ def repair(
     ).predict()
 
 
-_DEFAULTS = {"layout": "auto", "chunks": "auto"}
+_DEFAULTS = {"layout": "auto", "chunks": "auto", "levels": "auto"}
 
 
 def _planned_request(plan: WritePlan | None, given: dict[str, Any]) -> PlanRequest | None:

@@ -23,7 +23,7 @@ from tests.support import PositionModel, stitched
 
 import tilewright as tw
 from tilewright.images.lazy_image import takes_lazy_image
-from tilewright.plan import group
+from tilewright.plan.choice import group
 
 RNG = np.random.default_rng(12)
 IMAGE = RNG.integers(0, 60_000, (40, 48)).astype("uint16")

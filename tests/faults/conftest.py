@@ -18,7 +18,7 @@ from tests.faults.resuming import CLIENTS, IMAGE, Company, copy_of, predict
 from tests.faults.stopping import run_client
 from tests.faults.support import LOCAL, ROOT, are_there, set_status, wait_for
 
-from tilewright.plan import group
+from tilewright.plan.choice import group
 from tilewright.transport import sharing
 from tilewright.transport.clients import shares_memory
 

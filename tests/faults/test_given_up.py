@@ -585,7 +585,7 @@ def test_a_program_whose_store_never_answers_ends(tmp_path: Path) -> None:
         from pathlib import Path
         import pytest
         from tests.faults import test_given_up as tests
-        from tilewright.plan import group
+        from tilewright.plan.choice import group
         from tilewright.transport.clients import open_embedded_cluster
 
         with pytest.MonkeyPatch.context() as patch, open_embedded_cluster(threads=2) as client:

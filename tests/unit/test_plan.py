@@ -10,9 +10,9 @@ import pytest
 
 from tilewright.errors import GeometryError, MemoryPlanError
 from tilewright.plan import WritePlan, plan_write
-from tilewright.plan.choose import LARGEST_UNIT_NBYTES
-from tilewright.plan.group import UNIT_NBYTES
-from tilewright.plan.stored import CHUNK_NBYTES, LONG_ENOUGH, SHARD_NBYTES
+from tilewright.plan.choice.choose import LARGEST_UNIT_NBYTES
+from tilewright.plan.choice.group import UNIT_NBYTES
+from tilewright.plan.choice.stored import CHUNK_NBYTES, LONG_ENOUGH, SHARD_NBYTES
 
 VOLUME: dict[str, Any] = {
     "shape": (1024, 2048, 2048),

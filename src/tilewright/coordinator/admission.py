@@ -24,30 +24,46 @@ class Admission:
     def __init__(self, plan: UnitPlan, settled: UnitSet) -> None:
         self._plan = plan
         self._settled = settled
-        self._unit = 0
+        self._place = 0
         self._tiles: tuple[int, ...] = ()
         self._first_open = 0
         self.nbytes: int | None = None
 
     def take(self) -> tuple[int, tuple[int, ...]]:
         """Return the next unit and, where units share tiles, the tiles that begin in it; then look ahead."""
-        taken = self._unit, self._tiles
-        self._unit += 1
+        taken = self._plan.unit_in_turn(self._place), self._tiles
+        self._place += 1
         self.look_ahead()
         return taken
 
+    def begin(self, *, predicts: bool) -> None:
+        """Find the first unit; that of the coarser levels where tiles are predicted without being asked for."""
+        if not predicts:
+            self._place = max(self._place, self._plan.finest_unit_count)
+        self.look_ahead()
+
     def look_ahead(self) -> None:
         """Find the next unit, and what it takes."""
+        plan = self._plan
         self._skip_settled()
-        if self._unit == self._plan.unit_count:
+        if self._place == plan.unit_count:
             self.nbytes = None
-        elif self._plan.units_are_independent:
-            self.nbytes = self._plan.unit_nbytes(self._unit)
+            return
+        unit = plan.unit_in_turn(self._place)
+        if unit >= plan.finest_unit_count:
+            self.nbytes = sum(map(plan.tile_nbytes, plan.tiles_of_unit(unit)))
+        elif plan.units_are_independent:
+            self.nbytes = plan.unit_nbytes(unit)
         else:
-            self._tiles = self._plan.tiles_starting_in(self._unit)
-            self.nbytes = sum(map(self._plan.tile_nbytes, self._tiles))
+            self._tiles = plan.tiles_starting_in(unit)
+            self.nbytes = sum(map(plan.tile_nbytes, self._tiles))
 
     def _skip_settled(self) -> None:
         """Go on to the next unit in which a tile may begin that an open unit needs."""
-        first_open = self._first_open = self._settled.first_missing(max(self._first_open, self._unit))
-        self._unit = max(self._unit, first_open - self._plan.largest_unit_distance)
+        plan = self._plan
+        if plan.units_are_independent:
+            while self._place < plan.unit_count and plan.unit_in_turn(self._place) in self._settled:
+                self._place += 1
+            return
+        first_open = self._first_open = self._settled.first_missing(max(self._first_open, self._place))
+        self._place = max(self._place, first_open - plan.largest_unit_distance)

@@ -99,8 +99,8 @@ class Coordinator(OpenWork):
                     self._tile_predicted(tile, handle)
             case TilesCounted(unit):
                 self._tiles_counted(unit)
-            case UnitWritten(unit, receipt):
-                self._unit_written(unit, receipt)
+            case UnitWritten(unit, receipt, handle):
+                self._unit_written(unit, receipt, handle)
             case TilesOffered(tiles):
                 self._ask_for(tiles, Cause.OFFERED)
             case TilesLost(tiles, handles):
@@ -109,13 +109,13 @@ class Coordinator(OpenWork):
                 self._tiles_failed(tiles, failure)
             case UnitFailed(unit, attempt, failure):
                 self._unit_failed(unit, attempt, failure)
-            case StartAdmitting():
+            case StartAdmitting(predicts):
                 self._is_admitting = True
-                self._admission.look_ahead()
+                self._admission.begin(predicts=predicts)
             case StopAdmitting():
                 self._is_admitting = False
             case RoomChanged(nbytes):
-                self.budget_nbytes = max(self.plan.peak_live_nbytes, self.plan.waiting_nbytes + nbytes)
+                self.budget_nbytes = max(self.plan.admitted_nbytes, self.plan.waiting_nbytes + nbytes)
         if self._is_admitting:
             self._admit()
         return self._instructions
@@ -169,7 +169,11 @@ class Coordinator(OpenWork):
             if not failure.is_final and not self.policy.is_spent(record.failures):
                 again.append(tile)
                 continue
-            of_tile = replace(failure, reason=f"tile {tile} could not be predicted: {failure.reason}")
+            unit_of_tile = self.plan.unit_of_tile(tile)
+            what = f"tile {tile} could not be predicted"
+            if unit_of_tile is not None:
+                what = f"{self.plan.describe_unit(unit_of_tile)} could not be read for a coarser level"
+            of_tile = replace(failure, reason=f"{what}: {failure.reason}")
             for unit in self._open_units_of(tile):
                 self._close_unit(unit, Cause.ATTEMPTS_SPENT, of_tile)
         for tile in again:
@@ -179,10 +183,18 @@ class Coordinator(OpenWork):
                 self._move(tile, record, Cause.FAILED)
         self._deliver()
 
-    def _unit_written(self, unit: int, receipt: object) -> None:
+    def _unit_written(self, unit: int, receipt: object, handle: Hashable) -> None:
         if not self._is_done(unit):
             self._settled.add(unit)
             self._close_unit(unit, Cause.STORED, receipt)
+        tile = self.plan.tile_of_unit(unit)
+        if tile is None:
+            return
+        if handle is not None:
+            self._tile_predicted(tile, handle)
+        for coarser in self._open_units_of(tile):
+            # Others of its tiles are made of units that an earlier run has written.
+            self._ask_for(self._made_tiles(coarser), Cause.ADMITTED)
 
     def _unit_failed(self, unit: int, attempt: int, failure: Failure) -> None:
         owner = self._units.get(unit)
@@ -201,13 +213,20 @@ class Coordinator(OpenWork):
         finishes, whatever the order in which tiles come.
         """
         admission = self._admission
-        while admission.nbytes is not None and self.live_nbytes + admission.nbytes <= self.budget_nbytes:
+        while admission.nbytes is not None and self._has_room(admission.nbytes):
             nbytes = admission.nbytes
             unit, tiles = admission.take()
-            if not self.plan.units_are_independent:
+            if unit >= self.plan.finest_unit_count:
+                self._ask_for(self._made_tiles(unit), Cause.ADMITTED)
+            elif not self.plan.units_are_independent:
                 self._ask_for(tiles, Cause.ADMITTED)
             elif not self._is_done(unit) and self._move(unit, self._open_unit(unit), Cause.ADMITTED):
                 self._add_live(nbytes)
+
+    def _has_room(self, nbytes: int) -> bool:
+        """Return whether so many bytes more may be asked for; while nothing is under way, coarser levels make room."""
+        is_below = self.coarser_nbytes <= self.plan.coarser_waiting_nbytes
+        return self.live_nbytes + nbytes <= self.budget_nbytes and (is_below or self.is_idle)
 
     def _ask_for(self, tiles: tuple[int, ...], cause: Cause) -> None:
         """Ask for those of these tiles that are neither held, nor on their way, nor done with."""
@@ -252,6 +271,13 @@ class Coordinator(OpenWork):
             self.given_up[number] = detail
             self._instructions.append(GiveUpUnit(number, detail))
 
+    def _give_up_coarser(self, unit: int) -> None:
+        """Give up the units of coarser levels that a unit would have been a part of."""
+        tile = self.plan.tile_of_unit(unit)
+        for coarser in () if tile is None else self._open_units_of(tile):
+            reason = f"{self.plan.describe_unit(unit)} was given up, which it is made of"
+            self._close_unit(coarser, Cause.ATTEMPTS_SPENT, Failure(reason, is_final=True, is_consequence=True))
+
     def _deliver(self) -> None:
         """Put the tiles that are to be delivered into one instruction."""
         if self._to_deliver:
@@ -264,6 +290,8 @@ class Coordinator(OpenWork):
         was_produced = owner.state is UnitState.PRODUCING
         self._move(unit, owner, cause, detail)
         del self._units[unit]
+        if cause is Cause.ATTEMPTS_SPENT:
+            self._give_up_coarser(unit)
         if was_produced:
             self.live_nbytes -= self.plan.unit_nbytes(unit)
             return
@@ -274,5 +302,4 @@ class Coordinator(OpenWork):
             record.open_units -= 1
             if record.open_units == 0:
                 self._move(tile, record, Cause.UNITS_DONE)
-                del self._tiles[tile]
-                self.live_nbytes -= record.nbytes
+                self._forget_tile(tile, record)

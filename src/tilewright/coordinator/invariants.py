@@ -10,6 +10,9 @@ def check_invariants(coordinator: Coordinator) -> None:
     live = sum(record.nbytes for record in coordinator._tiles.values())
     live += sum(map(coordinator.plan.unit_nbytes, producing))
     _check(live == coordinator.live_nbytes, f"live bytes are {live}, counted {coordinator.live_nbytes}")
+    coarser = [record for tile, record in coordinator._tiles.items() if coordinator.plan.unit_of_tile(tile) is not None]
+    counted = coordinator.coarser_nbytes
+    _check(sum(record.nbytes for record in coarser) == counted, f"bytes of coarser levels are not {counted}")
     waited_for = sum(owner.state in (UnitState.WRITING, UnitState.PRODUCING) for owner in coordinator._units.values())
     waited_for += sum(record.state is TileState.EXPECTED for record in coordinator._tiles.values())
     _check(waited_for == coordinator._waited_for, f"{waited_for} are waited for, counted {coordinator._waited_for}")

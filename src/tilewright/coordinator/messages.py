@@ -19,11 +19,14 @@ class Failure:
         The number under which the executor keeps the error itself.
     is_final : bool
         Whether a further attempt is of no use.
+    is_consequence : bool
+        Whether another unit, which this one is made of, was given up.
     """
 
     reason: str
     error: int | None = None
     is_final: bool = False
+    is_consequence: bool = False
 
     def __str__(self) -> str:
         return self.reason
@@ -31,7 +34,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StartAdmitting:
-    """Tiles may be asked for: the executor predicts what is instructed."""
+    """Tiles may be asked for: the executor predicts what is instructed, or makes tiles of stored units alone."""
+
+    predicts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,11 @@ class TilesFailed:
 
 @dataclass(frozen=True, slots=True)
 class UnitWritten:
-    """All objects of a unit are stored."""
+    """All objects of a unit are stored; where it is a tile of a coarser level, that is there under a handle."""
 
     unit: int
     receipt: object
+    handle: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,10 @@ class OpenWork:
         Units of the run.
     live_nbytes : int
         Bytes of tiles that are held or have been asked for.
-    peak_live_nbytes : int
-        The largest value that it had so far.
+    coarser_nbytes : int
+        Those of them that are tiles of coarser levels.
+    peak_live_nbytes, peak_coarser_nbytes : int
+        The largest values that these had so far.
     given_up : dict of int to Failure
         Units that failed too often. What arrives of them later is ignored.
     budget_nbytes : int
@@ -130,10 +132,12 @@ class OpenWork:
 
     def __init__(self, plan: UnitPlan, ownership: Ownership, written: Iterable[int]) -> None:
         self.plan = plan
-        self.budget_nbytes = plan.peak_live_nbytes
+        self.budget_nbytes = plan.admitted_nbytes
         self.owned = ownership.units(plan.unit_count)
         self.live_nbytes = 0
         self.peak_live_nbytes = 0
+        self.coarser_nbytes = 0
+        self.peak_coarser_nbytes = 0
         self.given_up: dict[int, Failure] = {}
         self._units: dict[int, OpenUnit] = {}
         self._tiles: dict[int, OpenTile] = {}
@@ -168,10 +172,10 @@ class OpenWork:
         return (unit for unit in self.owned if unit not in self._settled)
 
     def missing_tiles(self) -> list[int]:
-        """Return the tiles without which units that are not written cannot be, and that are not held."""
+        """Return the predicted tiles without which units that are not written cannot be, and that are not held."""
         tiles = {tile for unit in self.missing_units() for tile in self.plan.tiles_of_unit(unit)}
         held = {tile for tile, record in self._tiles.items() if record.state is TileState.HELD}
-        return sorted(tiles - held)
+        return sorted(tile for tile in tiles - held if self.plan.unit_of_tile(tile) is None)
 
     def misses_tiles(self, unit: int) -> bool:
         """Return whether a unit that is open lacks tiles."""
@@ -203,7 +207,24 @@ class OpenWork:
                 self._open_unit(unit)
         record = self._tiles[tile] = OpenTile(TileState.UNSEEN, len(open_units), self.plan.tile_nbytes(tile))
         self._add_live(record.nbytes)
+        if self.plan.unit_of_tile(tile) is not None:
+            self.coarser_nbytes += record.nbytes
+            self.peak_coarser_nbytes = max(self.peak_coarser_nbytes, self.coarser_nbytes)
         return record
+
+    def _forget_tile(self, tile: int, record: OpenTile) -> None:
+        """Forget a tile that no unit needs any more."""
+        del self._tiles[tile]
+        self.live_nbytes -= record.nbytes
+        if self.plan.unit_of_tile(tile) is not None:
+            self.coarser_nbytes -= record.nbytes
+
+    def _made_tiles(self, unit: int) -> tuple[int, ...]:
+        """Return the tiles of a unit of a coarser level, where the units that they are made of are all written."""
+        sources = [self.plan.unit_of_tile(tile) for tile in self.plan.tiles_of_unit(unit)]
+        if any(source is None or source not in self._settled for source in sources):
+            return ()
+        return self.plan.tiles_of_unit(unit)
 
     def _open_units_of(self, tile: int) -> tuple[int, ...]:
         return tuple([unit for unit in self.plan.units_of_tile(tile) if unit in self._units or not self._is_done(unit)])

@@ -14,6 +14,10 @@ class UnitPlan(Protocol):
         """The number of units."""
 
     @property
+    def finest_unit_count(self) -> int:
+        """The number of units at full resolution, whose tiles are predicted; they come first."""
+
+    @property
     def units_are_independent(self) -> bool:
         """Whether every tile lies in one unit, so that one task predicts and writes the unit."""
 
@@ -39,7 +43,24 @@ class UnitPlan(Protocol):
 
     @property
     def peak_live_nbytes(self) -> int:
-        """Upper bound of the bytes of predicted tiles that are held at any time."""
+        """Upper bound of the bytes of tiles that are held at any time."""
+
+    @property
+    def admitted_nbytes(self) -> int:
+        """Bytes of tiles up to which further ones are admitted."""
+
+    @property
+    def coarser_waiting_nbytes(self) -> int:
+        """Bytes of tiles of coarser levels up to which further predictions are admitted."""
+
+    def unit_in_turn(self, place: int) -> int:
+        """Return the unit whose turn comes at a place."""
+
+    def tile_of_unit(self, unit: int) -> int | None:
+        """Return the tile of a coarser level that a unit becomes when it is written; None for most units."""
+
+    def unit_of_tile(self, tile: int) -> int | None:
+        """Return the unit that a tile is made of; None for a predicted tile."""
 
     def units_of_tile(self, tile: int) -> tuple[int, ...]:
         """Return the units that hold a piece of this tile."""

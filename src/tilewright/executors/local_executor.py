@@ -22,6 +22,7 @@ from tilewright.coordinator import (
 from tilewright.executors.executor import Errors, failed
 from tilewright.executors.held_tiles import HeldTiles
 from tilewright.executors.work import Work
+from tilewright.objects.unit_writer import StoredUnit
 
 
 def is_prediction(step: Instruction) -> bool:
@@ -77,10 +78,17 @@ class LocalExecutor:
                         self._tiles.hold(tile, valid)
                     return TilesPredicted(tiles, tiles)
                 case ProduceUnit(unit):
-                    return UnitWritten(unit, self._work.produce(unit, self._stopped.is_set))
+                    return self._written(unit, self._work.produce(unit, self._stopped.is_set))
                 case WriteUnit(unit, _, tiles):
-                    return UnitWritten(unit, self._work.write_tiles(unit, {tile: self._tiles[tile] for tile in tiles}))
+                    return self._written(unit, self._work.write_tiles(unit, {t: self._tiles[t] for t in tiles}))
         except Exception as error:
             # The coordinator decides what a failure means.
             return failed(step, self._errors.failure_of(error))
         raise TypeError(f"{step} is not carried out by work")
+
+    def _written(self, unit: int, stored: StoredUnit) -> UnitWritten:
+        """Hold a stored unit as a tile of the next coarser level, if it is one, and return that it is stored."""
+        tile = self._work.plan.tile_of_unit(unit)
+        if tile is not None and stored.coarser is not None:
+            self._tiles.hold(tile, stored.coarser)
+        return UnitWritten(unit, stored.receipt, tile)

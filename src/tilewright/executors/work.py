@@ -11,18 +11,21 @@ from typing import Protocol
 
 from tilewright.assemble import AnyArray
 from tilewright.coordinator import UnitPlan
-from tilewright.ledger.receipts import StageSeconds, UnitReceipt
+from tilewright.ledger.receipts import StageSeconds
 from tilewright.locks.reach import Reach
 from tilewright.model.tile_prediction import TilePrediction
-from tilewright.objects.unit_writer import UnitWriter
+from tilewright.objects.unit_writer import StoredUnit, UnitWriter
 from tilewright.plan import WritePlan
 
 
 class TileWriter(Protocol):
     """Writer of a unit of which all tiles are there."""
 
-    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> StoredUnit:
         """Write a unit from the valid regions of its tiles."""
+
+    def stored_tile(self, unit: int) -> AnyArray:
+        """Return a unit that is stored as a tile of the next coarser level."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,17 @@ class Work:
     reach: Reach | None = None
 
     def batches(self, tiles: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return those tiles in the batches that the model sees; it sees the whole batch, whichever are needed."""
-        wanted = set(tiles)
+        """Return those tiles in the batches that the model sees; it sees the whole batch, whichever are needed.
+
+        Tiles that are made of stored units are batches of one.
+        """
+        made: list[tuple[int, ...]] = [(tile,) for tile in tiles if self.plan.unit_of_tile(tile) is not None]
+        wanted = {tile for tile in tiles if self.plan.unit_of_tile(tile) is None}
+        if not wanted:
+            return made
         prediction, plan, _ = self._predicted
-        batches = prediction.batches(plan, tiles)
-        return [tuple(tile for tile in batch if tile in wanted) for batch in batches]
+        batches = prediction.batches(plan, sorted(wanted))
+        return [tuple(tile for tile in batch if tile in wanted) for batch in batches] + made
 
     def groups(self, tiles: Sequence[int], group_nbytes: int) -> list[tuple[int, ...]]:
         """Return those tiles in groups of whole batches, each of about so many bytes."""
@@ -67,16 +76,18 @@ class Work:
 
     def predict(self, tiles: Sequence[int]) -> list[AnyArray]:
         """Return the valid regions of some tiles of one batch."""
+        if (unit := self.plan.unit_of_tile(tiles[0])) is not None:
+            return [self.writer.stored_tile(unit)]
         prediction, plan, _ = self._predicted
         (batch,) = prediction.batches(plan, tiles)
         predicted = dict(zip(batch, prediction.predict(plan, batch), strict=True))
         return [predicted[tile] for tile in tiles]
 
-    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> StoredUnit:
         """Write a unit from the valid regions of its tiles."""
         return self._with_spent(self.writer.write_tiles(unit, tiles))
 
-    def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> UnitReceipt:
+    def produce(self, unit: int, is_stopped: Callable[[], bool] = lambda: False) -> StoredUnit:
         """Predict the tiles of a unit, and write it; between two batches it may be stopped."""
         prediction, plan, writer = self._predicted
         buffer, seconds = writer.buffer(unit), StageSeconds()
@@ -93,18 +104,20 @@ class Work:
                     if tile in wanted:
                         buffer.place(tile, valid)
                 seconds.assemble += perf_counter() - start
-        receipt = writer.write(unit, buffer)
+        stored = writer.write(unit, buffer)
         writer.recycle(unit, buffer)
-        receipt.seconds.add(seconds)
-        return self._with_spent(receipt)
+        stored.receipt.seconds.add(seconds)
+        return self._with_spent(stored)
 
-    def _with_spent(self, receipt: UnitReceipt) -> UnitReceipt:
+    def _with_spent(self, stored: StoredUnit) -> StoredUnit:
         """Let a receipt carry along what predicting took in this process since the last one."""
         if self.prediction is None:
-            return receipt
+            return stored
+        receipt = stored.receipt
         seconds, lost_count = self.prediction.take_spent()
         receipt.seconds.add(seconds)
-        return replace(receipt, lost_count=lost_count, missing=self.prediction.source.take_missing())
+        missing = self.prediction.source.take_missing()
+        return stored._replace(receipt=replace(receipt, lost_count=lost_count, missing=missing))
 
     @property
     def _predicted(self) -> tuple[TilePrediction, WritePlan, UnitWriter]:

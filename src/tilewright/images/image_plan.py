@@ -28,11 +28,11 @@ class ImagePlan:
     """
 
     units_are_independent = False
-    waiting_nbytes = largest_unit_distance = largest_unit_nbytes = padded_tile_nbytes = 0
+    waiting_nbytes = largest_unit_distance = largest_unit_nbytes = padded_tile_nbytes = coarser_waiting_nbytes = 0
 
     def __init__(self, names: Sequence[str], memory_nbytes: int) -> None:
-        self.unit_count = len(names)
-        self.window_nbytes = self.peak_live_nbytes = memory_nbytes
+        self.unit_count = self.finest_unit_count = len(names)
+        self.window_nbytes = self.peak_live_nbytes = self.admitted_nbytes = memory_nbytes
         self._names = names
         self._tile_count = 0
         self._tiles: dict[int, tuple[int, int]] = {}
@@ -75,6 +75,16 @@ class ImagePlan:
     def tiles_starting_in(self, unit: int) -> tuple[int, ...]:
         """Return no tiles: none is asked for."""
         return ()
+
+    def unit_in_turn(self, place: int) -> int:
+        """Return the image at a place."""
+        return place
+
+    def tile_of_unit(self, unit: int) -> None:
+        """Return no tile: an image has no coarser levels here."""
+
+    def unit_of_tile(self, tile: int) -> None:
+        """Return no unit: each tile is predicted."""
 
     def tile_nbytes(self, tile: int) -> int:
         """Return the bytes of a tile."""

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tilewright.assemble import AnyArray
 from tilewright.errors import ImageWriteError, TilesGoneError
 from tilewright.images.lazy_image import is_lazy
 from tilewright.images.stitch_lazily import Fetch, stitched_lazily
 from tilewright.images.stitching import ImageStitching
 from tilewright.ledger.receipts import UnitReceipt
+from tilewright.objects.unit_writer import StoredUnit
 from tilewright.stores.places import without_secrets
 
 WriteFunc = Callable[..., Any]
@@ -42,7 +44,7 @@ class ImageWriter:
         """Whether the tiles are fetched while the image is written."""
         return is_lazy(self.write_func)
 
-    def write_tiles(self, unit: int, tiles: Mapping[int, Any]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, Any]) -> StoredUnit:
         """Stitch and write an image.
 
         Raises
@@ -61,7 +63,11 @@ class ImageWriter:
             raise
         except Exception as error:
             raise write_error(stitching.name, path, f"{type(error).__name__}: {without_secrets(error)}") from error
-        return UnitReceipt(unit, object_count=1, stored_nbytes=0)
+        return StoredUnit(UnitReceipt(unit, object_count=1, stored_nbytes=0))
+
+    def stored_tile(self, unit: int) -> AnyArray:
+        """Refuse: an image has no coarser levels."""
+        raise ValueError(f"image {unit} is no tile of a coarser level")
 
 
 def write_error(name: str, path: Path, reason: str) -> ImageWriteError:

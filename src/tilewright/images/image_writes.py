@@ -27,6 +27,7 @@ from tilewright.images.image_plan import ImagePlan
 from tilewright.images.image_writer import ImageWriter, WriteFunc, write_error
 from tilewright.images.stitching import ImageStitching
 from tilewright.ledger.receipts import UnitReceipt
+from tilewright.objects.unit_writer import StoredUnit
 from tilewright.runs.run import Run
 from tilewright.transport.clients import memory_for_tiles, shares_memory
 from tilewright.transport.remote_tiles import TileCopies
@@ -208,10 +209,14 @@ class _OnThreads:
 
     writer: ImageWriter
 
-    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> StoredUnit:
         graph = delayed(partial(self.writer.write_tiles, unit, tiles), pure=False)()
-        receipt: UnitReceipt = graph.compute(scheduler="threads")
-        return receipt
+        stored: StoredUnit = graph.compute(scheduler="threads")
+        return stored
+
+    def stored_tile(self, unit: int) -> AnyArray:
+        """Refuse, as the writer does."""
+        return self.writer.stored_tile(unit)
 
 
 class _ClusterExecutor(RemoteExecutor):
@@ -242,7 +247,7 @@ class _ClusterExecutor(RemoteExecutor):
 def _write_image(
     _names: object, writer: ImageWriter, unit: int, tiles: tuple[int, ...], values: list[Any]
 ) -> UnitReceipt:
-    return writer.write_tiles(unit, dict(zip(tiles, values, strict=True)))
+    return writer.write_tiles(unit, dict(zip(tiles, values, strict=True))).receipt
 
 
 def joined(errors: Sequence[ImageWriteError], also: Sequence[str] = ()) -> ImageWriteError:

@@ -25,7 +25,7 @@ from tilewright.outputs.options import OutputOptions, checked_path
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.axes import ORDER, is_in_order
-from tilewright.plan.stored import SMALL_CHUNK_NBYTES
+from tilewright.plan.choice.stored import SMALL_CHUNK_NBYTES
 from tilewright.sources.readers.reader import unmasked
 from tilewright.stores.metadata import is_zarr
 from tilewright.stores.patience import naming

@@ -7,12 +7,14 @@ from itertools import product
 from math import prod
 from operator import floordiv, lt
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
 from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes, process_name
 from tilewright.locks.guard import Guard
+from tilewright.objects.coarser_tile import CoarserTile, stored_tile
 from tilewright.objects.digest import DigestedObject, UnitDigest
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.plan import ArrayPlan, WritePlan
@@ -46,6 +48,13 @@ class _Memory:
         self._kept.append(memory)
 
 
+class StoredUnit(NamedTuple):
+    """Receipt of a unit that is stored, and the tile of the next coarser level that it is, if there is one."""
+
+    receipt: UnitReceipt
+    coarser: AnyArray | None = None
+
+
 @dataclass(frozen=True)
 class _EncodedObject:
     """Object that is assembled and encoded part by part while it is stored; each attempt begins anew."""
@@ -54,6 +63,7 @@ class _EncodedObject:
     unit_parts: UnitParts
     positions: Sequence[tuple[int, ...] | None]
     seconds: StageSeconds
+    coarser: CoarserTile | None
 
     def __iter__(self) -> Iterator[Encoded]:
         return self.encoder.join(map(self._encoded, self.positions))
@@ -63,6 +73,9 @@ class _EncodedObject:
             return None
         start = perf_counter()
         part = self.unit_parts.part(position)
+        if self.coarser is not None:
+            # While the part is in the cache.
+            self.coarser.add(position, part)
         assembled = perf_counter()
         encoded = self.encoder.encode_part(part)
         self.seconds.assemble += assembled - start
@@ -105,16 +118,16 @@ class UnitWriter:
         """Keep the memory of a written unit: fresh memory costs as much as a copy into it."""
         self._unit_memory[self.plan.array_of_unit(unit)].give(buffer.memory)
 
-    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, AnyArray]) -> StoredUnit:
         """Write all objects of a unit from the valid regions of its tiles, which are only read; raises as `write`."""
         number = self.plan.array_of_unit(unit)
         encoder, memory = self.encoders[number], self._part_memory[number].take()
         parts = UnitTiles(self.plan, unit, encoder.part_extents, encoder.array.fill_value, tiles, memory)
-        receipt = self.write(unit, parts)
+        stored = self.write(unit, parts)
         self._part_memory[number].give(memory)
-        return receipt
+        return stored
 
-    def write(self, unit: int, unit_parts: UnitParts) -> UnitReceipt:
+    def write(self, unit: int, unit_parts: UnitParts) -> StoredUnit:
         """Write all objects of a unit, from a full buffer or from all of its tiles; raises as `put_object`.
 
         The unit may be written again: each object is replaced as a whole.
@@ -125,15 +138,22 @@ class UnitWriter:
         object_count = 0
         number = self.plan.array_of_unit(unit)
         array, encoder = self.plan.arrays[number], self.encoders[number]
+        tile = self.plan.tile_of_unit(unit)
+        coarser = None if tile is None else CoarserTile(self.plan, unit, tile, encoder.part_extents)
         for position in self.plan.objects_of_unit(unit):
             positions = list(_parts_of(position, array, encoder.part_extents))
-            stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds))
+            stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds, coarser))
             put_object(encoder.array.store, encoder.key(position), stored, self.patience, self._check)
             digest.add(stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
         nbytes, value, memory, process = digest.nbytes, digest.value, peak_memory_nbytes(), process_name()
-        return UnitReceipt(unit, object_count, nbytes, value, seconds, memory, process=process, array=number)
+        receipt = UnitReceipt(unit, object_count, nbytes, value, seconds, memory, process=process, array=number)
+        return StoredUnit(receipt, None if coarser is None else coarser.valid)
+
+    def stored_tile(self, unit: int) -> AnyArray:
+        """Return a unit that is stored as a tile of the next coarser level."""
+        return stored_tile(self.plan, unit, self.encoders[self.plan.array_of_unit(unit)])
 
     def erase(self, unit: int) -> None:
         """Remove all objects of a unit, so that it reads as the fill value."""

@@ -44,6 +44,8 @@ def fingerprint_of(
         "chunks": plan.chunks,
         "shards": plan.shards,
         "blend": "valid regions",
+        "levels": plan.factors,
+        "reduction": plan.reduction,
         "zarr format": metadata["zarr_format"],
         "fill value": metadata["fill_value"],
         "codecs": metadata.get("codecs", [metadata.get("filters"), metadata.get("compressor")]),

@@ -2,7 +2,7 @@
 
 from tilewright.plan.array_plan import FULL_RESOLUTION, ArrayPlan
 from tilewright.plan.axes import ImageAxes
-from tilewright.plan.choose import plan_for_tilings, plan_of, plan_write, with_memory
+from tilewright.plan.choice.choose import plan_for_tilings, plan_of, plan_write, with_memory
 from tilewright.plan.request import PlanRequest
 from tilewright.plan.write_plan import WritePlan
 

@@ -29,6 +29,8 @@ class ArrayPlan:
         Extents of a shard where the array is sharded.
     name : str
         Name of the array in the group of the output.
+    factors : tuple of int
+        Factors per axis from the array of the level below; empty at full resolution.
     """
 
     dtype: str
@@ -36,13 +38,15 @@ class ArrayPlan:
     chunks: tuple[int, ...]
     shards: tuple[int, ...] | None = None
     name: str = FULL_RESOLUTION
+    factors: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ArrayPlan":
         """Return the array of a plan that `WritePlan.to_dict` was called on."""
         units = tuple(AxisUnits(**numbers) for numbers in values["units"])
         shards = None if values["shards"] is None else tuple(values["shards"])
-        return cls(**values | {"units": units, "chunks": tuple(values["chunks"]), "shards": shards})
+        tuples = {name: tuple(values[name]) for name in ("chunks", "factors")}
+        return cls(**values | {"units": units, "shards": shards} | tuples)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ A request is frozen, and is what a plan is made of; what a request leaves open, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import whole_number, whole_numbers
 from tilewright.errors import GeometryError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tilewright.plan.write_plan import WritePlan
 
 LAYOUTS = ("auto", "compact", "aligned")
+Levels = int | str | tuple[tuple[int, ...], ...]
+"""Number of levels, ``"auto"``, or the factors from each level to the next."""
 DEFAULT_DTYPE = "float32"
 """Data type of a plan where none is asked for."""
 
@@ -27,8 +29,12 @@ class PlanRequest:
 
     Parameters
     ----------
-    shape, axes, tile_size, overlap, layout, chunks, shards, dtype, channels, memory_nbytes, window_nbytes
+    shape, axes, tile_size, overlap, layout, chunks, shards, dtype, channels, memory_nbytes, window_nbytes, levels
         As in `plan_write`; what is None or ``"auto"`` is left open.
+    scale : tuple of float, optional
+        Size of an element on each spatial axis, in the order (Z)YX, for the choice of levels.
+    labels : bool
+        Whether elements are labels: of the elements that become one of a coarser level, the most frequent one is taken.
 
     Raises
     ------
@@ -52,6 +58,9 @@ class PlanRequest:
     channels: int | None = None
     memory_nbytes: int | None = None
     window_nbytes: int | None = None
+    levels: Levels = 1
+    scale: tuple[float, ...] | None = None
+    labels: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", whole_numbers("shape", self.shape))
@@ -69,6 +78,9 @@ class PlanRequest:
         for name in ("channels", "memory_nbytes", "window_nbytes"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        if self.levels != "auto" and not isinstance(self.levels, tuple):
+            object.__setattr__(self, "levels", whole_number("levels", self.levels))
+        object.__setattr__(self, "labels", bool(self.labels))
         if self.dtype is not None:
             object.__setattr__(self, "dtype", dtype_name(self.dtype))
             if str(self.dtype).startswith("complex"):
@@ -82,7 +94,9 @@ class PlanRequest:
     def with_choices_of(self, begun: "WritePlan") -> "PlanRequest":
         """Return the request with what another plan has chosen in the place of ``"auto"``."""
         left_open = [name for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"]
-        chosen = {name: getattr(begun, name) for name in left_open}
+        chosen: dict[str, Any] = {name: getattr(begun, name) for name in left_open}
+        if self.levels == "auto":
+            chosen["levels"] = begun.factors
         if chosen.get("shards", ()) is None:
             # There were none, and now there would be.
             del chosen["shards"]
@@ -99,6 +113,9 @@ class PlanRequest:
             overlap=dict(zip(image.spatial, self.overlap, strict=True)),
             dtype=self.dtype or DEFAULT_DTYPE,
             memory_nbytes=self.memory_nbytes,
+            levels=self.levels,
+            scale=self.scale,
+            labels=self.labels,
         )
 
 
@@ -112,8 +129,8 @@ class Request:
         The axes of the output, in the order ``STCZYX``, and their extents.
     tile_size, overlap : dict of str to int
         By the names of the spatial axes.
-    dtype, memory_nbytes
-        As in `plan_write`.
+    dtype, memory_nbytes, levels, scale, labels
+        As in `PlanRequest`.
     """
 
     axes: str
@@ -122,6 +139,9 @@ class Request:
     overlap: dict[str, int]
     dtype: str
     memory_nbytes: int | None = None
+    levels: Levels = 1
+    scale: tuple[float, ...] | None = None
+    labels: bool = False
 
     @property
     def itemsize(self) -> int:

@@ -6,23 +6,26 @@ from the predictions, from nothing else.
 
 from array import array as CompactArray  # noqa: N812
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import accumulate
 from math import prod
 from typing import Any
 
-from tilewright.geometry import AxisTiling, AxisUnits, GridRelation, Interval, Region, position_of
+from tilewright.geometry import AxisTiling, AxisUnits, Region, position_of
 from tilewright.geometry.footprint import straddling_extent
 from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.describe import describe, describe_region
+from tilewright.plan.pyramid import Pyramid
+from tilewright.plan.relations import ArrayRelation, AxisTiles
 from tilewright.plan.request import PlanRequest
 
 
 @dataclass(frozen=True)
 class WritePlan:
     """The arrays of one output, the tiles that feed their write units, and the cost of both.
+
+    A unit of one level is a tile of the next coarser one: after the predicted tiles, tiles are numbered as units are.
 
     Parameters
     ----------
@@ -35,11 +38,13 @@ class WritePlan:
     arrays : tuple of ArrayPlan
         The arrays of the output, the one at full resolution first. Units are numbered from one array to the next.
     waiting_nbytes : int
-        Upper bound of the bytes of tiles that wait for units that they share.
+        Upper bound of the bytes of tiles that wait for units that they share, or for units of coarser levels.
     window_nbytes : int
         Bytes of tiles that may be in flight beyond those that wait.
     compact_tile_count : int
         The number of tiles of the compact layout, to compare with.
+    reduction : {"mean", "mode"}
+        How elements become one of the next coarser level: intensities by their mean, labels by the most frequent one.
     request : PlanRequest, optional
         What the plan was made of, for `predict_to_zarr`; a ledger does not keep it.
     """
@@ -51,6 +56,7 @@ class WritePlan:
     waiting_nbytes: int
     window_nbytes: int
     compact_tile_count: int
+    reduction: str = "mean"
     request: PlanRequest | None = field(default=None, compare=False, repr=False)
     _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
     _last_units: tuple[int, ...] = field(init=False, compare=False, repr=False)
@@ -130,6 +136,11 @@ class WritePlan:
         """The number of channels of the output."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
 
+    @property
+    def factors(self) -> tuple[tuple[int, ...], ...]:
+        """The factors per axis from each level to the next coarser one."""
+        return tuple(array.factors for array in self.arrays[1:])
+
     # What it costs.
 
     @cached_property
@@ -165,9 +176,11 @@ class WritePlan:
     def task_count(self) -> int:
         """The number of Dask tasks of `predict_to_zarr`: one per unit, and one more where units share tiles.
 
-        Where tiles are shared, one task predicts those that begin in a unit, and another one writes the unit.
+        Where tiles are shared, one task predicts those that begin in a unit, and another one writes the unit. One more
+        fetches the receipt of a unit that is also a tile of a coarser level.
         """
-        return self.unit_count if self.units_are_independent else 2 * self.unit_count
+        predictions = 0 if self.units_are_independent else self.finest_unit_count
+        return predictions + self.unit_count + self._tiled_unit_count
 
     @property
     def output_nbytes(self) -> int:
@@ -186,8 +199,28 @@ class WritePlan:
 
     @property
     def peak_live_nbytes(self) -> int:
-        """Upper bound of the bytes of predicted tiles that are held at any time."""
+        """Upper bound of the bytes of tiles that are held at any time."""
+        return min(self.admitted_nbytes + self._pyramid.arriving_nbytes(self.admitted_nbytes), self.output_nbytes)
+
+    @property
+    def admitted_nbytes(self) -> int:
+        """Bytes of tiles up to which further ones are admitted; those of coarser levels come unasked."""
         return min(self.waiting_nbytes + self.window_nbytes, self.output_nbytes)
+
+    @cached_property
+    def coarser_nbytes(self) -> int:
+        """Upper bound of the bytes of tiles of coarser levels that are held at any time."""
+        waiting_nbytes = self._pyramid.waiting_nbytes
+        return min(waiting_nbytes + self._pyramid.arriving_nbytes(self.admitted_nbytes), self._coarser_array_nbytes)
+
+    @property
+    def _coarser_array_nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays[1:])
+
+    @property
+    def coarser_waiting_nbytes(self) -> int:
+        """Bytes of tiles of coarser levels up to which further predictions are admitted."""
+        return self._pyramid.waiting_nbytes
 
     @property
     def extra_inference(self) -> float:
@@ -214,7 +247,7 @@ class WritePlan:
 
     def valid_region(self, tile: int) -> Region:
         """Return what a tile alone contributes, in coordinates of the output."""
-        return self._tiles.region(tile)
+        return self._relation_of_tile(tile).tile_region(tile)
 
     def crop_region(self, tile: int) -> Region:
         """Return where the valid region lies inside the padded tile."""
@@ -229,23 +262,45 @@ class WritePlan:
 
     def units_of_tile(self, tile: int) -> tuple[int, ...]:
         """Return the units that hold a piece of this tile, in C order."""
-        return self._tiles.related(tile)
+        return self._relation_of_tile(tile).units_of_tile(tile)
 
     def tiles_of_unit(self, unit: int) -> tuple[int, ...]:
         """Return the tiles that have a piece in this unit, in C order."""
-        return self._units.related(unit)
+        return self._relations[self.array_of_unit(unit)].tiles_of_unit(unit)
 
     def tile_count_of_unit(self, unit: int) -> int:
         """Return the number of tiles that have a piece in this unit."""
-        return self._units.related_count(unit)
+        return self._relations[self.array_of_unit(unit)].tile_count_of_unit(unit)
 
     def tiles_starting_in(self, unit: int) -> tuple[int, ...]:
-        """Return the tiles whose valid region begins in this unit: those to predict when it comes to its turn.
+        """Return the predicted tiles whose valid region begins in this unit: those to ask for when its turn comes.
 
         Each tile begins in one unit, the first in C order of those that it feeds. So when all tiles that begin in a
-        unit or before it are there, the unit is complete.
+        unit or before it are there, the unit is complete. Tiles of coarser levels come when their units are written.
         """
-        return self._beginnings.related(unit)
+        return self._relations[0].tiles_starting_in(unit) if unit < self.finest_unit_count else ()
+
+    @cached_property
+    def finest_unit_count(self) -> int:
+        """The number of units at full resolution."""
+        return prod(self.arrays[0].unit_counts)
+
+    def unit_in_turn(self, place: int) -> int:
+        """Return the unit whose turn it is: those of one coarser unit come together, coarser ones at the end."""
+        return place if place >= self.finest_unit_count else self._pyramid.unit_in_turn(place)
+
+    def tile_of_unit(self, unit: int) -> int | None:
+        """Return the tile that a unit is for the next coarser level; None for units of the coarsest level."""
+        return self.tile_count + unit if unit < self._tiled_unit_count else None
+
+    def unit_of_tile(self, tile: int) -> int | None:
+        """Return the unit that a tile is made of; None for a predicted tile."""
+        return None if tile < self.tile_count else tile - self.tile_count
+
+    def tiles_of_array(self, array: int) -> tuple[tuple[AxisTiles, ...], int]:
+        """Return the tiles that feed an array, per axis, and the number of the first one."""
+        relation = self._relations[array]
+        return tuple(relation.tiles), relation.first_tile
 
     def share_of_tile(self, tile: int, count: int) -> int:
         """Return in which of so many parts of the image a tile lies, so that tiles of one unit are mostly together.
@@ -270,15 +325,17 @@ class WritePlan:
 
     def tile_nbytes(self, tile: int) -> int:
         """Return the bytes of a tile's valid region."""
-        return self._tiles.element_count(tile) * self.itemsize
+        return self._relation_of_tile(tile).tile_elements(tile) * self.itemsize
 
     def unit_nbytes(self, unit: int) -> int:
         """Return the bytes of a unit."""
-        return self._units.element_count(unit) * self.itemsize
+        return self._relations[self.array_of_unit(unit)].unit_elements(unit) * self.itemsize
 
     def describe_unit(self, unit: int) -> str:
         """Return a unit in words."""
-        return f"the unit at {describe_region(self.axes, self.unit_region(unit))}"
+        array = self.array_of_unit(unit)
+        of_level = f" of level {array}" if array else ""
+        return f"the unit{of_level} at {describe_region(self.axes, self.unit_region(unit))}"
 
     def objects_of_unit(self, unit: int) -> tuple[tuple[int, ...], ...]:
         """Return the grid positions of the stored objects of a unit, in C order."""
@@ -302,34 +359,35 @@ class WritePlan:
         return tuple(zip(self.tilings, self.arrays[0].units, strict=True))
 
     @cached_property
-    def _tiles(self) -> GridRelation:
-        """The units of each tile."""
-        on_axes = [_related(tiling.valid, tiling.count, units.indices_in) for tiling, units in self._axes]
-        return GridRelation(on_axes, self.arrays[0].unit_counts)
+    def _pyramid(self) -> Pyramid:
+        """The coarser levels."""
+        return Pyramid(self.arrays, is_in_any_order=self.units_are_independent)
+
+    @cached_property
+    def _tiled_unit_count(self) -> int:
+        """The number of units that are tiles of a coarser level."""
+        return self._last_units[-2] + 1 if len(self.arrays) > 1 else 0
+
+    @cached_property
+    def _relations(self) -> tuple[ArrayRelation, ...]:
+        """The tiles and units of each array."""
+        first_units = [0, *(last + 1 for last in self._last_units[:-1])]
+        relations = [ArrayRelation(self.tilings, self.arrays[0].units)]
+        for level in range(1, len(self.arrays)):
+            first_tile = self.tile_count + first_units[level - 1]
+            tiles, units = self._pyramid.tiles(level), self.arrays[level].units
+            relations.append(ArrayRelation(tiles, units, first_tile, first_units[level]))
+        return tuple(relations)
+
+    def _relation_of_tile(self, tile: int) -> ArrayRelation:
+        if tile < self.tile_count:
+            return self._relations[0]
+        return self._relations[self.array_of_unit(tile - self.tile_count) + 1]
 
     @cached_property
     def _crop_starts(self) -> "tuple[CompactArray[int], ...]":
         """Where the valid regions begin inside the tiles, per axis."""
         return tuple(CompactArray("q", (t.crop(index)[0] for index in range(t.count))) for t in self.tilings)
-
-    @cached_property
-    def _units(self) -> GridRelation:
-        """The tiles of each unit."""
-        on_axes = [_related(units.span, units.count, tiling.indices_in) for tiling, units in self._axes]
-        return GridRelation(on_axes, self._tile_counts)
-
-    @cached_property
-    def _beginnings(self) -> GridRelation:
-        """The tiles that begin in each unit."""
-        on_axes = [_related(units.span, units.count, tiling.starts_in) for tiling, units in self._axes]
-        return GridRelation(on_axes, self._tile_counts)
-
-
-def _related(
-    interval: Callable[[int], Interval], count: int, indices: Callable[[int, int], range]
-) -> Iterator[tuple[Interval, range]]:
-    """Yield each interval of an axis, with the indices on the other grid that it meets."""
-    return ((owned, indices(*owned)) for owned in map(interval, range(count)))
 
 
 def _as_json(value: Any) -> Any:

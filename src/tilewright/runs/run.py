@@ -101,6 +101,10 @@ class Run:
                 self._make_room(most_nbytes())
             self.advance(wait=True)
 
+    def complete_levels(self) -> None:
+        """Make tiles of units that an earlier run has written, where units of coarser levels need them."""
+        self._handle(StartAdmitting(predicts=False))
+
     def hand_over(self, tiles: Sequence[int], arrays: Sequence[AnyArray]) -> None:
         """Hand over the valid regions of tiles, and wait while as much is in flight as may be.
 
@@ -217,6 +221,8 @@ class Run:
 
     def _check_hope(self, unit: int, failure: Failure) -> None:
         """Go on without a unit, unless no other unit fares better: then raise the error behind it."""
+        if failure.is_consequence:
+            return
         self._given_up_in_a_row += 1
         coordinator = self.coordinator
         error = self.executor.error_behind(failure)

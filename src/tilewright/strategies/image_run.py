@@ -18,6 +18,7 @@ from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.describe import describe_region
+from tilewright.plan.request import Levels
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
@@ -51,7 +52,7 @@ class AskedImage:
     ----------
     image : TiledImage
         The image and its tiles.
-    channels, dtype, chunks, shards, window_nbytes
+    channels, dtype, chunks, shards, window_nbytes, levels, labels
         As in `plan_write`.
     options : OutputOptions
         How the array is stored.
@@ -68,11 +69,15 @@ class AskedImage:
     window_nbytes: int | None
     model: str
     predicted_by: str
+    levels: int | str
+    labels: bool
 
     def plan(self, begun: WritePlan | None) -> WritePlan:
         """Return the plan; what an earlier run has chosen stays."""
         chunks, shards = self.chunks, self.shards
+        levels: Levels = self.levels
         if begun is not None:
+            levels = begun.factors if levels == "auto" else levels
             chunks = begun.chunks if isinstance(chunks, str) else chunks
             shards = begun.shards if isinstance(shards, str) else shards
         return plan_for_tilings(
@@ -82,6 +87,8 @@ class AskedImage:
             chunks=chunks,
             shards=shards,
             window_nbytes=self.window_nbytes,
+            levels=levels,
+            labels=self.labels,
         )
 
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
@@ -117,7 +124,7 @@ class ImageRun:
 
     def begin(self, beginning: Beginning) -> None:
         """Create the output, or take it up."""
-        self.output_run.begin(beginning)
+        self.output_run.begin(beginning).complete_levels()
         self.output_run.tally.notes = self.image.source.notes
         self.plan = beginning.plan
 

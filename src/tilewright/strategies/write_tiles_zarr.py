@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.arguments import whole_number
+from tilewright.arguments import flag, whole_number
 from tilewright.assemble import AnyArray
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
@@ -46,7 +46,7 @@ class WriteTilesZarr(TrainerStrategy):
     client : distributed.Client, optional
         The cluster that writes. Where not given it is the current client's, else one in this process, closed by
         `finalize`.
-    chunks, shards
+    chunks, shards, levels, labels
         As in `plan_write`.
     compressors, dtype, fill_value, zarr_format
         As in `predict_to_zarr`.
@@ -116,6 +116,8 @@ class WriteTilesZarr(TrainerStrategy):
         if_exists: str = "fail",
         window_nbytes: int | None = None,
         ledger: "str | os.PathLike[str] | None" = None,
+        levels: int | str = "auto",
+        labels: bool = False,
     ) -> None:
         if window_nbytes is not None:
             whole_number("window_nbytes", window_nbytes)
@@ -130,6 +132,8 @@ class WriteTilesZarr(TrainerStrategy):
         check_extents("shards", shards)
         self.options.check_dtype(self.dtype or "float64")
         self.window_nbytes = window_nbytes
+        self.levels = levels if levels == "auto" else whole_number("levels", levels)
+        self.labels = flag("labels", labels)
         self.ledger = None if ledger is None else local_path(ledger, "ledger")
         self.reports: list[Report] = []
         self._forget()
@@ -290,6 +294,8 @@ class WriteTilesZarr(TrainerStrategy):
             shards=self.shards,
             options=self.options,
             window_nbytes=self.window_nbytes,
+            levels=self.levels,
+            labels=self.labels,
             model=self._model,
             predicted_by=f"{self._predicted_by}, borders {image.borders}",
         )

@@ -133,6 +133,10 @@ class RemoteTiles:
         self._copies.update(zip(tiles, map(self._kept.add, own), strict=True))
         self.sender.send(tiles, own)
 
+    def sent_from_here(self, tiles: Sequence[int]) -> list[int]:
+        """Return those of some tiles that were handed over."""
+        return [tile for tile in tiles if tile in self._copies]
+
     def send_again(self, tiles: Sequence[int]) -> None:
         """Let tiles be sent of which the worker has died."""
         self.sender.send(tiles, [self._kept.read(self._copies[tile]) for tile in tiles])

@@ -30,12 +30,12 @@ from tilewright.coordinator import (
     TilesLost,
     TilesPredicted,
     UnitFailed,
-    UnitWritten,
     WriteUnit,
 )
 from tilewright.errors import TilesGoneError, WorkGoneError
 from tilewright.executors.executor import TASKS_PER_THREAD, Errors, failed
-from tilewright.executors.remote_tasks import predict, produce, write
+from tilewright.executors.remote.stored_units import StoredUnits
+from tilewright.executors.remote.tasks import predict, produce, write
 from tilewright.executors.work import Work
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.transport.remote_tiles import RemoteTiles, TileCopies
@@ -87,6 +87,7 @@ class RemoteExecutor:
         self._running: dict[Future[Any], Instruction] = {}
         self._ended: queue.SimpleQueue[Future[Any] | SentTiles | BaseException] = queue.SimpleQueue()
         self._tiles = RemoteTiles(client, work.plan.share_of_tile, self._ended.put, copies)
+        self._units = StoredUnits(client, work.plan, self._tiles)
         self._at_once: deque[Event] = deque()
         self._number = 0
         self._losses: Counter[int] = Counter()
@@ -101,10 +102,12 @@ class RemoteExecutor:
         match instruction:
             case ReleaseTile(tile, handle):
                 self._tiles.release(tile, handle)
-            case DeliverTiles(tiles) if self._work.prediction is None:
-                self._tiles.send_again(tiles)
-            case DeliverTiles():
-                self._waiting[1].extend(map(DeliverTiles, self._work.groups(instruction.tiles, GROUP_NBYTES)))
+            case DeliverTiles(tiles):
+                sent = self._tiles.sent_from_here(tiles)
+                if sent:
+                    self._tiles.send_again(sent)
+                others = [tile for tile in tiles if tile not in sent]
+                self._waiting[1].extend(map(DeliverTiles, self._work.groups(others, GROUP_NBYTES)))
             case WriteUnit(unit) if self._losses[unit] > 1:
                 # Its tiles were lost twice: it may be what its workers die of.
                 self._suspects.add(instruction)
@@ -142,10 +145,11 @@ class RemoteExecutor:
             # A cluster may grow while it is busy.
             self._count_threads()
         # Others were cancelled, when this was closed.
-        ended = [future for future in ended if future in self._running]
-        results = self._receipts_of(ended)
+        ended = [future for future in ended if future in self._running and not self._asks_for_receipt(future)]
+        receipts = self._units.receipts_of({future: self._running[future] for future in ended})
         for future in ended:
-            happened.extend(self._outcome(future, self._running.pop(future), results.get(future)))
+            happened.extend(self._outcome(future, self._running.pop(future), receipts.get(future)))
+            self._units.forget(future)
             if future is self._alone:
                 self._alone = None
                 self._suspects.ended()
@@ -182,6 +186,20 @@ class RemoteExecutor:
         """Return futures of tiles that were taken in; the tile itself where it is not sent yet."""
         return self._tiles.held(tiles)
 
+    def _asks_for_receipt(self, future: Future[Any]) -> bool:
+        """Ask for the receipt of a unit that is stored and is a tile too, and return whether that is still to come."""
+        instruction = self._running[future]
+        if not isinstance(instruction, ProduceUnit | WriteUnit):
+            return False
+        receipt = self._units.ask_for_receipt(instruction.unit, future, self._next_key("receipt", instruction.unit))
+        if receipt is None:
+            return False
+        if future is self._alone:
+            self._alone = receipt
+        self._running[receipt] = self._running.pop(future)
+        receipt.add_done_callback(self._ended.put)
+        return True
+
     def _sent(self, tiles: tuple[int, ...], futures: Sequence[Future[Any]]) -> TilesPredicted:
         handles = tuple(self._next_key("tile", tile) for tile in tiles)
         for handle, tile, future in zip(handles, tiles, futures, strict=True):
@@ -208,6 +226,7 @@ class RemoteExecutor:
             waiting.clear()
         self._suspects = Suspects()
         self._tiles.close()
+        self._units.close()
         if self._client.status == "running":
             with suppress(Exception):
                 self._client.cancel(futures)
@@ -266,7 +285,7 @@ class RemoteExecutor:
                     self._tiles.add(handle, tile, future, place)
                 return [TilesPredicted(tiles, handles)]
             case ProduceUnit(unit) | WriteUnit(unit) if receipt is not None:
-                return [UnitWritten(unit, receipt)]
+                return [self._units.written(unit, future, receipt)]
         if lost := self._lost_tiles(instruction):
             return lost
         return [] if self._send_again(future, instruction) else self._failure(future, instruction)
@@ -315,16 +334,6 @@ class RemoteExecutor:
             self._suspects.add(instruction)
             return []
         return [failed(instruction, self._failed(future))]
-
-    def _receipts_of(self, futures: list[Future[Any]]) -> dict[Future[Any], UnitReceipt]:
-        """Fetch the receipts of all units that were written, in one message."""
-        written = [f for f in futures if f.status == "finished" and not isinstance(self._running[f], DeliverTiles)]
-        # A receipt that died with its worker is missing here: that unit is written again.
-        receipts: dict[str, UnitReceipt] = {}
-        if written:
-            with self._watch.talking():
-                receipts = self._client.gather({str(i): f for i, f in enumerate(written)}, errors="skip")
-        return {written[int(number)]: receipt for number, receipt in receipts.items()}
 
     def _failed(self, future: Future[Any]) -> Failure:
         if future.status == "error":

@@ -11,13 +11,20 @@ from typing import Any
 
 from tilewright.errors import MemoryPlanError
 from tilewright.geometry import AxisTiling, AxisUnits
-from tilewright.geometry.footprint import touched_elements, waiting_elements, waiting_elements_in_tile_order
+from tilewright.geometry.footprint import (
+    straddling_extent,
+    touched_elements,
+    waiting_elements,
+    waiting_elements_in_tile_order,
+)
 from tilewright.plan.array_plan import ArrayPlan
+from tilewright.plan.choice.group import UNIT_NBYTES, choose_units, wanted_unit_nbytes
+from tilewright.plan.choice.levels import level_factors, unit_borders, with_coarser_levels
+from tilewright.plan.choice.stored import StoredExtents, stored_extents
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
-from tilewright.plan.group import UNIT_NBYTES, choose_units, wanted_unit_nbytes
-from tilewright.plan.request import PlanRequest, Request
-from tilewright.plan.stored import StoredExtents, stored_extents
+from tilewright.plan.pyramid import Pyramid, admitted_nbytes
+from tilewright.plan.request import Levels, PlanRequest, Request
 from tilewright.plan.write_plan import WritePlan
 
 LARGEST_UNIT_NBYTES = 128 * 2**20
@@ -57,6 +64,9 @@ def plan_for_tilings(
     chunks: Sequence[int] | str = "auto",
     shards: Sequence[int] | str | None = None,
     window_nbytes: int | None = None,
+    levels: Levels = 1,
+    scale: Sequence[float] | None = None,
+    labels: bool = False,
 ) -> WritePlan:
     """Plan the writing of tiles that a dataset cuts, and that arrive in C order of tiles.
 
@@ -68,8 +78,8 @@ def plan_for_tilings(
         The data type of the output.
     tilings : sequence of AxisTiling
         The tiles, one tiling per output axis.
-    chunks, shards, window_nbytes
-        As in `plan_write`.
+    chunks, shards, window_nbytes, levels, scale, labels
+        As in `PlanRequest`.
 
     Returns
     -------
@@ -88,12 +98,17 @@ def plan_for_tilings(
         tile_size={name: tiling.tile for name, tiling in zip(axes, tilings, strict=True)},
         overlap={name: tiling.overlap for name, tiling in zip(axes, tilings, strict=True)},
         dtype=dtype_name(dtype),
+        levels=levels,
+        scale=None if scale is None else tuple(scale),
+        labels=labels,
     )
     stored = stored_extents(request, tilings, chunks, shards)
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
     plan = _plan(request, layout, tuple(tilings), stored, wanted_unit_nbytes(request), window_nbytes)
     waiting = waiting_elements_in_tile_order(plan.tilings, plan.arrays[0].units)
-    return replace(plan, waiting_nbytes=waiting * request.itemsize)
+    # Units are written in C order then, whatever the layout.
+    pyramid = Pyramid(plan.arrays, is_in_any_order=False)
+    return replace(plan, waiting_nbytes=waiting * request.itemsize + pyramid.waiting_nbytes)
 
 
 def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
@@ -108,19 +123,20 @@ def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
     least_nbytes = touched_elements(plan.tilings, plan.arrays[0].units) * plan.itemsize
     window_nbytes = WINDOW_NBYTES
     if memory_nbytes is not None:
-        window_nbytes = min(window_nbytes, memory_nbytes - plan.waiting_nbytes)
+        window_nbytes = min(window_nbytes, admitted_nbytes(plan.arrays, memory_nbytes) - plan.waiting_nbytes)
     return _within_memory(replace(plan, window_nbytes=max(window_nbytes, least_nbytes)), memory_nbytes)
 
 
 def _smallest_that_fits(request: Request, layout: str, stored: StoredExtents, window_nbytes: int | None) -> WritePlan:
     """Return the plan with units of a good size; where they do not fit the memory, with smaller and smaller ones."""
-    chunks, shards = stored
     wanted_nbytes = wanted_unit_nbytes(request)
+    factors = level_factors(request.axes, request.shape, request.levels, request.scale)
+    borders = unit_borders(stored[1] or stored[0], factors)
     while True:
         if layout == "compact":
             tilings = request.compact_tilings()
         else:
-            tilings = _aligned_tilings(request, shards or chunks, LARGEST_UNIT_NBYTES * wanted_nbytes // UNIT_NBYTES)
+            tilings = _aligned_tilings(request, borders, LARGEST_UNIT_NBYTES * wanted_nbytes // UNIT_NBYTES)
         plan = _plan(request, layout, tilings, stored, wanted_nbytes, window_nbytes)
         fits = request.memory_nbytes is None or plan.peak_live_nbytes <= request.memory_nbytes
         if fits or wanted_nbytes == 0:
@@ -129,12 +145,17 @@ def _smallest_that_fits(request: Request, layout: str, stored: StoredExtents, wi
 
 
 def _aligned_tilings(request: Request, stored: tuple[int, ...], limit: int) -> tuple[AxisTiling, ...]:
-    """Choose borders, multiples of the stored objects, that cost few extra tiles and keep units of a fair size."""
+    """Choose borders, multiples of the stored objects, that cost few extra tiles and keep units of a fair size.
+
+    Where the cells of the tiles begin with the first one, units of coarser levels nest.
+    """
     options: list[list[AxisTiling]] = []
     for axis, name in enumerate(request.axes):
         most = max(1, -(-request.shape[axis] // stored[axis]))
         multiples = range(1, 1 + min(8, most)) if name in "ZYX" else range(1, 2)
-        options.append([request.tiling(axis, border=multiple * stored[axis]) for multiple in multiples])
+        tilings = [request.tiling(axis, border=multiple * stored[axis]) for multiple in multiples]
+        nesting = [tiling for tiling in tilings if tiling.count == 1 or len(set(tiling.cells)) == 1]
+        options.append(nesting if nesting and request.levels != 1 else tilings)
     fewest = prod(min(tiling.count for tiling in choices) for choices in options)
 
     def cost(chosen: tuple[AxisTiling, ...]) -> float:
@@ -152,7 +173,9 @@ def _better_layout(compact: WritePlan, aligned: WritePlan, memory_nbytes: int | 
         fits = {plan.layout for plan in (compact, aligned) if plan.peak_live_nbytes <= memory_nbytes}
         if len(fits) == 1:
             return fits.pop()
-    hungry = compact.peak_live_nbytes > COMPACT_LIMIT_NBYTES
+    # As for full resolution alone: coarser levels change no tile.
+    held_nbytes = compact.waiting_nbytes - compact.coarser_waiting_nbytes + compact.window_nbytes
+    hungry = min(held_nbytes, compact.arrays[0].nbytes) > COMPACT_LIMIT_NBYTES
     limit = ALIGNED_LIMIT_FOR_MEMORY if hungry else ALIGNED_LIMIT
     return "aligned" if aligned.extra_inference <= limit else "compact"
 
@@ -166,21 +189,26 @@ def _plan(
     window_nbytes: int | None,
 ) -> WritePlan:
     chunks, shards = stored
-    units = choose_units(request, tilings, shards or chunks, wanted_nbytes)
+    factors = level_factors(request.axes, request.shape, request.levels, request.scale)
+    units = choose_units(request, tilings, unit_borders(shards or chunks, factors), wanted_nbytes)
+    arrays = with_coarser_levels(ArrayPlan(request.dtype, units, chunks, shards), factors)
+    is_independent = not any(map(straddling_extent, tilings, units))
     waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
+    waiting_nbytes += Pyramid(arrays, is_in_any_order=is_independent).waiting_nbytes
     # Less than the tiles of one unit would never finish a unit.
     least_nbytes = touched_elements(tilings, units) * request.itemsize
     window_nbytes = window_nbytes or WINDOW_NBYTES
     if request.memory_nbytes is not None:
-        window_nbytes = min(window_nbytes, request.memory_nbytes - waiting_nbytes)
+        window_nbytes = min(window_nbytes, admitted_nbytes(arrays, request.memory_nbytes) - waiting_nbytes)
     return WritePlan(
         axes=request.axes,
         layout=layout,
         tilings=tilings,
-        arrays=(ArrayPlan(request.dtype, units, chunks, shards),),
+        arrays=arrays,
         waiting_nbytes=waiting_nbytes,
         window_nbytes=max(window_nbytes, least_nbytes),
         compact_tile_count=prod(tiling.count for tiling in request.compact_tilings()),
+        reduction="mode" if request.labels or request.dtype == "bool" else "mean",
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tilewright.assemble import AnyArray
 from tilewright.executors.work import Work
 from tilewright.ledger.receipts import UnitReceipt
+from tilewright.objects.unit_writer import StoredUnit
 from tilewright.transport.sendable import sendable_errors
 from tilewright.transport.sharing import shared_value
 
@@ -36,9 +37,9 @@ def predict(names: _Names, tiles: tuple[int, ...]) -> list[AnyArray]:
 
 
 @sendable_errors
-def produce(names: _Names, unit: int) -> UnitReceipt:
+def produce(names: _Names, unit: int) -> StoredUnit | UnitReceipt:
     """Predict the tiles of a unit, and write it."""
-    return _work(names).produce(unit)
+    return _tile_or_receipt(_work(names).produce(unit))
 
 
 @sendable_errors
@@ -48,10 +49,24 @@ def write(
     tiles: tuple[int, ...],
     where: list[tuple[int, int | None]],
     values: list[Any],
-) -> UnitReceipt:
+) -> StoredUnit | UnitReceipt:
     """Write a unit from tiles; each is one of the values, or lies at a place in one of them."""
     arrays = {
         tile: values[number] if place is None else values[number][place]
         for tile, (number, place) in zip(tiles, where, strict=True)
     }
-    return _work(names).write_tiles(unit, arrays)
+    return _tile_or_receipt(_work(names).write_tiles(unit, arrays))
+
+
+COARSER = 1
+"""Place of the tile of the next coarser level in what a stored unit becomes."""
+
+
+def _tile_or_receipt(stored: StoredUnit) -> StoredUnit | UnitReceipt:
+    """Return the receipt alone of a unit that is no tile."""
+    return stored.receipt if stored.coarser is None else stored
+
+
+def receipt_of(stored: StoredUnit) -> UnitReceipt:
+    """Return the receipt alone: the tile stays where it is."""
+    return stored.receipt

@@ -1,0 +1,95 @@
+"""A unit as a tile of the next coarser level: made of its parts while these are stored, or of what is stored."""
+
+import numpy as np
+
+from tilewright.assemble import AnyArray, slices_of
+from tilewright.geometry import Region, extents_of, relative_to
+from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.reduction import reduced
+from tilewright.plan import WritePlan
+from tilewright.stores.patience import Patience, answer_of
+from tilewright.stores.places import public_name
+
+
+class CoarserTile:
+    """Tile of the next coarser level, filled part by part.
+
+    Parameters
+    ----------
+    plan : WritePlan
+        The plan.
+    unit, tile : int
+        Numbers of the unit, and of the tile.
+    part_extents : tuple of int
+        Extents of a part.
+
+    Attributes
+    ----------
+    valid : array
+        The elements of the tile; complete once each part was added.
+    """
+
+    def __init__(self, plan: WritePlan, unit: int, tile: int, part_extents: tuple[int, ...]) -> None:
+        number = plan.array_of_unit(unit)
+        self._shape = plan.arrays[number].shape
+        self._factors = plan.arrays[number + 1].factors
+        self._reduction = plan.reduction
+        self._region = plan.unit_region(unit)
+        self._part_extents = part_extents
+        owned = plan.valid_region(tile)
+        self._origin = tuple(start for start, _ in owned)
+        dtype = plan.arrays[number].dtype
+        self._valid: AnyArray = np.empty(extents_of(owned), dtype)
+        cuts = zip(part_extents, self._region, self._factors, strict=True)
+        # Where a block of elements may lie in two parts, it is made of the whole unit.
+        is_cut = any(extent % factor and stop - start > extent for extent, (start, stop), factor in cuts)
+        self._whole: AnyArray | None = np.empty(extents_of(self._region), dtype) if is_cut else None
+
+    def add(self, position: tuple[int, ...], part: AnyArray) -> None:
+        """Take in the part at a position on the part grid; a part that comes again replaces the first one."""
+        region = part_region(position, self._part_extents, self._shape)
+        inside = part[tuple(slice(stop - start) for start, stop in region)]
+        if self._whole is not None:
+            self._whole[slices_of(relative_to(region, [start for start, _ in self._region]))] = inside
+            return
+        coarser = [
+            (start // factor, -(-stop // factor)) for (start, stop), factor in zip(region, self._factors, strict=True)
+        ]
+        into = slices_of(relative_to(tuple(coarser), self._origin))
+        self._valid[into] = reduced(inside, self._factors, self._reduction)
+
+    @property
+    def valid(self) -> AnyArray:
+        """The elements of the tile."""
+        return self._valid if self._whole is None else reduced(self._whole, self._factors, self._reduction)
+
+
+def part_region(position: tuple[int, ...], part_extents: tuple[int, ...], shape: tuple[int, ...]) -> Region:
+    """Return the elements of the part at a position on the part grid, as far as the image reaches.
+
+    Examples
+    --------
+    >>> part_region((0, 1), (4, 4), (3, 6))
+    ((0, 3), (4, 6))
+    """
+    return tuple(
+        (index * part, min((index + 1) * part, extent))
+        for index, part, extent in zip(position, part_extents, shape, strict=True)
+    )
+
+
+def stored_tile(plan: WritePlan, unit: int, encoder: ObjectEncoder) -> AnyArray:
+    """Return a unit that is stored as a tile of the next coarser level.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of its objects is not there: it would read as the fill value.
+    """
+    array = encoder.array
+    for position in plan.objects_of_unit(unit):
+        key = encoder.key(position)
+        if not answer_of(array.store, key, array.store.exists(key), Patience().answer_seconds):
+            raise FileNotFoundError(f"the object {public_name(array.store)}/{key} is not there any more")
+    factors = plan.arrays[plan.array_of_unit(unit) + 1].factors
+    return reduced(np.asarray(array[slices_of(plan.unit_region(unit))]), factors, plan.reduction)

@@ -1,0 +1,1 @@
+"""Choices of a plan where a request leaves something open: chunks, shards, units, layout and coarser levels."""
