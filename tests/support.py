@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
 
-from tests.strategies import in_small_units
+from tests.strategies import LEVELS, in_small_units, plan_with_levels
 from tilewright.conversion import to_dtype
 from tilewright.coordinator import Coordinator
 from tilewright.coordinator.invariants import check_invariants
@@ -35,10 +35,10 @@ from tilewright.model.predictor import Predictor
 from tilewright.model.tile_prediction import TilePrediction
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_writer import UnitWriter
-from tilewright.outputs.arrays import create_arrays
+from tilewright.outputs.arrays import create_arrays, open_arrays
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
-from tilewright.plan import WritePlan, plan_write
+from tilewright.plan import WritePlan
 from tilewright.runs.run import Run
 from tilewright.sources.opening import open_source
 
@@ -252,12 +252,34 @@ class Case:
         windows = None if self.plan.layout == "compact" else windows_of(self.plan)
         return stitched(self.image, self.axes, self.plan.tile_size, self.plan.overlap, self.model, windows)
 
-    def create(self, destination: Any) -> zarr.Array:
-        options = OutputOptions(self.compressors, zarr_format=self.zarr_format)
-        return create_arrays(Output.at(destination), self.plan, options)[0]
+    def levels(self) -> list[np.ndarray]:
+        """What each level must hold: blocks of the level below, cut out and reduced one by one."""
+        levels = [self.expected()]
+        for factors in self.plan.factors:
+            levels.append(coarser(levels[-1], factors, self.plan.reduction))
+        return levels
+
+    def create(self, destination: Any) -> tuple[zarr.Array, ...]:
+        options, output = OutputOptions(self.compressors, zarr_format=self.zarr_format), Output.at(destination)
+        return (create_arrays if output.is_vacant else open_arrays)(output, self.plan, options)
 
     def prediction(self) -> TilePrediction:
         return TilePrediction(open_source(self.image, self.axes), Predictor(self.model), self.batch_size)
+
+
+def coarser(image: np.ndarray, factors: Sequence[int], reduction: str) -> np.ndarray:
+    """Reduce each block of an image by itself: the slow way, which is plainly right."""
+    counts = [-(-extent // factor) for extent, factor in zip(image.shape, factors, strict=True)]
+    made = np.empty(counts, image.dtype)
+    for index in np.ndindex(*counts):
+        block = image[tuple(slice(i * factor, (i + 1) * factor) for i, factor in zip(index, factors, strict=True))]
+        if reduction == "mode":
+            values, count = np.unique(block, return_counts=True)
+            made[index] = values[count.argmax()]
+        else:
+            mean = block.astype("float64").mean()
+            made[index] = mean if image.dtype.kind == "f" else np.rint(mean)
+    return made
 
 
 class Receipts(list[UnitReceipt]):
@@ -279,8 +301,8 @@ class Receipts(list[UnitReceipt]):
 
 def run(case: Case, destination: Any, client: Client | None = None, kept: Collection[int] = ()) -> zarr.Array:
     """Predict and write a case, but for units that are kept: one after the other in this thread, or on a cluster."""
-    array = case.create(destination)
-    writer = UnitWriter(case.plan, (ObjectEncoder(array),))
+    arrays = case.create(destination)
+    writer = UnitWriter(case.plan, tuple(map(ObjectEncoder, arrays)))
     receipts = Receipts()
     coordinator = Coordinator(case.plan, written=kept)
     prediction = case.prediction()
@@ -296,7 +318,9 @@ def run(case: Case, destination: Any, client: Client | None = None, kept: Collec
     check_invariants(coordinator)
     assert coordinator.is_complete
     assert sorted(receipt.unit for receipt in receipts) == sorted(set(range(case.plan.unit_count)) - set(kept))
-    return array
+    assert coordinator.peak_live_nbytes <= case.plan.peak_live_nbytes
+    assert coordinator.peak_coarser_nbytes <= case.plan.coarser_nbytes
+    return arrays[0]
 
 
 COMPRESSORS_3 = [None, "auto", zarr.codecs.BloscCodec(cname="lz4", clevel=3, shuffle="shuffle")]
@@ -330,7 +354,8 @@ def cases(draw: st.DrawFn, spatial_axes: tuple[str, ...] = ("YX", "ZYX")) -> Cas
         chunks = [draw(st.integers(1, 7)) for _ in range(draw(st.sampled_from([output_axis_count, len(spatial)])))]
         if zarr_format == 3 and draw(st.booleans()):
             shards = [chunk * draw(st.integers(1, 3)) for chunk in chunks]
-    plan = plan_write(
+    plan = plan_with_levels(
+        draw(LEVELS),
         shape=shape,
         axes=axes,
         tile_size=tile_size,
@@ -340,6 +365,7 @@ def cases(draw: st.DrawFn, spatial_axes: tuple[str, ...] = ("YX", "ZYX")) -> Cas
         shards=shards,
         dtype=dtype,
         channels=channels,
+        labels=draw(st.booleans()),
     )
     if draw(st.booleans()):
         plan = in_small_units(plan, draw(st.sampled_from([1, 500, 2**20])))

@@ -11,7 +11,7 @@ from benchmarks.faults.logs import first_words, line_count, lines_of
 from benchmarks.faults.outcome import InvariantError, Outcome
 from benchmarks.faults.reference import Reference, digest, files_of, names_in, records_in, written_in
 from benchmarks.faults.schedule import OTHER_OUTPUT, REFUSED_RESUME, WORKERS, Schedule
-from tilewright.executors.remote import TASKS_PER_THREAD
+from tilewright.executors.executor import TASKS_PER_THREAD
 from tilewright.ledger.ledger import LedgerFolder
 from tilewright.ledger.records import RECORD_NBYTES
 from tilewright.ledger.records import Status as Recorded

@@ -1,5 +1,6 @@
 """With any executor, the output is a plain NumPy stitching, bit for bit, in the same stored bytes."""
 
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,8 @@ def check(case: Case, folder: Path, client: Client | None = None) -> dict[str, b
     assert array.dtype == expected.dtype
     np.testing.assert_array_equal(array[...], expected)
     np.testing.assert_array_equal(zarr.open_group(folder, mode="r")["0"][...], expected)
-    np.testing.assert_array_equal(read_by_tensorstore(folder / "0", case.zarr_format), expected)
+    for level, values in enumerate(case.levels()):
+        np.testing.assert_array_equal(read_by_tensorstore(folder / f"{level}", case.zarr_format), values)
     return tree(folder)
 
 
@@ -70,7 +72,7 @@ def test_two_processes_equal_numpy_stitching_and_store_the_bytes_of_the_serial_e
         assert stored == tree(Path(folder) / "serial")
 
 
-def fixed_case(layout: str, dtype: str, shards: tuple[int, ...] | None, zarr_format: int = 3) -> Case:
+def fixed_case(layout: str, dtype: str, shards: tuple[int, ...] | None, zarr_format: int = 3, levels: int = 1) -> Case:
     """An image of many units, in which chunks straddle tiles."""
     image = np.random.default_rng(1).integers(0, 60_000, (2, 13, 30, 27)).astype("uint16")
     plan = plan_write(
@@ -83,6 +85,7 @@ def fixed_case(layout: str, dtype: str, shards: tuple[int, ...] | None, zarr_for
         shards=shards,
         dtype=dtype,
         channels=2,
+        levels=levels,
     )
     plan = in_small_units(plan)
     assert plan.unit_count > 4
@@ -96,6 +99,8 @@ FIXED = {
     "compact in Zarr 2": fixed_case("compact", "float16", None, 2),
     "aligned": fixed_case("aligned", "float32", None),
     "aligned in shards": fixed_case("aligned", "uint8", (4, 12, 12)),
+    "compact with levels": fixed_case("compact", "float32", None, levels=3),
+    "aligned with levels": fixed_case("aligned", "uint8", (4, 12, 12), levels=4),
     "aligned in Zarr 2": fixed_case("aligned", "int32", None, 2),
 }
 
@@ -144,8 +149,8 @@ def hand_over(
         tile: case.model(case.prediction().read_tile(case.plan, tile)[np.newaxis])[0]
         for tile in range(case.plan.tile_count)
     }
-    array = case.create(folder)
-    writer = UnitWriter(case.plan, (ObjectEncoder(array),))
+    arrays = case.create(folder)
+    writer = UnitWriter(case.plan, tuple(map(ObjectEncoder, arrays)))
     receipts = Receipts()
     coordinator = Coordinator(case.plan)
     if client is None:
@@ -182,7 +187,7 @@ def test_tiles_in_any_order_and_twice_give_the_same_bytes(case: Case, data: st.D
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["compact", "aligned in shards"])
+@pytest.mark.parametrize("name", ["compact", "aligned in shards", "compact with levels", "aligned with levels"])
 @pytest.mark.parametrize("executor", ["embedded", "two_processes"])
 def test_tiles_in_any_order_and_twice_give_the_same_bytes_on_a_cluster(
     name: str, executor: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -202,12 +207,15 @@ def check_resumed(case: Case, kept: set[int], folder: Path, client: Client | Non
     """Write the units that are not kept, by themselves, and compare them with those of a whole run."""
     case = replace(case, model=SeesItsCompany(case.model))
     run(case, folder / "whole")
-    run(case, folder / "resumed", client, kept)
-    encoder = ObjectEncoder(zarr.open_group(folder / "whole", mode="r")["0"])
     expected = tree(folder / "whole")
-    for unit in kept:
+    missing = set(range(case.plan.unit_count)) - kept
+    shutil.copytree(folder / "whole", folder / "resumed")
+    group = zarr.open_group(folder / "whole", mode="r")
+    encoders = [ObjectEncoder(group[array.name]) for array in case.plan.arrays]
+    for unit in missing:
         for position in case.plan.objects_of_unit(unit):
-            del expected[encoder.key(position)]
+            (folder / "resumed" / encoders[case.plan.array_of_unit(unit)].key(position)).unlink()
+    run(case, folder / "resumed", client, kept)
     assert tree(folder / "resumed") == expected
 
 
@@ -221,7 +229,10 @@ def test_what_is_missing_gets_the_bytes_of_a_whole_run(case: Case, data: st.Data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["compact", "compact in shards", "aligned", "aligned in Zarr 2"])
+@pytest.mark.parametrize(
+    "name",
+    ["compact", "compact in shards", "aligned", "aligned in Zarr 2", "compact with levels", "aligned with levels"],
+)
 @pytest.mark.parametrize("executor", ["embedded", "two_processes"])
 def test_what_is_missing_gets_the_bytes_of_a_whole_run_on_a_cluster(
     name: str, executor: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -49,6 +49,7 @@ REQUEST: dict[str, Any] = {
     "chunks": (24, 24),
     # Little, so that units are small.
     "memory_nbytes": 2**18,
+    "levels": 1,
     "progress": False,
 }
 

@@ -65,8 +65,7 @@ class Run(RuleBasedStateMachine):
         self.receipts: Counter[int] = Counter()
         self.given_up: Counter[int] = Counter()
         self.unpushed = list(range(plan.tile_count)) if not demand else []
-        if demand:
-            self.carry_out(self.coordinator.handle(StartAdmitting()))
+        self.carry_out(self.coordinator.handle(StartAdmitting(predicts=demand)))
 
     def carry_out(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
@@ -158,11 +157,20 @@ class Run(RuleBasedStateMachine):
         self.carry_out(self.coordinator.handle(TilesLost(tiles, tuple(handles))))
 
     @precondition(lambda self: self.attempts)
-    @rule(data=st.data(), twice=st.booleans())
-    def a_unit_is_written(self, data: st.DataObject, twice: bool) -> None:
+    @rule(data=st.data(), twice=st.booleans(), is_held=st.booleans())
+    def a_unit_is_written(self, data: st.DataObject, twice: bool, is_held: bool) -> None:
         attempt = self.take(data, self.attempts)
         for _ in range(1 + twice):
-            self.carry_out(self.coordinator.handle(UnitWritten(attempt.unit, attempt.unit)))
+            self.write(attempt.unit, is_held=is_held)
+
+    def write(self, unit: int, *, is_held: bool = True) -> None:
+        """A unit is stored; where it is a tile of a coarser level, that may be held."""
+        tile, handle = self.plan.tile_of_unit(unit), None
+        if tile is not None and is_held:
+            handle = self.handles
+            self.handles += 1
+            self.available[handle] = tile
+        self.carry_out(self.coordinator.handle(UnitWritten(unit, unit, handle)))
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), is_final=st.booleans())
@@ -174,9 +182,8 @@ class Run(RuleBasedStateMachine):
 
     @rule()
     def admitting_pauses(self) -> None:
-        if self.demand:
-            assert not any(isinstance(i, ProduceUnit | DeliverTiles) for i in self.coordinator.handle(StopAdmitting()))
-            self.carry_out(self.coordinator.handle(StartAdmitting()))
+        assert not any(isinstance(i, ProduceUnit | DeliverTiles) for i in self.coordinator.handle(StopAdmitting()))
+        self.carry_out(self.coordinator.handle(StartAdmitting(predicts=self.demand)))
 
     @rule(nbytes=st.integers(0, 4000))
     def there_is_more_or_less_room(self, nbytes: int) -> None:
@@ -202,7 +209,7 @@ class Run(RuleBasedStateMachine):
                 self.predict(self.asked.pop(0))
             if self.attempts:
                 attempt = self.attempts.pop(0)
-                self.carry_out(self.coordinator.handle(UnitWritten(attempt.unit, attempt.unit)))
+                self.write(attempt.unit)
             self.state_is_consistent()
         coordinator = self.coordinator
         assert coordinator.is_idle

@@ -18,8 +18,6 @@ from tilewright.stores.metadata import MetadataError, array_metadata, read_node
 from tilewright.stores.places import without_secrets
 from tilewright.stores.zarr_api import ensure_open
 
-_OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
-"""Attributes of the group of an output, which mark it as an output of tilewright."""
 Arrays = tuple[zarr.Array[Any], ...]
 """The arrays of an output, in the order of its plan."""
 
@@ -30,6 +28,11 @@ def template_arrays(plan: WritePlan, options: OutputOptions) -> Arrays:
     return tuple(_create_in(group, plan, array, options) for array in plan.arrays)
 
 
+def _attributes(plan: WritePlan) -> dict[str, Any]:
+    """Return the attributes of the group of an output, which mark its arrays as those of tilewright."""
+    return {OWN_ATTRIBUTE: {"arrays": [array.name for array in plan.arrays]}}
+
+
 def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
     """Create the group and the arrays of an output, and return the arrays, or raise DestinationError."""
     return tuple(_created(output, plan, array, options) for array in plan.arrays)
@@ -38,14 +41,15 @@ def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Ar
 def _created(output: Output, plan: WritePlan, array: ArrayPlan, options: OutputOptions) -> zarr.Array[Any]:
     try:
         ensure_open(output.store)
-        return _create_in(_opened_group(output, options), plan, array, options)
+        return _create_in(_opened_group(output, plan, options), plan, array, options)
     except OSError as error:
         raise DestinationError(f"the output {output} could not be created: {without_secrets(error)}") from error
 
 
 def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
     """Return the arrays of an earlier run, and create missing ones; raise ResumeError if one is not as planned."""
-    existing_group(output, options)
+    with _readable(output):
+        _opened_group(output, plan, options)
     opened = []
     for array, template in zip(plan.arrays, template_arrays(plan, options), strict=True):
         try:
@@ -68,23 +72,21 @@ def existing_array(output: Output, name: str = FULL_RESOLUTION) -> zarr.Array[An
         return zarr.open_array(output.store, path=output.path_of_array(name), mode=mode)
 
 
-def existing_group(output: Output, options: OutputOptions | None = None) -> None:
-    """Check the group of an output; with options, create a missing one; raises as `existing_array`."""
+def existing_group(output: Output) -> None:
+    """Check the group of an output; raises as `existing_array`."""
     with _readable(output):
-        if options is None:
-            zarr.open_group(output.store, path=output.group, mode="r")
-        else:
-            _opened_group(output, options)
+        zarr.open_group(output.store, path=output.group, mode="r")
 
 
-def _opened_group(output: Output, options: OutputOptions) -> zarr.Group:
+def _opened_group(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Group:
     """Open or create the group of an output, with its attributes."""
+    attributes = _attributes(plan)
     group = zarr.open_group(
-        output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
+        output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=attributes
     )
     if OWN_ATTRIBUTE not in group.attrs:
         # An empty group of another program, or a killed run: in format 2 attributes are a document of their own.
-        group.update_attributes(_OWN_ATTRIBUTES)
+        group.update_attributes(attributes)
     return group
 
 

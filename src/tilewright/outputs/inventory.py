@@ -5,16 +5,18 @@ A part of a Zarr node is a metadata document that parses, or an object whose key
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from zarr.abc.store import Store
 
 from tilewright.locks.object_lock import NAME as LOCK_NAME
+from tilewright.plan import FULL_RESOLUTION
 from tilewright.stores.metadata import METADATA_NAMES, MetadataError, Node, read_node
 from tilewright.stores.patience import Check
 from tilewright.stores.put import get_object
@@ -22,7 +24,7 @@ from tilewright.stores.removal import delete_object, is_partial, remove_files
 from tilewright.stores.zarr_api import sync
 
 OWN_ATTRIBUTE = "tilewright"
-"""Attribute of a group that marks its array as an output of tilewright."""
+"""Attribute of a group that marks its arrays, which it names, as an output of tilewright."""
 SHOWN = 10
 """Names in a message, at most."""
 _LARGEST_DOCUMENT_NBYTES = 2**26
@@ -119,19 +121,29 @@ Listing = FolderListing | StoreListing
 
 @dataclass(frozen=True)
 class Inventory:
-    """The Zarr nodes and the other objects in the place of an output, with the path of its array in the place.
+    """The Zarr nodes and the other objects in the place of an output.
 
-    Of the array metadata recorded in the ledger of the output, the last ones stand for lost metadata.
+    Of the array metadata recorded in the ledger of the output, by the path of the array in the place, the last ones
+    stand for lost metadata.
     """
 
     listing: Listing
-    array: str
-    recorded: Sequence[Node] = ()
+    recorded: Mapping[str, Sequence[Node]] = field(default_factory=dict)
+
+    @cached_property
+    def own_paths(self) -> frozenset[str]:
+        """The paths of the group and of the arrays of the output."""
+        named: dict[str, Any] = {}
+        with suppress(MetadataError):
+            root = read_node(self.listing.read)
+            named = {} if root is None else root.attributes.get(OWN_ATTRIBUTE, {})
+        arrays = named.get("arrays", ()) if isinstance(named, dict) else ()
+        return frozenset(["", FULL_RESOLUTION, *self.recorded, *filter(lambda name: isinstance(name, str), arrays)])
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
         """The groups and arrays by path; the path of the root is empty."""
-        found = {self.array: self.recorded[-1]} if self.recorded else {}
+        found = {path: nodes[-1] for path, nodes in self.recorded.items()}
         return found | {path: node for path, node in self._read_nodes.items() if node is not None}
 
     @cached_property
@@ -148,10 +160,10 @@ class Inventory:
     @property
     def is_own(self) -> bool:
         """Whether the ledger, or the attributes of the group, mark it as an output of tilewright."""
-        root, array = self.nodes.get(""), self.nodes.get(self.array)
+        root, array = self.nodes.get(""), self.nodes.get(FULL_RESOLUTION)
         if (array is not None and not array.is_array) or (root is not None and root.is_array):
             return False
-        if array is not None and replace(array, attributes={}) in self.recorded:
+        if array is not None and replace(array, attributes={}) in self.recorded.get(FULL_RESOLUTION, ()):
             return True
         return root is not None and OWN_ATTRIBUTE in root.attributes
 
@@ -160,7 +172,7 @@ class Inventory:
         others = (key for key in self.listing.keys() if self._node_of(key) is None)  # noqa: SIM118
         found = list(islice(others, SHOWN + 1))
         if not also_zarr:
-            own = ("", self.array) if self.is_own else ()
+            own = self.own_paths if self.is_own else frozenset()
             found += [path or "the group itself" for path in sorted(self.nodes.keys() - own)]
         return found
 
@@ -169,7 +181,7 @@ class Inventory:
         keys: list[tuple[bool, bool, str]] = []
         for key in self.listing.keys():  # noqa: SIM118
             path = self._node_of(key)
-            if path is not None and (also_zarr or path in ("", self.array)):
+            if path is not None and (also_zarr or path in self.own_paths):
                 is_metadata = _name_of(key) in METADATA_NAMES
                 keys.append((is_metadata, is_metadata and path == "", key))
         return [key for *_, key in sorted(keys)]

@@ -145,21 +145,24 @@ class Output:
 
     def inventory(self) -> Inventory:
         """Return the Zarr nodes and other objects in its place."""
-        return Inventory(self.listing, FULL_RESOLUTION, self.recorded_nodes())
+        return Inventory(self.listing, self.recorded_nodes())
 
     def _ledger_files(self) -> list[LedgerFile]:
         return [] if self.ledger is None else self.ledger.files()
 
-    def recorded_nodes(self) -> list[Node]:
-        """Return the array metadata in its ledger, those of the last run at the end."""
+    def recorded_nodes(self) -> dict[str, list[Node]]:
+        """Return the array metadata in its ledger by the names of the arrays, those of the last run at the end."""
         try:
             headers = [file.header for file in self._ledger_files() if file.header is not None]
         except ResumeError:
-            return []
+            return {}
         # A ledger that the user chose may belong to another output.
         named = [header for header in headers if self.ledger_path is None or header.output == str(self)]
-        arrays = [array for header in named for array in header.arrays.values()]
-        return [node for array in arrays if (node := array_node(array)) is not None]
+        nodes: dict[str, list[Node]] = {}
+        for name, metadata in (array for header in named for array in header.arrays.items()):
+            if (node := array_node(metadata)) is not None:
+                nodes.setdefault(name, []).append(node)
+        return nodes
 
     @property
     def exists(self) -> bool:

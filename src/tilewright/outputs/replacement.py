@@ -17,7 +17,6 @@ from tilewright.errors import DestinationError, DestinationExistsError, ResumeEr
 from tilewright.ledger.header import EVERYTHING
 from tilewright.outputs.inventory import FolderListing, Inventory, shown
 from tilewright.outputs.output import Output
-from tilewright.plan import FULL_RESOLUTION
 from tilewright.stores.removal import move
 
 _log = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ class Replacement:
         """Remove the earlier output, after a unit of the new output is stored."""
         for aside in self._output.asides():
             listing = FolderListing(aside)
-            inventory = Inventory(listing, FULL_RESOLUTION, self._output.recorded_nodes())
+            inventory = Inventory(listing, self._output.recorded_nodes())
             listing.remove(inventory.removable(also_zarr=True), self._check)
             if aside.exists():
                 _log.warning("%s holds files that are no part of a Zarr array, and stays: move it away yourself", aside)

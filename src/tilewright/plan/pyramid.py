@@ -25,13 +25,17 @@ class Pyramid:
     ----------
     arrays : sequence of ArrayPlan
         The array of each level, the finest first.
+    straddling : sequence of int
+        Upper bound of the extent of a predicted tile that lies in two units, per axis; zero where none does. A unit
+        within one such tile may be written before others that come earlier.
     is_in_any_order : bool
-        Whether units of the finest level may be written in any order; in C order where not.
+        Whether units of the finest level may be written in any order where no tile lies in two; in C order where not.
     """
 
-    def __init__(self, arrays: Sequence[ArrayPlan], *, is_in_any_order: bool) -> None:
+    def __init__(self, arrays: Sequence[ArrayPlan], straddling: Sequence[int], *, is_in_any_order: bool = True) -> None:
         self._arrays = arrays
-        self._is_in_any_order = is_in_any_order
+        self._straddling = straddling
+        self._is_in_any_order = is_in_any_order and not any(straddling)
 
     def tiles(self, level: int) -> tuple[HalvedUnits, ...]:
         """Return the tiles of a level, per axis: the units of the level below."""
@@ -48,7 +52,7 @@ class Pyramid:
         elements = 0
         for level in range(1, len(self._arrays)):
             pairs = self._pairs(level)
-            waiting = 0 if level <= self._nested_count else _waiting_in_order(pairs)
+            waiting = 0 if level <= self._nested_count else _waiting_in_order(pairs, self._ahead(level))
             elements += waiting + prod(_touched_extent(*pair) for pair in pairs)
         return min(elements * itemsize, sum(array.nbytes for array in self._arrays[1:]))
 
@@ -62,6 +66,13 @@ class Pyramid:
         levels = range(1, len(self._arrays))
         ratios = [prod((tiles.largest_ratio for tiles in self.tiles(level)), start=Fraction(1)) for level in levels]
         return max(ratios, default=Fraction(0))
+
+    def _ahead(self, level: int) -> list[int]:
+        """Return by how many elements of a level units may be written ahead of their turn, per axis."""
+        ahead = list(self._straddling)
+        for array in self._arrays[1 : level + 1]:
+            ahead = [-(-extent // factor) for extent, factor in zip(ahead, array.factors, strict=True)]
+        return ahead
 
     @cached_property
     def _nested_count(self) -> int:
@@ -84,7 +95,7 @@ class Pyramid:
 
 def admitted_nbytes(arrays: Sequence[ArrayPlan], memory_nbytes: int) -> int:
     """Return the bytes of tiles that may be admitted so that a memory holds them, and what they become."""
-    ratio = Pyramid(arrays, is_in_any_order=True).largest_ratio
+    ratio = Pyramid(arrays, ()).largest_ratio
     return floor(memory_nbytes / (1 + ratio))
 
 
@@ -94,14 +105,15 @@ def _touched_extent(tiles: HalvedUnits, units: AxisUnits) -> int:
     return min(tiles.extent, units.largest + more)
 
 
-def _waiting_in_order(pairs: AxisPairs) -> int:
-    """Return an upper bound of the elements that wait where tiles come in C order.
+def _waiting_in_order(pairs: AxisPairs, ahead: Sequence[int]) -> int:
+    """Return an upper bound of the elements that wait where tiles come in C order, some of them ahead of it.
 
     On the first axis on which a unit needs more than one tile, all tiles of its layer wait for the last of them.
     """
     before = 1
     for axis, (tiles, units) in enumerate(pairs):
         if not tiles.is_one_per_unit(units):
-            return before * _touched_extent(tiles, units) * prod(behind.extent for behind, _ in pairs[axis + 1 :])
-        before *= tiles.largest_valid_extent
+            layer = min(tiles.extent, _touched_extent(tiles, units) + ahead[axis])
+            return before * layer * prod(behind.extent for behind, _ in pairs[axis + 1 :])
+        before *= min(tiles.extent, tiles.largest_valid_extent + ahead[axis])
     return before

@@ -45,6 +45,8 @@ class WritePlan:
         The number of tiles of the compact layout, to compare with.
     reduction : {"mean", "mode"}
         How elements become one of the next coarser level: intensities by their mean, labels by the most frequent one.
+    comes_in_tile_order : bool
+        Whether tiles come in C order of tiles, as from a data loader, and not in the order in which units want them.
     request : PlanRequest, optional
         What the plan was made of, for `predict_to_zarr`; a ledger does not keep it.
     """
@@ -57,6 +59,7 @@ class WritePlan:
     window_nbytes: int
     compact_tile_count: int
     reduction: str = "mean"
+    comes_in_tile_order: bool = False
     request: PlanRequest | None = field(default=None, compare=False, repr=False)
     _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
     _last_units: tuple[int, ...] = field(init=False, compare=False, repr=False)
@@ -361,7 +364,8 @@ class WritePlan:
     @cached_property
     def _pyramid(self) -> Pyramid:
         """The coarser levels."""
-        return Pyramid(self.arrays, is_in_any_order=self.units_are_independent)
+        straddling = [straddling_extent(tiling, units) for tiling, units in self._axes]
+        return Pyramid(self.arrays, straddling, is_in_any_order=not self.comes_in_tile_order)
 
     @cached_property
     def _tiled_unit_count(self) -> int:

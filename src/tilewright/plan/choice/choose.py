@@ -106,9 +106,8 @@ def plan_for_tilings(
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
     plan = _plan(request, layout, tuple(tilings), stored, wanted_unit_nbytes(request), window_nbytes)
     waiting = waiting_elements_in_tile_order(plan.tilings, plan.arrays[0].units)
-    # Units are written in C order then, whatever the layout.
-    pyramid = Pyramid(plan.arrays, is_in_any_order=False)
-    return replace(plan, waiting_nbytes=waiting * request.itemsize + pyramid.waiting_nbytes)
+    plan = replace(plan, comes_in_tile_order=True)
+    return replace(plan, waiting_nbytes=waiting * request.itemsize + plan.coarser_waiting_nbytes)
 
 
 def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
@@ -192,9 +191,9 @@ def _plan(
     factors = level_factors(request.axes, request.shape, request.levels, request.scale)
     units = choose_units(request, tilings, unit_borders(shards or chunks, factors), wanted_nbytes)
     arrays = with_coarser_levels(ArrayPlan(request.dtype, units, chunks, shards), factors)
-    is_independent = not any(map(straddling_extent, tilings, units))
+    straddling = list(map(straddling_extent, tilings, units))
     waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
-    waiting_nbytes += Pyramid(arrays, is_in_any_order=is_independent).waiting_nbytes
+    waiting_nbytes += Pyramid(arrays, straddling).waiting_nbytes
     # Less than the tiles of one unit would never finish a unit.
     least_nbytes = touched_elements(tilings, units) * request.itemsize
     window_nbytes = window_nbytes or WINDOW_NBYTES

@@ -23,8 +23,8 @@ def level_factors(axes: str, shape: Sequence[int], levels: Levels, scale: Sequen
     axes, shape : str, sequence of int
         The axes of the output, and their extents.
     levels : int, "auto" or tuple
-        Number of levels with the full resolution, or the factors themselves; ``"auto"`` halves while the plane has more than `LARGEST_EXTENT`
-        elements on an axis.
+        Number of levels with the full resolution, or the factors themselves. With ``"auto"`` the plane is halved while
+        it has more than `LARGEST_EXTENT` elements on an axis.
     scale : sequence of float, optional
         Size of an element on each spatial axis, in the order (Z)YX; the same on each where not given.
 
