@@ -13,6 +13,7 @@ output must be whole in its place, proven complete, and as it was before the ref
 """
 
 import multiprocessing
+import re
 import shutil
 import signal
 import sys
@@ -141,7 +142,7 @@ class Stage:
             is_stored = any(
                 found.get(name) == content and new.get(name) != self._identities.get(name)
                 for name, content in self._whole.items()
-                if name == output or name.startswith(f"{output}/0/c/")
+                if name == output or re.match(rf"{re.escape(output)}/\d+/c/", name)
             )
             if not is_stored and not _is_somewhere(_part(self._old, output), found):
                 return f"the old output {output} is not whole, and no unit of the new one is stored"

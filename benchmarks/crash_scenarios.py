@@ -17,15 +17,17 @@ import tilewright as tw
 from benchmarks.forked import Call, Point, play
 
 IMAGE = np.arange(60 * 70, dtype="float32").reshape(60, 70)
+LEVELS = 3
 REQUEST: dict[str, Any] = {
     "axes": "YX",
     "tile_size": (32, 32),
     "overlap": (8, 8),
+    "levels": LEVELS,
     "progress": False,
     "compressors": None,
 }
-OLD: dict[str, Any] = {"chunks": (16, 16), "layout": "aligned", "memory_nbytes": 8192}
-NEW: dict[str, Any] = {"chunks": (24, 24), "layout": "aligned", "memory_nbytes": 8192}
+OLD: dict[str, Any] = {"chunks": (16, 16), "layout": "aligned", "memory_nbytes": 12288}
+NEW: dict[str, Any] = {"chunks": (24, 24), "layout": "aligned", "memory_nbytes": 12288}
 ELSEWHERE = "elsewhere/ledger"
 BYSTANDERS = {
     "notes.txt": "mine",
@@ -133,7 +135,7 @@ def _check_half(folder: Path, ledger: str) -> None:
 
 def _spoil(output: Path) -> None:
     # A killed run may have left an empty file under a temporary name: there is nothing in it to spoil.
-    objects = [path for path in sorted((output / "0" / "c").rglob("*")) if path.is_file() and path.stat().st_size]
+    objects = [path for path in sorted(output.glob("*/c/**/*")) if path.is_file() and path.stat().st_size]
     for number, path in enumerate(objects):
         if number % 6 == 1:
             path.write_bytes(b"spoilt")
@@ -219,7 +221,9 @@ def train(
     chunks, model = (NEW["chunks"], negative) if is_new else (OLD["chunks"], double)
     writer: Any = tw.CacheTiles(tw.write_tiff, ".tiff")
     if not to_tiff:
-        writer = tw.WriteTilesZarr(if_exists=if_exists, chunks=chunks, compressors=None, window_nbytes=8192)
+        writer = tw.WriteTilesZarr(
+            if_exists=if_exists, chunks=chunks, compressors=None, window_nbytes=8192, levels=LEVELS
+        )
     loader = SimpleNamespace(dataset=dataset, batch_size=1)
     trainer = SimpleNamespace(predict_dataloaders=loader, world_size=1, lightning_module=None)
     place = folder / "predictions"

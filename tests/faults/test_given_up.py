@@ -374,7 +374,7 @@ def test_whichever_tiles_are_bad_all_that_need_none_of_them_are_written(
 
     plan = plan_write(IMAGE.shape, **TILES, **CHUNKS[stored], layout=layout)
     case = Case(IMAGE, "YX", plan, model, batch_size=batch_size)
-    array = case.create(MemoryStore())
+    (array,) = case.create(MemoryStore())
     coordinator = Coordinator(case.plan)
     receipts = Receipts()
     work = Work(case.plan, UnitWriter(case.plan, (ObjectEncoder(array),)), case.prediction())
@@ -545,7 +545,7 @@ def test_however_often_objects_are_refused_no_more_is_put_than_may_be_and_no_oth
     times = data.draw(st.dictionaries(st.sampled_from(keys), st.integers(1, 12), max_size=12))
     store = Unreliable()
     store.times = times
-    array = case.create(store)
+    (array,) = case.create(store)
     writer = UnitWriter(plan, (ObjectEncoder(array),), Patience(pause_seconds=0.0))
     receipts = Receipts()
     Run(Coordinator(plan), SerialExecutor(Work(plan, writer, case.prediction())), receipts).predict_and_write()

@@ -37,6 +37,7 @@ from tilewright.executors.remote import RemoteExecutor
 from tilewright.executors.work import Work
 from tilewright.geometry import extents_of
 from tilewright.ledger.receipts import UnitReceipt
+from tilewright.objects.unit_writer import StoredUnit
 from tilewright.outputs.output import Output
 from tilewright.plan import plan_write
 from tilewright.runs import run as runs
@@ -515,10 +516,10 @@ def test_what_a_killed_worker_leaves_half_written_is_gone_after_the_run(
 class KillsForOneUnit:
     """Kill the own process where one unit is to be written."""
 
-    def write_tiles(self, unit: int, tiles: Mapping[int, np.ndarray]) -> UnitReceipt:
+    def write_tiles(self, unit: int, tiles: Mapping[int, np.ndarray]) -> StoredUnit:
         if unit == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return UnitReceipt(unit, object_count=1, stored_nbytes=sum(tile.nbytes for tile in tiles.values()))
+        return StoredUnit(UnitReceipt(unit, object_count=1, stored_nbytes=sum(tile.nbytes for tile in tiles.values())))
 
 
 def test_a_unit_of_which_each_writer_dies_is_given_up_and_takes_no_other_unit_with_it(mortal: Client) -> None:

@@ -64,8 +64,10 @@ def test_no_more_tasks_are_submitted_than_the_plan_says(
     units = report.plan.unit_count
     assert units > 1
     assert submitted.pop("_probe") == 1
-    assert dict(submitted) == (
-        {"produce": units} if layout == "aligned" else {"write": units, "predict": submitted["predict"]}
+    finest, coarser = report.plan.finest_unit_count, units - report.plan.finest_unit_count
+    made = {"write": coarser, "receipt_of": units - 1}
+    assert dict(submitted) == made | (
+        {"produce": finest} if layout == "aligned" else {"write": units, "predict": submitted["predict"]}
     )
     assert sum(submitted.values()) <= report.plan.task_count
 

@@ -27,7 +27,7 @@ SHAPES = {
 
 
 def case_of(name: str, zarr_format: int, fill: int = 1) -> Case:
-    plan = plan_write((40, 37), "YX", (12, 14), (3, 4), dtype="uint8", **SHAPES[name])
+    plan = plan_write((40, 37), "YX", (12, 14), (3, 4), dtype="uint8", levels=3, **SHAPES[name])
     # A prediction of nothing but fill values is stored like any other.
     model = np.zeros_like if fill == 0 else PositionModel(1, "uint8")
     image = np.random.default_rng(2).integers(0, 255, (40, 37)).astype("uint8")

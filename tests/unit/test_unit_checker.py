@@ -51,7 +51,8 @@ class Written:
         return self.checker.encoders[0].array.store
 
     def keys(self, unit: int) -> list[str]:
-        return [self.checker.encoders[0].key(position) for position in self.plan.objects_of_unit(unit)]
+        encoder = self.checker.encoders[self.plan.array_of_unit(unit)]
+        return [encoder.key(position) for position in self.plan.objects_of_unit(unit)]
 
     def check(self, unit: int) -> Condition:
         return self.checker.check(self.records[unit])
@@ -94,16 +95,16 @@ class Written:
 
 def written(case: Case, destination: Any) -> Written:
     """Predict and write a case, and keep the receipts as a ledger does."""
-    encoder = ObjectEncoder(case.create(destination))
+    encoders = tuple(map(ObjectEncoder, case.create(destination)))
     receipts = Receipts()
-    work = Work(case.plan, UnitWriter(case.plan, (encoder,)), case.prediction())
+    work = Work(case.plan, UnitWriter(case.plan, encoders), case.prediction())
     Run(Coordinator(case.plan), SerialExecutor(work), receipts).predict_and_write()
     records = {
-        receipt.unit: Record(receipt.unit, Status.WRITTEN, receipt.object_count, receipt.stored_nbytes, receipt.digest)
-        for receipt in receipts
+        made.unit: Record(made.unit, Status.WRITTEN, made.object_count, made.stored_nbytes, made.digest, made.array)
+        for made in receipts
     }
     assert sorted(records) == list(range(case.plan.unit_count))
-    return Written(UnitChecker(case.plan, {0: encoder}), records)
+    return Written(UnitChecker(case.plan, dict(enumerate(encoders))), records)
 
 
 def in_units_of_objects(plan: WritePlan, count: int) -> WritePlan:

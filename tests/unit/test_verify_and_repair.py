@@ -495,7 +495,20 @@ def test_what_a_trainer_predicted_is_mended_by_a_trainer(name: str, trained: Pat
 # The command line
 
 
-CUT = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--layout", "compact", "--chunks", "24,24")
+CUT = (
+    "--axes",
+    "YX",
+    "--tile-size",
+    "48,48",
+    "--overlap",
+    "12,12",
+    "--layout",
+    "compact",
+    "--chunks",
+    "24,24",
+    "--levels",
+    "1",
+)
 
 
 def predict_by_command(model: object, *options: object) -> None:

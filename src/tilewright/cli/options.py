@@ -36,6 +36,14 @@ def _read_nbytes(_ctx: click.Context, _param: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text!r} is no size such as 8GiB, 500MB or 1e9") from None
 
 
+def _read_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is no number of levels; give 'auto', or 1 for full resolution alone")
+    return int(text)
+
+
 def _read_model(_ctx: click.Context, _param: click.Parameter, text: str) -> ModelReference:
     try:
         return ModelReference.parse(text)
@@ -72,6 +80,14 @@ plan_options = _with_options(
     numbers_option(
         "--shards", "none", "auto", default="none", help="Elements of a shard, multiples of those of a chunk."
     ),
+    click.option(
+        "--levels",
+        default="auto",
+        callback=_read_levels,
+        metavar="auto|N",
+        help="Levels of the pyramid; 1 is full resolution alone.",
+    ),
+    click.option("--labels", is_flag=True, show_default=False, help="Elements are labels, not intensities."),
     click.option(
         "--memory",
         "memory_nbytes",
