@@ -164,11 +164,12 @@ class ImageRun:
         return region
 
     def open_tiles(self) -> AnyArray:
-        """Return for each tile whether a unit that is not written needs it."""
+        """Return for each predicted tile whether a unit that is not written needs it."""
         plan = self.output_run.plan
         is_open = np.zeros(plan.tile_count, bool)
         for unit in self.run.coordinator.missing_units():
-            is_open[list(plan.tiles_of_unit(unit))] = True
+            if unit < plan.finest_unit_count:
+                is_open[list(plan.tiles_of_unit(unit))] = True
         return is_open
 
     def describe_incomplete(self) -> str:
