@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from tilewright.ome.axis_letters import PHYSICAL
 from tilewright.ome.units import unit_name
-from tilewright.ome.world import World
+from tilewright.ome.world import UNKNOWN_WORLD, World
 
 _OME_NAMES = {"T": "TimeIncrement", "Z": "PhysicalSizeZ", "Y": "PhysicalSizeY", "X": "PhysicalSizeX"}
 
@@ -24,11 +24,11 @@ def world_of_ome_xml(text: str, series: int, count: int) -> World:
     try:
         root = ET.fromstring(text)
     except ET.ParseError:
-        return World()
+        return UNKNOWN_WORLD
     images = [element for element in root.iter() if _tag(element) == "Pixels"]
     if len(images) != count:
         # Files of which not all images are there.
-        return World()
+        return UNKNOWN_WORLD
     said = images[series].attrib
     scale = {axis: value for axis, name in _OME_NAMES.items() if (value := _positive(said.get(name))) is not None}
     # The schema names what holds where no unit is given.

@@ -66,6 +66,10 @@ class World:
         )
 
 
+UNKNOWN_WORLD = World()
+"""World of an image of which no physical metadata are known."""
+
+
 @dataclass(frozen=True)
 class GivenWorld:
     """Physical metadata as a user gives them, before the axes of the image are known.
