@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilewright.arguments import whole_number
+from tilewright.errors import GeometryError
 from tilewright.plan import WritePlan
 from tilewright.plan import plan_write as plan_shape
 
 
 def plan_write(
     shape: Any,
-    axes: str,
-    tile_size: Sequence[int],
-    overlap: Sequence[int],
+    axes: str | None = None,
+    tile_size: Sequence[int] | None = None,
+    overlap: Sequence[int] | None = None,
     *,
     layout: str = "auto",
     chunks: Sequence[int] | str = "auto",
@@ -29,8 +30,9 @@ def plan_write(
     ----------
     shape : sequence of int, path, or array
         The extents of the source, in its own order; or the source, as in `predict_to_zarr`.
-    axes : str
-        The axes of the source, letters of ``STCZYX`` in its own order.
+    axes : str, optional
+        The axes of the source, letters of ``STCZYX`` in its own order; where not given those of its metadata, as in
+        `predict_to_zarr`.
     tile_size, overlap : sequence of int
         One number per spatial axis, in the order (Z)YX.
     layout : {"auto", "compact", "aligned"}
@@ -71,15 +73,20 @@ def plan_write(
     >>> plan.layout, plan.tile_count, plan.chunks
     ('compact', 125, (48, 96, 192))
     """
+    missing = [name for name, value in (("tile_size", tile_size), ("overlap", overlap)) if value is None]
+    if missing:
+        raise TypeError(f"{', '.join(missing)} must be given")
     if not _is_shape(shape):
         # Only here: a plan of a shape loads neither Zarr nor Dask.
         from tilewright.sources.opening import open_source  # noqa: PLC0415
 
         source = open_source(shape, axes, series=series)
-        shape = source.axes.shape
+        shape, axes = source.axes.shape, source.axes.names
         source.close()
     elif whole_number("series", series, 0):
         raise ValueError(f"series is of a source, and a shape was given: {shape!r:.80}")
+    if axes is None:
+        raise GeometryError(f"axes must be given, such as 'ZYX', since a shape has none: {shape!r:.80}")
     return plan_shape(
         shape,
         axes,

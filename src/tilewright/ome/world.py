@@ -125,6 +125,10 @@ class GivenWorld:
         return World(_on_axes("scale", scale, axes), _on_axes("units", units, axes), channel_names=names)
 
 
+GIVES_NOTHING = GivenWorld()
+"""Physical metadata of a user who gives none."""
+
+
 def _on_axes(name: str, values: Any, axes: str) -> dict[str, Any]:
     if values is not None and not isinstance(values, Mapping):
         raise GeometryError(

@@ -10,7 +10,7 @@ from zarr.storage import MemoryStore
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.outputs.compressors import default_compressor
 from tilewright.outputs.fingerprint import differences
-from tilewright.outputs.inventory import OWN_ATTRIBUTE
+from tilewright.outputs.group_attributes import group_attributes
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import FULL_RESOLUTION, ArrayPlan, WritePlan
@@ -18,15 +18,14 @@ from tilewright.stores.metadata import MetadataError, array_metadata, read_node
 from tilewright.stores.places import without_secrets
 from tilewright.stores.zarr_api import ensure_open
 
-_OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
-"""Attributes of the group of an output, which mark it as an output of tilewright."""
 Arrays = tuple[zarr.Array[Any], ...]
 """The arrays of an output, in the order of its plan."""
 
 
 def template_arrays(plan: WritePlan, options: OutputOptions) -> Arrays:
     """Return empty arrays in memory with the metadata of those of the output."""
-    group = zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options))
+    attributes = group_attributes(plan, options)
+    group = zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options), attributes=attributes)
     return tuple(_create_in(group, plan, array, options) for array in plan.arrays)
 
 
@@ -38,14 +37,15 @@ def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Ar
 def _created(output: Output, plan: WritePlan, array: ArrayPlan, options: OutputOptions) -> zarr.Array[Any]:
     try:
         ensure_open(output.store)
-        return _create_in(_opened_group(output, options), plan, array, options)
+        return _create_in(_opened_group(output, plan, options), plan, array, options)
     except OSError as error:
         raise DestinationError(f"the output {output} could not be created: {without_secrets(error)}") from error
 
 
 def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
     """Return the arrays of an earlier run, and create missing ones; raise ResumeError if one is not as planned."""
-    existing_group(output, options)
+    with _readable(output):
+        _opened_group(output, plan, options)
     opened = []
     for array, template in zip(plan.arrays, template_arrays(plan, options), strict=True):
         try:
@@ -68,23 +68,22 @@ def existing_array(output: Output, name: str = FULL_RESOLUTION) -> zarr.Array[An
         return zarr.open_array(output.store, path=output.path_of_array(name), mode=mode)
 
 
-def existing_group(output: Output, options: OutputOptions | None = None) -> None:
-    """Check the group of an output; with options, create a missing one; raises as `existing_array`."""
+def existing_group(output: Output) -> None:
+    """Check the group of an output; raises as `existing_array`."""
     with _readable(output):
-        if options is None:
-            zarr.open_group(output.store, path=output.group, mode="r")
-        else:
-            _opened_group(output, options)
+        zarr.open_group(output.store, path=output.group, mode="r")
 
 
-def _opened_group(output: Output, options: OutputOptions) -> zarr.Group:
-    """Open or create the group of an output, with its attributes."""
+def _opened_group(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Group:
+    """Open or create the group of an output, with its attributes; those that it has stay as they are."""
+    attributes = group_attributes(plan, options)
     group = zarr.open_group(
-        output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
+        output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=attributes
     )
-    if OWN_ATTRIBUTE not in group.attrs:
+    missing = {name: value for name, value in attributes.items() if name not in group.attrs}
+    if missing:
         # An empty group of another program, or a killed run: in format 2 attributes are a document of their own.
-        group.update_attributes(_OWN_ATTRIBUTES)
+        group.update_attributes(missing)
     return group
 
 
