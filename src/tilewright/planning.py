@@ -1,18 +1,20 @@
 """The dry run: a shape, or a source that is opened for its shape alone, becomes a plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tilewright.arguments import whole_number
-from tilewright.plan import WritePlan
+from tilewright.arguments import whole_number, whole_numbers
+from tilewright.errors import GeometryError
+from tilewright.ome.world import UNKNOWN_WORLD, GivenWorld
+from tilewright.plan import ImageAxes, WritePlan
 from tilewright.plan import plan_write as plan_shape
 
 
 def plan_write(
     shape: Any,
-    axes: str,
-    tile_size: Sequence[int],
-    overlap: Sequence[int],
+    axes: str | None = None,
+    tile_size: Sequence[int] | None = None,
+    overlap: Sequence[int] | None = None,
     *,
     layout: str = "auto",
     chunks: Sequence[int] | str = "auto",
@@ -23,7 +25,7 @@ def plan_write(
     window_nbytes: int | None = None,
     series: int = 0,
     levels: int | str = "auto",
-    scale: Sequence[float] | None = None,
+    scale: Sequence[float] | Mapping[str, float] | None = None,
     labels: bool = False,
 ) -> WritePlan:
     """Plan the writing of the tiled prediction of one image: the dry run.
@@ -32,8 +34,9 @@ def plan_write(
     ----------
     shape : sequence of int, path, or array
         The extents of the source, in its own order; or the source, as in `predict_to_zarr`.
-    axes : str
-        The axes of the source, letters of ``STCZYX`` in its own order.
+    axes : str, optional
+        The axes of the source, letters of ``STCZYX`` in its own order; where not given those of its metadata, as in
+        `predict_to_zarr`.
     tile_size, overlap : sequence of int
         One number per spatial axis, in the order (Z)YX.
     layout : {"auto", "compact", "aligned"}
@@ -56,9 +59,10 @@ def plan_write(
     levels : int or "auto"
         The number of levels of the pyramid, each half of the one below; 1 is full resolution alone. ``"auto"`` halves
         while the plane has more than 256 elements on an axis.
-    scale : sequence of float, optional
-        The size of an element on each spatial axis, in the order (Z)YX. Z is not halved while its elements are larger
-        than those of the plane; where not given, they are the same.
+    scale : sequence of float, or mapping of str to float, optional
+        The size of an element on each spatial axis, in the order (Z)YX, or by axis letter; where not given that of the
+        metadata of the source, or the same on each axis. Z is not halved while its elements are larger than those of
+        the plane.
     labels : bool, default=False
         Whether elements are labels, of which coarser levels take the most frequent one, and not the mean.
 
@@ -82,15 +86,22 @@ def plan_write(
     >>> plan.layout, plan.tile_count, plan.chunks
     ('compact', 125, (48, 96, 192))
     """
+    missing = [name for name, value in (("tile_size", tile_size), ("overlap", overlap)) if value is None]
+    if missing:
+        raise TypeError(f"{', '.join(missing)} must be given")
+    world = UNKNOWN_WORLD
     if not _is_shape(shape):
         # Only here: a plan of a shape loads neither Zarr nor Dask.
         from tilewright.sources.opening import open_source  # noqa: PLC0415
 
         source = open_source(shape, axes, series=series)
-        shape = source.axes.shape
+        shape, axes, world = source.axes.shape, source.axes.names, source.world
         source.close()
     elif whole_number("series", series, 0):
         raise ValueError(f"series is of a source, and a shape was given: {shape!r:.80}")
+    if axes is None:
+        raise GeometryError(f"axes must be given, such as 'ZYX', since a shape has none: {shape!r:.80}")
+    image = ImageAxes(axes, whole_numbers("shape", shape))
     return plan_shape(
         shape,
         axes,
@@ -104,7 +115,7 @@ def plan_write(
         memory_nbytes=memory_nbytes,
         window_nbytes=window_nbytes,
         levels=levels,
-        scale=None if scale is None else tuple(scale),
+        scale=world.updated(GivenWorld(scale).on(axes)).scale_of(image.spatial),
         labels=labels,
     )
 

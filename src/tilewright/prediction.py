@@ -1,16 +1,18 @@
 """Prediction of a source by a model into a Zarr array: checked, planned, predicted, written, counted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tilewright.arguments import flag, seconds, whole_number
-from tilewright.errors import GeometryError, ResumeError
+from tilewright.arguments import flag, whole_number
+from tilewright.errors import ResumeError
 from tilewright.model.predictor import Predictor
+from tilewright.ome.world import GivenWorld
 from tilewright.outputs.arrays import existing_array
 from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH
-from tilewright.outputs.options import OutputOptions, output_dtype
+from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import FULL_RESOLUTION, PlanRequest, WritePlan
+from tilewright.runs.opened_request import PlanKeywords, opened_request
 from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
 from tilewright.sources.opening import open_source
@@ -52,6 +54,10 @@ def predict_to_zarr(
     plan: WritePlan | None = None,
     levels: int | str = "auto",
     labels: bool = False,
+    scale: Sequence[float] | Mapping[str, float] | None = None,
+    units: str | Mapping[str, str] | None = None,
+    channel_names: Sequence[str] | None = None,
+    ome_version: str | None = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -64,9 +70,11 @@ def predict_to_zarr(
     source : path, zarr.Array, numpy array or memmap, dask array
         The image. Of a TIFF or Zarr path, only the window of a tile is read at a time.
     destination : path or zarr store
-        Where the group is created whose array ``0`` is the prediction.
-    axes : str
-        The axes of the source in its own order, letters of ``STCZYX``.
+        Where the group is created whose array ``0`` is the prediction. It is an image of OME-Zarr, unless the source
+        has an axis S.
+    axes : str, optional
+        The axes of the source in its own order, letters of ``STCZYX``; where not given those that the metadata of an
+        OME-Zarr, OME-TIFF or ImageJ file name.
     tile_size, overlap : sequence of int
         Elements of a tile, and those that neighbouring tiles share, per spatial axis in the order (Z)YX.
     layout, chunks, shards, memory_nbytes, levels, labels
@@ -105,6 +113,16 @@ def predict_to_zarr(
     series : int, default=0
         Which image of a TIFF file, or of a Zarr group, that holds several. The report says which was taken, and how
         many there are.
+    scale : sequence of float, or mapping of str to float, optional
+        Distance of neighbouring elements, per spatial axis in the order (Z)YX or by axis letter; that of the source
+        where not given. A resumed output keeps the physical metadata that it was begun with.
+    units : str, or mapping of str to str, optional
+        The unit of the spatial axes, such as ``"micrometer"`` or ``"um"``, or units by axis letter; those of the source
+        where not given.
+    channel_names : sequence of str, optional
+        A name for each channel of the output; those of the source where not given, if it has as many.
+    ome_version : {"0.4", "0.5", "0.6"}, optional
+        The version of OME-Zarr: 0.4 in format 2; in format 3 by default 0.5.
 
     Returns
     -------
@@ -156,34 +174,17 @@ def predict_to_zarr(
     >>> bool((report.array[:] == -image).all())
     True
     """
-    options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
-    grace_seconds = seconds("grace_seconds", grace_seconds)
-    if on_plan is not None and not callable(on_plan):
-        raise TypeError(f"on_plan must be a function of a plan, got {on_plan!r:.80}")
-    batch_size = whole_number("batch_size", batch_size)
-    progress = flag("progress", progress)
-    chosen = None if dtype is None else output_dtype(dtype)
-    options.check_dtype(chosen or "float64")
-    given = {
-        "axes": axes,
-        "tile_size": tile_size,
-        "overlap": overlap,
-        "layout": layout,
-        "chunks": chunks,
-        "shards": shards,
-        "dtype": chosen,
-        "memory_nbytes": memory_nbytes,
-        "levels": levels,
-        "labels": labels or None,
-    }
-    planned = _planned_request(plan, given)
-    opened = open_source(source, planned.axes if planned else axes, series=series)  # type: ignore[arg-type]
+    world = GivenWorld(scale, units, channel_names)
+    options = OutputOptions(compressors, fill_value, zarr_format, if_exists, given=world, ome_version=ome_version)
+    is_labels = flag("labels", labels) or None
+    given = PlanKeywords(axes, tile_size, overlap, layout, chunks, shards, dtype, memory_nbytes, levels, is_labels)
+    opened, request = opened_request(source, given, plan, series, world)
     return PredictionRun(
         source=opened,
         output=Output.at(destination, ledger=ledger),
         predictor=Predictor(model, device),
         options=options,
-        request=planned or PlanRequest(shape=opened.axes.shape, **given),  # type: ignore[arg-type]
+        request=request,
         plan=plan,
         batch_size=batch_size,
         client=client,
@@ -281,34 +282,8 @@ def repair(
             labels=plan.reduction == "mode",
             memory_nbytes=None if memory_nbytes is None else whole_number("memory_nbytes", memory_nbytes),
         ),
-        batch_size=whole_number("batch_size", batch_size),
+        batch_size=batch_size,
         client=client,
-        progress=flag("progress", progress),
-        grace_seconds=seconds("grace_seconds", grace_seconds),
+        progress=progress,
+        grace_seconds=grace_seconds,
     ).predict()
-
-
-_DEFAULTS = {"layout": "auto", "chunks": "auto", "levels": "auto"}
-
-
-def _planned_request(plan: WritePlan | None, given: dict[str, Any]) -> PlanRequest | None:
-    """Return the request of a plan that is to be executed; None where there is no plan.
-
-    Raises
-    ------
-    TypeError, GeometryError
-        If keywords are missing or are given beside a plan, or `plan_write` has not made the plan.
-    """
-    if plan is None:
-        missing = [name for name in ("axes", "tile_size", "overlap") if given[name] is None]
-        if missing:
-            raise TypeError(f"{', '.join(missing)} must be given, or plan=plan_write(...)")
-        return None
-    if not isinstance(plan, WritePlan):
-        raise TypeError(f"plan must be a WritePlan of plan_write, got {type(plan).__name__}: {plan!r:.80}")
-    beside = [name for name, value in given.items() if value is not None and value != _DEFAULTS.get(name)]
-    if beside:
-        raise TypeError(f"{', '.join(beside)} cannot be given beside plan=; give them to plan_write")
-    if plan.request is None:
-        raise GeometryError("the plan was not made by plan_write; pass a plan of plan_write")
-    return plan.request

@@ -19,6 +19,7 @@ from tilewright.cli.options import (
     plan_options,
     run_options,
     series_option,
+    world_options,
 )
 from tilewright.errors import UnitGivenUpError
 from tilewright.signals import of_command
@@ -88,7 +89,9 @@ def demo_command(directory: Path, seed: int) -> None:
 )
 @click.option("--channels", type=click.IntRange(min=1), help="Channels of the output; else those of the source.")
 @series_option
-def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, series: int, **options: Any) -> None:
+def plan_command(
+    source: str | None, shape: tuple[int, ...] | None, axes: str | None, series: int, **options: Any
+) -> None:
     """Print how SOURCE would be predicted and stored, and create nothing.
 
     SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file.
@@ -112,6 +115,7 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
 )
 @model_options
 @series_option
+@world_options
 @click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3")
 @click.option(
     "--if-exists",

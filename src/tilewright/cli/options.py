@@ -44,6 +44,21 @@ def _read_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> int
     return int(text)
 
 
+def _read_by_axis(_ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    """Return values in the order (Z)YX, or by axis letter as in ``T=5,X=0.5``; numbers for the scale."""
+    if text is None:
+        return None
+    read: Callable[[str], Any] = float if param.name == "scale" else str.strip
+    try:
+        if "=" in text:
+            pairs = [part.split("=") for part in text.split(",")]
+            return {axis.strip(): read(value) for axis, value in pairs}
+        return [read(value) for value in text.split(",")] if param.name == "scale" else text
+    except ValueError:
+        example = "2,0.5,0.5 or Z=2,Y=0.5,X=0.5" if param.name == "scale" else "micrometer or T=s,Y=um,X=um"
+        raise click.BadParameter(f"{text!r} is not like {example}") from None
+
+
 def _read_model(_ctx: click.Context, _param: click.Parameter, text: str) -> ModelReference:
     try:
         return ModelReference.parse(text)
@@ -65,7 +80,7 @@ series_option = click.option(
 )
 
 plan_options = _with_options(
-    click.option("--axes", required=True, help="Axes of the source in its order, letters of STCZYX: ZYX."),
+    click.option("--axes", help="Axes of the source in its order, letters of STCZYX: ZYX; else those in its metadata."),
     numbers_option("--tile-size", required=True, help="Elements of a tile along (Z,)Y,X."),
     numbers_option("--overlap", required=True, help="Elements that neighbouring tiles share."),
     click.option(
@@ -94,6 +109,27 @@ plan_options = _with_options(
         metavar="SIZE",
         callback=_read_nbytes,
         help="Memory of predicted tiles: 8GiB, 500MB, 1e9.",
+    ),
+)
+world_options = _with_options(
+    click.option(
+        "--scale",
+        metavar="N,N,...",
+        callback=_read_by_axis,
+        help="Distance of elements along (Z,)Y,X, or Z=N,...; else that of the source.",
+    ),
+    click.option(
+        "--units",
+        metavar="NAME",
+        callback=_read_by_axis,
+        help="Unit of the scale, um, or Z=um,...; else that of the source.",
+    ),
+    click.option(
+        "--channel-name",
+        "channel_names",
+        multiple=True,
+        callback=lambda _ctx, _param, names: names or None,
+        help="Name of a channel of the output, once for each; else those of the source.",
     ),
 )
 cluster_options = _with_options(

@@ -33,8 +33,8 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
     ----------
     sources : source, or list of sources
         Paths of TIFF files or Zarr arrays, or arrays of Zarr, NumPy or Dask; all have the same axes.
-    axes : str
-        The axes of each source in its own order, letters of ``STCZYX``.
+    axes : str or None
+        The axes of each source in its own order, letters of ``STCZYX``; None for those that its metadata name.
     read_source_func : callable, optional
         Reader of any other path: takes the path and the axes, returns an array of NumPy, Zarr or Dask. For NumPy, each
         data-loader worker holds one whole file at a time.
@@ -60,10 +60,10 @@ class IterablePredDataset(IterableDataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(
-        self, sources: Any, axes: str, *, read_source_func: ReadFunction | None = None, dtype: str = "float32"
+        self, sources: Any, axes: str | None, *, read_source_func: ReadFunction | None = None, dtype: str = "float32"
     ) -> None:
         opened = _open_all(sources, axes, read_source_func)
-        self.axes = axes
+        self.axes = opened[0][0].axes.names
         self.dtype = _tensor_dtype(dtype)
         self.images = tuple(SourceImage(source, first) for source, first in opened)
 
@@ -103,7 +103,7 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
     def __init__(
         self,
         sources: Any,
-        axes: str,
+        axes: str | None,
         tile_size: Sequence[int],
         overlaps: Sequence[int],
         *,
@@ -112,7 +112,7 @@ class IterableTiledPredDataset(IterableDataset[tuple[torch.Tensor, TileInformati
         dtype: str = "float32",
     ) -> None:
         opened = _open_all(sources, axes, read_source_func)
-        self.axes = axes
+        self.axes = opened[0][0].axes.names
         self.dtype = _tensor_dtype(dtype)
         self.images = tuple(TiledImage.of(source, first, tile_size, overlaps, borders) for source, first in opened)
         self.tile_size = self.images[0].tile_size
@@ -165,7 +165,7 @@ def _tensor_dtype(dtype: Any) -> np.dtype[Any]:
 default_collate_fn_map[TileInformation] = lambda batch, **_: list(batch)
 
 
-def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) -> list[tuple[Source, int]]:
+def _open_all(sources: Any, axes: str | None, read_source_func: ReadFunction | None) -> list[tuple[Source, int]]:
     """Return the sources, each with the number of its first sample."""
     if read_source_func is not None and not callable(read_source_func):
         raise TypeError(f"read_source_func must be a function of a path and axes, got {read_source_func!r}")
@@ -177,6 +177,11 @@ def _open_all(sources: Any, axes: str, read_source_func: ReadFunction | None) ->
     if not opened:
         raise GeometryError("the dataset has no sources")
     for source in opened:
+        if source.axes.spatial != opened[0].axes.spatial:
+            raise GeometryError(
+                f"{source.name} has the axes {source.axes.names}, but {opened[0].name} has {opened[0].axes.names}; "
+                "make a dataset of each"
+            )
         if source.axes.channels != opened[0].axes.channels:
             raise GeometryError(
                 f"{source.name} has {source.axes.channels} channels, but {opened[0].name} has "

@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -20,6 +20,7 @@ from tilewright.geometry import AxisTiling, Region
 from tilewright.images.lazy_image import LazyImage, takes_lazy_image
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_writer import UnitWriter
+from tilewright.ome.world import UNKNOWN_WORLD, GivenWorld
 from tilewright.outputs.arrays import create_arrays
 from tilewright.outputs.options import OutputOptions, checked_path
 from tilewright.outputs.output import Output
@@ -46,6 +47,10 @@ def write_zarr(
     compressors: Any = "auto",
     fill_value: Any = 0,
     zarr_format: int = 3,
+    scale: Sequence[float] | Mapping[str, float] | None = None,
+    units: str | Mapping[str, str] | None = None,
+    channel_names: Sequence[str] | None = None,
+    ome_version: str | None = None,
 ) -> None:
     """Write an image to array ``0`` of a Zarr group, which appears under its name when it is complete.
 
@@ -60,11 +65,14 @@ def write_zarr(
     img : array
         The image, C(Z)YX or SC(Z)YX, of NumPy or Dask.
     axes : str, optional
-        Its axes, letters of ``STCZYX`` in that order, which are stored as the names of the dimensions.
+        Its axes, letters of ``STCZYX`` in that order, which are stored as the names of the dimensions. With these, and
+        without S, the group is an image of OME-Zarr.
     chunks, shards
         As in `plan_write`.
     compressors, fill_value, zarr_format
         As in `predict_to_zarr`.
+    scale, units, channel_names, ome_version
+        As in `predict_to_zarr`; they need ``axes``.
 
     Raises
     ------
@@ -75,7 +83,15 @@ def write_zarr(
     """
     path = checked_path(file_path).absolute()
     image = img if isinstance(img, dask.array.Array) else np.asarray(unmasked(img))
-    options = OutputOptions(compressors, fill_value, zarr_format, "overwrite", names_dimensions=axes is not None)
+    options = OutputOptions(
+        compressors,
+        fill_value,
+        zarr_format,
+        "overwrite",
+        names_dimensions=axes is not None,
+        given=GivenWorld(scale, units, channel_names),
+        ome_version=ome_version,
+    )
     output = Output.at(file_path)
     output.check(options)
     if not output.listing.is_empty:
@@ -85,6 +101,9 @@ def write_zarr(
     _check_group_around(path, zarr_format)
     lazy = LazyImage(image) if isinstance(image, dask.array.Array) else None
     plan = _plan(path, image, axes, chunks, shards)
+    if options.given and axes is None:
+        raise GeometryError(f"scale, units and channel_names of {path} are stored for named axes: give axes= too")
+    options = options.for_image(plan.axes, UNKNOWN_WORLD)
     options.check_dtype(plan.dtype)
     output.check_space(options, plan.output_nbytes)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")

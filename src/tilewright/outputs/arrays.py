@@ -10,7 +10,7 @@ from zarr.storage import MemoryStore
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.outputs.compressors import default_compressor
 from tilewright.outputs.fingerprint import differences
-from tilewright.outputs.inventory import OWN_ATTRIBUTE
+from tilewright.outputs.group_attributes import group_attributes
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import FULL_RESOLUTION, ArrayPlan, WritePlan
@@ -24,13 +24,9 @@ Arrays = tuple[zarr.Array[Any], ...]
 
 def template_arrays(plan: WritePlan, options: OutputOptions) -> Arrays:
     """Return empty arrays in memory with the metadata of those of the output."""
-    group = zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options))
+    attributes = group_attributes(plan, options)
+    group = zarr.open_group(MemoryStore(), mode="w", zarr_format=_version(options), attributes=attributes)
     return tuple(_create_in(group, plan, array, options) for array in plan.arrays)
-
-
-def _attributes(plan: WritePlan) -> dict[str, Any]:
-    """Return the attributes of the group of an output, which mark its arrays as those of tilewright."""
-    return {OWN_ATTRIBUTE: {"arrays": [array.name for array in plan.arrays]}}
 
 
 def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
@@ -79,14 +75,15 @@ def existing_group(output: Output) -> None:
 
 
 def _opened_group(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Group:
-    """Open or create the group of an output, with its attributes."""
-    attributes = _attributes(plan)
+    """Open or create the group of an output, with its attributes; those that it has stay as they are."""
+    attributes = group_attributes(plan, options)
     group = zarr.open_group(
         output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=attributes
     )
-    if OWN_ATTRIBUTE not in group.attrs:
+    missing = {name: value for name, value in attributes.items() if name not in group.attrs}
+    if missing:
         # An empty group of another program, or a killed run: in format 2 attributes are a document of their own.
-        group.update_attributes(attributes)
+        group.update_attributes(missing)
     return group
 
 

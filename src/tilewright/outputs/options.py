@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from zarr.storage import MemoryStore
 
 from tilewright.arguments import whole_number
 from tilewright.errors import DestinationError, GeometryError
+from tilewright.ome.attributes import VERSIONS, SampleAxisError
+from tilewright.ome.world import GIVES_NOTHING, UNKNOWN_WORLD, GivenWorld, World
+from tilewright.plan import ImageAxes
 from tilewright.plan.dtypes import dtype_name
 from tilewright.stores.places import public_name
 
@@ -35,7 +38,13 @@ class OutputOptions:
         What to do if the output exists. ``"overwrite"`` replaces an output of tilewright, ``"overwrite-foreign"``
         any Zarr group or array.
     names_dimensions : bool
-        Whether to store the axes as dimension names; format 2 has none.
+        Whether to store the axes as dimension names, and as those of an image of OME-Zarr; format 2 has no names.
+    given : GivenWorld
+        Physical metadata that the user gives.
+    ome_version : {"0.4", "0.5", "0.6"}, optional
+        Version of OME-Zarr; by default 0.4 in format 2, and 0.5 in format 3.
+    world : World
+        Physical metadata of the source.
     """
 
     compressors: Any = "auto"
@@ -43,6 +52,9 @@ class OutputOptions:
     zarr_format: int = 3
     if_exists: str = "fail"
     names_dimensions: bool = True
+    given: GivenWorld = GIVES_NOTHING
+    ome_version: str | None = None
+    world: World = UNKNOWN_WORLD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zarr_format", whole_number("zarr_format", self.zarr_format, 2))
@@ -50,6 +62,34 @@ class OutputOptions:
             raise GeometryError(f"zarr_format must be 2 or 3, got {self.zarr_format}")
         if not isinstance(self.if_exists, str) or self.if_exists not in IF_EXISTS:
             raise ValueError(f"if_exists must be one of {IF_EXISTS}, got {self.if_exists!r:.80}")
+        versions = VERSIONS[self.zarr_format]
+        if self.ome_version is None:
+            object.__setattr__(self, "ome_version", versions[0])
+        elif self.ome_version not in versions:
+            raise GeometryError(
+                f"ome_version must be one of {versions} for Zarr format {self.zarr_format}, got "
+                f"{self.ome_version!r:.80}"
+            )
+
+    def for_image(self, axes: str, world: World) -> "OutputOptions":
+        """Return the options for a source with these axes and physical metadata.
+
+        Raises
+        ------
+        GeometryError
+            If what the user gives does not fit the axes, or cannot be stored for them.
+        """
+        if self.given and "S" in axes:
+            raise SampleAxisError(
+                f"scale, units and channel_names cannot be stored for an image with the axes {axes}: OME-Zarr has no "
+                "axis of samples; leave them out, or give each sample an output of its own"
+            )
+        self.given.on(axes)
+        return replace(self, world=world)
+
+    def scale_of(self, axes: ImageAxes) -> tuple[float, ...] | None:
+        """Return the size of an element on each spatial axis of a source; None where one is unknown."""
+        return self.world.updated(self.given.on(axes.names)).scale_of(axes.spatial)
 
     @property
     def overwrites(self) -> bool:

@@ -5,6 +5,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tilewright.arguments import flag, seconds, whole_number
 from tilewright.errors import GeometryError, NotSharedError, SourceError
 from tilewright.executors.placement import Placement
 from tilewright.model.predictor import Predictor
@@ -55,6 +56,15 @@ class PredictionRun:
     progress: bool = True
     on_plan: Callable[[WritePlan], None] | None = None
     grace_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
+        object.__setattr__(self, "grace_seconds", seconds("grace_seconds", self.grace_seconds))
+        flag("progress", self.progress)
+        if self.on_plan is not None and not callable(self.on_plan):
+            raise TypeError(f"on_plan must be a function of a plan, got {self.on_plan!r:.80}")
+        options = self.options.for_image(self.source.axes.names, self.source.world)
+        object.__setattr__(self, "options", options)
 
     def predict(self) -> Report:
         """Predict and write, and return what was done.

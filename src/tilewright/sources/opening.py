@@ -17,11 +17,12 @@ from zarr.storage import LocalStore, StorePath, ZipStore
 from tilewright.arguments import whole_number
 from tilewright.conversion import is_array, is_number
 from tilewright.errors import GeometryError, SourceError
+from tilewright.ome.world import UNKNOWN_WORLD, World
 from tilewright.plan import ImageAxes
 from tilewright.sources.readers.dask import DaskReader
 from tilewright.sources.readers.image_in_group import ImageArray, image_of, series_notes
 from tilewright.sources.readers.reader import ArrayReader, FunctionReader, MemmapReader, Reader, ReadFunction, unmasked
-from tilewright.sources.readers.said_axes import known_axes_of_tiff, note_on_said_axes
+from tilewright.sources.readers.said_axes import chosen_axes, known_axes_of_tiff, note_on_said_axes
 from tilewright.sources.readers.tiff import SUFFIXES, TiffReader
 from tilewright.sources.readers.zarr import ZarrReader
 from tilewright.sources.source import Source
@@ -38,9 +39,11 @@ class _Found:
     reader: Reader
     said_axes: str = ""
     notes: tuple[str, ...] = ()
+    world: World = UNKNOWN_WORLD
+    is_typed: bool = False
 
 
-def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = None, series: int = 0) -> Source:
+def open_source(source: Any, axes: str | None, read_source_func: ReadFunction | None = None, series: int = 0) -> Source:
     """Open an image without reading it.
 
     Parameters
@@ -48,8 +51,8 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     source : path, zarr.Array, zarr.Group, zarr store, numpy array or memmap, dask array
         A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group whose metadata name an array, or with
         an array ``0``.
-    axes : str
-        Axes of the source in its own order, letters of ``STCZYX``.
+    axes : str or None
+        Axes of the source in its own order, letters of ``STCZYX``; None for those of its metadata.
     read_source_func : callable, optional
         Function that reads a path: called with the path and the axes, returns an array of NumPy, Zarr or Dask.
     series : int, default=0
@@ -60,10 +63,12 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     SourceError
         If it cannot be opened, or is incomplete; the message names the source.
     GeometryError
-        If the axes do not fit it.
+        If the axes do not fit it, or contradict its metadata.
     """
-    if not isinstance(axes, str):
+    if not isinstance(axes, str | None):
         raise GeometryError(f"axes must be a string such as 'ZYX', got {axes!r}")
+    if axes is None and read_source_func is not None:
+        raise GeometryError("axes must be given, such as 'ZYX', since read_source_func is called with them")
     series = whole_number("series", series, 0)
     found = _found(source, axes, read_source_func, series)
     if series and not isinstance(found.reader, TiffReader | ZarrReader):
@@ -72,15 +77,24 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
         opened = found.reader.open()
         shape, dtype = tuple(int(extent) for extent in opened.shape), np.dtype(opened.dtype)
     try:
-        image_axes = ImageAxes(axes, shape)
-        note = note_on_said_axes(axes, found.said_axes)
+        image_axes = ImageAxes(chosen_axes(axes, found.said_axes), shape)
+        note = note_on_said_axes(image_axes.names, found.said_axes, is_typed=found.is_typed)
     except GeometryError as error:
         raise GeometryError(f"{found.name}: {error}") from None
     notes = [f"{found.name}: {note}"] if note else []
     if not is_number(dtype):
         reason = f"has elements of type {dtype}; only numbers of at most 64 bits can be predicted on"
         raise SourceError(f"the source {found.name} {reason}")
-    return Source(image_axes, dtype, found.name, found.path, found.reader, series=series, notes=(*found.notes, *notes))
+    return Source(
+        image_axes,
+        dtype,
+        found.name,
+        found.path,
+        found.reader,
+        series=series,
+        notes=(*found.notes, *notes),
+        world=found.world,
+    )
 
 
 @contextmanager
@@ -100,7 +114,7 @@ def _opening(name: str, *, by_function: bool = False) -> Iterator[None]:
         ) from error
 
 
-def _found(source: Any, axes: str, read_source_func: ReadFunction | None, series: int) -> _Found:
+def _found(source: Any, axes: str | None, read_source_func: ReadFunction | None, series: int) -> _Found:
     if isinstance(source, str | os.PathLike):
         return _found_at(source, axes, read_source_func, series)
     # Changes in a copy-on-write map are not in the file.
@@ -112,7 +126,10 @@ def _found(source: Any, axes: str, read_source_func: ReadFunction | None, series
     store, path = opened_store(source)
     if isinstance(source, zarr.Array):
         root = _path_of(source)
-        return _of_image(ImageArray.of(source), str(root or f"{type(source).__name__} of shape {source.shape}"), root)
+        name = str(root or f"{type(source).__name__} of shape {source.shape}")
+        with _opening(name):
+            image = ImageArray.of(source)
+        return _of_image(image, name, root)
     if store is not None:
         image = _opened_image(store, public_name(store, path), series, path)
         root = _path_of(image.array)
@@ -126,7 +143,7 @@ def _found(source: Any, axes: str, read_source_func: ReadFunction | None, series
     return _Found(f"{type(source).__name__} of shape {source.shape}", None, reader_of(source))
 
 
-def _found_at(source: str | os.PathLike[str], axes: str, read: ReadFunction | None, series: int) -> _Found:
+def _found_at(source: str | os.PathLike[str], axes: str | None, read: ReadFunction | None, series: int) -> _Found:
     path = Path(source).expanduser()
     if "://" in os.fspath(source):
         raise SourceError(
@@ -137,12 +154,13 @@ def _found_at(source: str | os.PathLike[str], axes: str, read: ReadFunction | No
         raise SourceError(f"the source {path} does not exist")
     name, absolute = str(path), path.absolute()
     if read is not None:
-        return _Found(name, absolute, FunctionReader(str(absolute), axes, read, reader_of))
+        return _Found(name, absolute, FunctionReader(str(absolute), axes or "", read, reader_of))
     if path.suffix.lower() in SUFFIXES:
         reader = TiffReader(str(absolute), series=series)
         with _opening(name):
-            said, count = reader.description()
-        return _Found(name, absolute, reader, known_axes_of_tiff(said), series_notes(series, count, path))
+            said = reader.description()
+        notes = series_notes(series, said.series_count, path)
+        return _Found(name, absolute, reader, known_axes_of_tiff(said.axes), notes, said.world)
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
     with _opening(name):
         if path.is_file() and not is_zip:
@@ -159,7 +177,8 @@ def _opened_image(store: Store, name: str, series: int, path: str = "") -> Image
 
 
 def _of_image(image: ImageArray, name: str, path: Path | None) -> _Found:
-    return _Found(name, path or _path_of(image.array), ZarrReader.of(image.array), image.said_axes, image.notes)
+    reader, said = ZarrReader.of(image.array), image.said_axes
+    return _Found(name, path or _path_of(image.array), reader, said, image.notes, image.world, image.is_typed)
 
 
 def reader_of(array: Any) -> Reader:

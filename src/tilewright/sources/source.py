@@ -16,6 +16,7 @@ from distributed import Client
 from tilewright.assemble import AnyArray
 from tilewright.errors import FinalError, SourceError
 from tilewright.geometry import AxisTiling, Interval
+from tilewright.ome.world import UNKNOWN_WORLD, World
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
 from tilewright.sources.readers.reader import Reader
@@ -43,6 +44,8 @@ class Source:
         Index of the image in a file or group of several.
     notes : tuple of str
         Notes for the user, such as on images of the file that are not read.
+    world : World
+        Physical metadata.
     """
 
     axes: ImageAxes
@@ -53,6 +56,7 @@ class Source:
     recorded_path: str | None = None
     series: int = 0
     notes: tuple[str, ...] = ()
+    world: World = UNKNOWN_WORLD
 
     def __post_init__(self) -> None:
         if self.recorded_path is None and self.path is not None:

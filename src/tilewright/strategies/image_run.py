@@ -89,6 +89,7 @@ class AskedImage:
             window_nbytes=self.window_nbytes,
             levels=levels,
             labels=self.labels,
+            scale=self.options.scale_of(self.image.source.axes),
         )
 
     def fingerprint(self, plan: WritePlan) -> Fingerprint:

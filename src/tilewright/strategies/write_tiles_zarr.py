@@ -18,6 +18,7 @@ from tilewright.errors import IncompleteImageError, UnitGivenUpError
 from tilewright.executors.placement import Placement
 from tilewright.identity.models import model_identity
 from tilewright.model.own_memory import OwnMemory
+from tilewright.ome.world import GivenWorld
 from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
@@ -57,6 +58,8 @@ class WriteTilesZarr(TrainerStrategy):
         Bytes of tiles that may be in flight beyond those that must wait for their neighbours.
     ledger : path, optional
         A local folder for the ledgers, one folder in it for each image; beside the outputs where not given.
+    scale, units, channel_names, ome_version
+        Physical metadata of all images, as in `predict_to_zarr`; those of each source where not given.
 
     Attributes
     ----------
@@ -118,6 +121,10 @@ class WriteTilesZarr(TrainerStrategy):
         ledger: "str | os.PathLike[str] | None" = None,
         levels: int | str = "auto",
         labels: bool = False,
+        scale: Sequence[float] | Mapping[str, float] | None = None,
+        units: str | Mapping[str, str] | None = None,
+        channel_names: Sequence[str] | None = None,
+        ome_version: str | None = None,
     ) -> None:
         if window_nbytes is not None:
             whole_number("window_nbytes", window_nbytes)
@@ -126,7 +133,10 @@ class WriteTilesZarr(TrainerStrategy):
         self.chunks = chunks
         self.shards = shards
         self.dtype = None if dtype is None else output_dtype(dtype)
-        self.options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
+        given = GivenWorld(scale, units, channel_names)
+        self.options = OutputOptions(
+            compressors, fill_value, zarr_format, if_exists, given=given, ome_version=ome_version
+        )
         self.options.check_shards(shards)
         check_extents("chunks", chunks)
         check_extents("shards", shards)
@@ -173,7 +183,7 @@ class WriteTilesZarr(TrainerStrategy):
         client = self._opened.enter_context(cluster_client(self.client))
         self._placement = self._opened.enter_context(Placement(client))
         for (key, image), output in zip(images.items(), outputs, strict=True):
-            output_run = self._opened.enter_context(OutputRun(output, self.options, self._placement))
+            output_run = self._opened.enter_context(OutputRun(output, self._options_of(image), self._placement))
             self._runs[key] = ImageRun(image, output_run)
         # All are compared before the first one is changed.
         found = {key: self._compared(self._runs[key]) for key in images}
@@ -285,6 +295,9 @@ class WriteTilesZarr(TrainerStrategy):
         self._runs.wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
 
+    def _options_of(self, image: TiledImage) -> OutputOptions:
+        return self.options.for_image(image.source.axes.names, image.source.world)
+
     def _asked(self, image: TiledImage, channels: int, dtype: str) -> AskedImage:
         return AskedImage(
             image=image,
@@ -292,7 +305,7 @@ class WriteTilesZarr(TrainerStrategy):
             dtype=dtype,
             chunks=self.chunks,
             shards=self.shards,
-            options=self.options,
+            options=self._options_of(image),
             window_nbytes=self.window_nbytes,
             levels=self.levels,
             labels=self.labels,

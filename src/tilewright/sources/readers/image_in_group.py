@@ -1,13 +1,16 @@
-"""The image of a Zarr group is the array that its metadata name, or else the array 0."""
+"""The image of a Zarr group is the finest array that its metadata name, or else the array 0."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zarr
 
 from tilewright.errors import SourceError
-from tilewright.sources.readers.said_axes import known_axes_of_names
+from tilewright.ome.axis_letters import known_axes_of_names
+from tilewright.ome.multiscales import Level, Multiscale, multiscales_of, ome_attributes
+from tilewright.ome.world import UNKNOWN_WORLD, World
+from tilewright.sources.readers.multiscale_around import multiscale_around
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.places import public_name
 
@@ -16,17 +19,36 @@ _LAYOUT = "bioformats2raw.layout"
 
 @dataclass(frozen=True)
 class ImageArray:
-    """The full-resolution array of an image, the axes in its metadata, and notes on images that are not read."""
+    """The full-resolution array of an image, what its metadata say of it, and notes on images that are not read.
+
+    Axes of a multiscale image are typed: those that a user gives must be the same.
+    """
 
     array: zarr.Array[Any]
     said_axes: str = ""
     notes: tuple[str, ...] = ()
+    world: World = UNKNOWN_WORLD
+    is_typed: bool = False
 
     @classmethod
-    def of(cls, array: zarr.Array[Any], said_axes: str = "", notes: tuple[str, ...] = ()) -> "ImageArray":
-        """Return an array as an image; its dimension names are its axes."""
+    def of(cls, array: zarr.Array[Any], notes: tuple[str, ...] = ()) -> "ImageArray":
+        """Return an array as an image, with the metadata of the group around it, if it is a level of an image there."""
+        around = multiscale_around(array)
+        return cls._plain(array, notes) if around is None else cls.of_level(array, *around, notes)
+
+    @classmethod
+    def of_level(
+        cls, array: zarr.Array[Any], image: Multiscale, level: Level, notes: tuple[str, ...] = ()
+    ) -> "ImageArray":
+        """Return a level of a multiscale image; its dimension names are its axes where the image names none."""
+        if len(image.axes) != array.ndim:
+            return replace(cls._plain(array, notes), world=level.world)
+        return cls(array, image.axes, notes, level.world, is_typed=True)
+
+    @classmethod
+    def _plain(cls, array: zarr.Array[Any], notes: tuple[str, ...]) -> "ImageArray":
         names = array_metadata(array).get("dimension_names") or array.attrs.get("_ARRAY_DIMENSIONS")
-        return cls(array, said_axes or known_axes_of_names(names), notes)
+        return cls(array, known_axes_of_names(names), notes)
 
 
 def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
@@ -34,11 +56,10 @@ def image_of(node: Any, name: str, series: int = 0) -> ImageArray:
     if isinstance(node, zarr.Array):
         _check_series(series, 1, name)
         return ImageArray.of(node)
-    said = _metadata_of(node)
-    if said.get(_LAYOUT) is not None:
+    attributes = node.attrs.asdict()
+    if ome_attributes(attributes).get(_LAYOUT) is not None:
         return _image_of_series(node, name, series)
-    multiscales = said.get("multiscales")
-    if isinstance(multiscales, Sequence) and not isinstance(multiscales, str) and multiscales:
+    if multiscales := multiscales_of(attributes):
         return _image_of_multiscale(node, multiscales, name, series)
     _check_series(series, 1, name)
     array = node.get("0")
@@ -60,41 +81,29 @@ def series_notes(series: int, count: int, name: object) -> tuple[str, ...]:
 def _image_of_series(root: zarr.Group, name: str, series: int) -> ImageArray:
     """Return one image of a store in the layout of bioformats2raw: a group for each image."""
     group = root.get("OME")
-    paths = None if group is None else _metadata_of(group).get("series")
+    paths = None if group is None else ome_attributes(group.attrs.asdict()).get("series")
     if not isinstance(paths, Sequence):
         paths = sorted((key for key in root.group_keys() if key.isdecimal()), key=int)
     _check_series(series, len(paths), name)
     image = image_of(root[str(paths[series])], f"{name}/{paths[series]}")
-    return ImageArray(image.array, image.said_axes, (*series_notes(series, len(paths), name), *image.notes))
+    return replace(image, notes=(*series_notes(series, len(paths), name), *image.notes))
 
 
-def _image_of_multiscale(group: zarr.Group, multiscales: Sequence[Any], name: str, series: int) -> ImageArray:
-    """Return the first array of a multiscale image: the largest one."""
-    _check_series(series, len(multiscales), name)
-    said = _mapping(multiscales[series])
-    datasets = said.get("datasets")
-    first = _mapping(datasets[0] if isinstance(datasets, Sequence) and datasets else None).get("path")
-    array = group.get(first) if isinstance(first, str) else None
-    if not isinstance(array, zarr.Array):
+def _image_of_multiscale(group: zarr.Group, images: Sequence[Multiscale], name: str, series: int) -> ImageArray:
+    """Return the finest array of a multiscale image."""
+    _check_series(series, len(images), name)
+    image = images[series]
+    finest = image.finest
+    array = None if finest is None else group.get(finest.path)
+    if finest is None or not isinstance(array, zarr.Array):
+        path = None if finest is None else finest.path
         raise SourceError(
-            f"{name} names the array {first!r} as its image, which is not there; it holds {sorted(group.keys())}: give "
+            f"{name} names the array {path!r} as its image, which is not there; it holds {sorted(group.keys())}: give "
             "the array itself"
         )
-    axes = said.get("axes")
-    names = [axis.get("name") if isinstance(axis, Mapping) else axis for axis in axes] if axes else None
-    return ImageArray.of(array, known_axes_of_names(names), series_notes(series, len(multiscales), name))
+    return ImageArray.of_level(array, image, finest, series_notes(series, len(images), name))
 
 
 def _check_series(series: int, count: int, name: str) -> None:
     if series >= count:
         raise SourceError(f"{public_name(name)} holds {count} images, counted from 0: none is {series}")
-
-
-def _metadata_of(node: Any) -> Mapping[str, Any]:
-    """Return the attributes of a node, with those that OME-Zarr puts under "ome" since version 0.5."""
-    attributes = _mapping(node.attrs.asdict())
-    return {**attributes, **_mapping(attributes.get("ome"))}
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

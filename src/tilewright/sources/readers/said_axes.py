@@ -1,10 +1,8 @@
 """The axes in the metadata of a source agree with the axes that the user passes, or the source is refused."""
 
 from tilewright.errors import GeometryError
+from tilewright.ome.axis_letters import UNKNOWN
 
-UNKNOWN = "?"
-"""Letter of an axis that the metadata do not name."""
-_NAMES = {"t": "T", "time": "T", "c": "C", "channel": "C", "z": "Z", "y": "Y", "x": "X"}
 _PLANES = frozenset("STCZ")
 """Axes along which planes are stacked."""
 
@@ -23,24 +21,35 @@ def known_axes_of_tiff(axes: str) -> str:
     return "".join(samples if letter == "S" else letter if letter in "TCZYX" else UNKNOWN for letter in axes)
 
 
-def known_axes_of_names(names: object) -> str:
-    """Return the axes of dimension names, one letter each; "?" for an unknown one.
+def chosen_axes(given: str | None, said: str) -> str:
+    """Return the axes that a user gives, or else those of the metadata.
+
+    Raises
+    ------
+    GeometryError
+        If the user gives none, and the metadata do not name all.
 
     Examples
     --------
-    >>> known_axes_of_names(["time", "z", "y", "x"]), known_axes_of_names([None, "y", "x"]), known_axes_of_names(None)
-    ('TZYX', '?YX', '')
+    >>> chosen_axes("ZYX", ""), chosen_axes(None, "TYX")
+    ('ZYX', 'TYX')
+    >>> chosen_axes(None, "?YX")
+    Traceback (most recent call last):
+    tilewright.errors.GeometryError: axes must be given, such as 'ZYX', since the metadata of the source name only '?YX'
     """
-    if not isinstance(names, list | tuple):
-        return ""
-    return "".join(_NAMES.get(str(name).lower(), UNKNOWN) for name in names)
+    if given is not None:
+        return given
+    if not said or UNKNOWN in said:
+        named = f"only {said!r}" if said.strip(UNKNOWN) else "none"
+        raise GeometryError(f"axes must be given, such as 'ZYX', since the metadata of the source name {named}")
+    return said
 
 
-def note_on_said_axes(given: str, said: str) -> str:
+def note_on_said_axes(given: str, said: str, *, is_typed: bool = False) -> str:
     """Return a note on the difference between the given axes and those of the metadata; empty if there is none.
 
-    Axes of stacked planes may differ in name: programs write channels, frames and slices for one another. The same axis
-    at different places is a GeometryError.
+    Axes of stacked planes may differ in name: programs write channels, frames and slices for one another; not so where
+    each axis has a type. The same axis at different places is a GeometryError.
 
     Examples
     --------
@@ -54,7 +63,7 @@ def note_on_said_axes(given: str, said: str) -> str:
         return ""
     differing = [(own, other) for own, other in zip(given, said, strict=True) if other not in (UNKNOWN, own)]
     for own, other in differing:
-        if own in said or other in given or not {own, other} <= _PLANES:
+        if is_typed or own in said or other in given or not {own, other} <= _PLANES:
             raise GeometryError(
                 f"axes {given!r} contradict the source, whose metadata say {said!r}; pass these, or, if the metadata "
                 "are wrong, read the source yourself and pass the array"

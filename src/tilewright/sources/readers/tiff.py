@@ -13,9 +13,23 @@ import tifffile
 import zarr
 
 from tilewright.errors import SourceError
+from tilewright.ome.tiff import world_of_imagej, world_of_ome_xml
+from tilewright.ome.world import UNKNOWN_WORLD, World
 from tilewright.sources.readers.reader import FileReader
 
 SUFFIXES = {".tif", ".tiff", ".btf", ".tf8"}
+
+
+@dataclass(frozen=True)
+class TiffDescription:
+    """What the metadata of a TIFF file say of one series of it.
+
+    The axes are letters of tifffile; empty if the metadata do not name them.
+    """
+
+    axes: str
+    series_count: int
+    world: World
 
 
 @dataclass
@@ -29,11 +43,10 @@ class TiffReader(FileReader):
         """The series that is read."""
         return f", series {self.series}" if self.series else ""
 
-    def description(self) -> tuple[str, int]:
-        """Check the file, and return the axes in its metadata and the number of its series.
+    def description(self) -> TiffDescription:
+        """Check the file, and return what its metadata say.
 
-        The axes are letters of tifffile; empty if the metadata do not name them. A file that is damaged or cut short,
-        or lacks planes of the series, is a SourceError.
+        A file that is damaged or cut short, or lacks planes of the series, is a SourceError.
         """
         with _complaints() as complaints, tifffile.TiffFile(self.path) as file:
             if not file.series:
@@ -47,7 +60,8 @@ class TiffReader(FileReader):
                     "is, read it yourself, and pass the array"
                 )
             _check_whole(self.path, series)
-            return _axes_said(file, series), len(file.series)
+            count = len(file.series)
+            return TiffDescription(_axes_said(file, series), count, _world(file, series, self.series, count))
 
     def _open(self) -> Any:
         file = tifffile.TiffFile(self.path)
@@ -76,6 +90,17 @@ def _axes_said(file: Any, series: Any) -> str:
     """Return the axes in the metadata of a series; empty if tifffile guesses them."""
     is_unnamed = series.kind == "shaped" and not any("axes" in said for said in file.shaped_metadata or ())
     return "" if is_unnamed or series.kind in ("generic", "uniform") else str(series.axes)
+
+
+def _world(file: Any, series: Any, number: int, count: int) -> World:
+    """Return the physical metadata of a series."""
+    if series.kind == "ome":
+        return world_of_ome_xml(file.ome_metadata or "", number, count)
+    if series.kind != "imagej":
+        return UNKNOWN_WORLD
+    tags = series.keyframe.tags
+    y, x = (tags[name].value if name in tags else None for name in ("YResolution", "XResolution"))
+    return world_of_imagej(file.imagej_metadata or {}, (y, x))
 
 
 def _check_whole(path: str, series: Any) -> None:
