@@ -12,6 +12,7 @@ from tilewright.errors import ResumeError
 from tilewright.ledger.header import Header
 from tilewright.ledger.ledger import LedgerFolder
 from tilewright.locks.output_lock import LEDGER_SUFFIX
+from tilewright.objects.digest import digest_text, sum_of_digests
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.outputs.arrays import existing_array, existing_group
@@ -54,6 +55,8 @@ class Verification:
         Differences between the metadata of the array and those in the ledger.
     surplus : list of str
         Keys in the array, relative to it, that are not objects of the plan.
+    digest : str
+        Digest of all stored objects, as in `Report`; empty where units are not intact.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Verification:
     writer: str = ""
     metadata: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
+    digest: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -82,6 +86,8 @@ class Verification:
             f"  units        {plan.unit_count:,} of {plan.object_count:,} objects, {format_nbytes(self.stored_nbytes)}",
             f"  intact       {intact:,}{': the output is complete' if self.is_complete else ''}",
         ]
+        if self.digest:
+            lines.append(f"  digest       {self.digest}")
         counts = Counter(self.conditions.values())
         for condition in ("missing", "short", "damaged", "given up"):
             if counts[condition]:
@@ -182,6 +188,7 @@ def verify(
         "" if holder is None else f"process {holder.process} on {holder.host}",
         metadata,
         surplus,
+        "" if conditions else digest_text(sum_of_digests(record.digest for record in records)),
     )
 
 

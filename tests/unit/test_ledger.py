@@ -341,7 +341,7 @@ def test_a_status_that_no_run_gives_is_no_record() -> None:
 def test_the_header_is_that_of_the_first_file_that_can_be_read(tmp_path: Path) -> None:
     first = record_run(tmp_path, some_records(2))
     record_run(tmp_path, some_records(2, first=2))
-    first.write_bytes(first.read_bytes().replace(b"tilewright-ledger-3", b"tilewright-ledger-1"))
+    first.write_bytes(first.read_bytes().replace(b"tilewright-ledger-4", b"tilewright-ledger-1"))
     assert LedgerFolder(tmp_path).header() == HEADER
     # Records of a file do not count where it is not known what it is about.
     assert said_in(tmp_path) == by_unit(some_records(2, first=2))
@@ -492,7 +492,7 @@ def test_a_record_of_a_unit_that_the_plan_does_not_have_is_none(tmp_path: Path) 
 def test_a_header_that_was_made_by_hand_is_none(change: dict[str, Any], tmp_path: Path) -> None:
     fields = json.loads(HEADER.to_bytes().splitlines()[0].split(b" ", 2)[2]) | change
     text = json.dumps(fields).encode()
-    (tmp_path / "000001.ledger").write_bytes(2 * (b"tilewright-ledger-3 %08x %s\n" % (crc32(text), text)))
+    (tmp_path / "000001.ledger").write_bytes(2 * (b"tilewright-ledger-4 %08x %s\n" % (crc32(text), text)))
     with pytest.raises(ResumeError, match="damaged"):
         LedgerFolder(tmp_path).header()
 

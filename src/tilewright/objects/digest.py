@@ -56,19 +56,53 @@ class DigestedObject:
 
 
 class UnitDigest:
-    """Digest of one unit: over the length and digest of each of its objects, in C order."""
+    """Digest of one unit: the sum over its objects of a digest of array, place, length and content of each.
 
-    def __init__(self) -> None:
-        self._hash = xxh3_64()
+    So the sum over all units is the same, however objects are grouped to units.
+
+    Parameters
+    ----------
+    array : int
+        Number of the array.
+
+    Attributes
+    ----------
+    value : int
+        Digest, a whole number of 64 bits.
+    nbytes : int
+        Bytes of the objects.
+    """
+
+    def __init__(self, array: int) -> None:
+        self._array = array
+        self.value = 0
         self.nbytes = 0
 
-    def add(self, stored: ObjectDigest) -> None:
-        """Add the next object."""
+    def add(self, position: tuple[int, ...], stored: ObjectDigest) -> None:
+        """Add the object at a position on the grid of the array."""
         # With the length: no byte can move from one object to the next.
-        self._hash.update(bytes(stored))
+        place = f"{self._array}:{position}:".encode()
+        self.value = sum_of_digests((self.value, int(xxh3_64(place + bytes(stored)).intdigest())))
         self.nbytes += stored.nbytes
 
-    @property
-    def value(self) -> int:
-        """Digest, a whole number of 64 bits."""
-        return int(self._hash.intdigest())
+
+def sum_of_digests(digests: Iterable[int]) -> int:
+    """Return the digest of several units together.
+
+    Examples
+    --------
+    >>> sum_of_digests([2**64 - 1, 3])
+    2
+    """
+    return sum(digests) % 2**64
+
+
+def digest_text(digest: int) -> str:
+    """Return a digest as a short text.
+
+    Examples
+    --------
+    >>> digest_text(255)
+    '00000000000000ff'
+    """
+    return f"{digest:016x}"

@@ -39,7 +39,7 @@ class UnitChecker:
         """Return the state of the unit of a record; an unreadable object counts as damaged."""
         if record.status is Status.GIVEN_UP:
             return Condition.GIVEN_UP
-        digest = UnitDigest()
+        digest = UnitDigest(record.array)
         encoder = self.encoders.get(record.array)
         if encoder is None:
             # Without metadata, readers find no object.
@@ -54,7 +54,7 @@ class UnitChecker:
             except Exception:
                 # A store may raise anything.
                 return Condition.DAMAGED
-            digest.add(found)
+            digest.add(position, found)
         if digest.nbytes < record.stored_nbytes:
             return Condition.SHORT
         return Condition.INTACT if digest.value == record.digest else Condition.DAMAGED

@@ -134,9 +134,9 @@ class UnitWriter:
         """
         start = perf_counter()
         seconds = StageSeconds()
-        digest = UnitDigest()
         object_count = 0
         number = self.plan.array_of_unit(unit)
+        digest = UnitDigest(number)
         array, encoder = self.plan.arrays[number], self.encoders[number]
         tile = self.plan.tile_of_unit(unit)
         coarser = None if tile is None else CoarserTile(self.plan, unit, tile, encoder.part_extents)
@@ -144,7 +144,7 @@ class UnitWriter:
             positions = list(_parts_of(position, array, encoder.part_extents))
             stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds, coarser))
             put_object(encoder.array.store, encoder.key(position), stored, self.patience, self._check)
-            digest.add(stored.digest)
+            digest.add(position, stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
         nbytes, value, memory, process = digest.nbytes, digest.value, peak_memory_nbytes(), process_name()

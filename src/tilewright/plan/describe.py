@@ -21,8 +21,13 @@ def describe(plan: WritePlan) -> str:
     stored = f"{plan.object_count:,} {'chunks' if plan.shards is None else 'shards'} of {array.stored_extents}"
     if plan.shards is not None:
         stored += f", in chunks of {plan.chunks}"
+    levels = "full resolution alone"
+    if len(plan.arrays) > 1:
+        coarsest, waiting = plan.arrays[-1].shape, format_nbytes(plan.coarser_nbytes)
+        levels = f"{len(plan.arrays)}, the coarsest {coarsest}, for which up to {waiting} wait"
     rows = (
-        ("output", f"{plan.axes} {plan.shape} {plan.dtype}, {format_nbytes(plan.output_nbytes)}"),
+        ("output", f"{plan.axes} {plan.shape} {plan.dtype}, {format_nbytes(array.nbytes)}"),
+        ("levels", levels),
         ("tiles", f"{plan.tile_count:,} of {plan.tile_size}, overlap {plan.overlap}"),
         ("layout", f"{plan.layout}, {plan.extra_inference:.2f} x the tiles of compact"),
         ("reads", f"{plan.read_ratio:.2f} x the source"),

@@ -20,6 +20,7 @@ from tilewright.ledger.header import EVERYTHING, NOTHING, OUTPUT, Header
 from tilewright.ledger.ledger import Ledger
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.ledger.records import Records
+from tilewright.objects.digest import sum_of_digests
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
@@ -153,7 +154,8 @@ class OutputRun:
         missing_nbytes = plan.output_nbytes
         if kept:
             missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept)))
-        self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=plan.output_nbytes - missing_nbytes)
+        kept_nbytes = plan.output_nbytes - missing_nbytes
+        self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=kept_nbytes, digest=self._kept_digest)
         self.output.check_space(self._options, missing_nbytes)
         if len(kept) < plan.unit_count:
             self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
@@ -326,4 +328,6 @@ class OutputRun:
         records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
         checker = UnitChecker(writer.plan, dict(enumerate(writer.encoders)))
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
-        return [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
+        kept = [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
+        self._kept_digest = sum_of_digests(record.digest for record in records if record.unit not in faulty)
+        return kept

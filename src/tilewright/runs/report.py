@@ -7,6 +7,7 @@ from typing import Any
 import zarr
 
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
+from tilewright.objects.digest import digest_text, sum_of_digests
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.sources.readers.zarr import MOST_NOTED
@@ -49,6 +50,9 @@ class Report:
         at most `MOST_NOTED` are counted.
     notes : tuple of str
         What else the user should know: which of several images of a file was taken, say.
+    digest : str
+        Digest of all stored objects of all levels: the same for the same bytes, whoever wrote them. Empty where units
+        were given up.
     """
 
     array: zarr.Array[Any]
@@ -66,6 +70,7 @@ class Report:
     lost_count: int = 0
     missing_count: int = 0
     notes: tuple[str, ...] = ()
+    digest: str = ""
 
     @property
     def tile_count(self) -> int:
@@ -115,6 +120,8 @@ class Report:
             ("threads", f"{stages} s"),
             ("memory", f"at most {tiles}, {format_nbytes(self.peak_memory_nbytes)} per process"),
         ]
+        if self.digest:
+            rows.append(("digest", self.digest))
         notes = list(self.notes)
         if self.lost_count:
             lost = f"{self.lost_count:,} predicted elements"
@@ -140,6 +147,7 @@ class Tally:
     seconds: StageSeconds = field(default_factory=StageSeconds)
     peak_memory_nbytes: int = 0
     lost_count: int = 0
+    digest: int = 0
     missing: set[int] = field(default_factory=set)
     notes: tuple[str, ...] = ()
 
@@ -151,6 +159,7 @@ class Tally:
         self.seconds.add(receipt.seconds)
         self.peak_memory_nbytes = max(self.peak_memory_nbytes, receipt.peak_memory_nbytes)
         self.lost_count += receipt.lost_count
+        self.digest = sum_of_digests((self.digest, receipt.digest))
         if len(self.missing) < MOST_NOTED:
             self.missing |= receipt.missing
 
@@ -174,6 +183,7 @@ class Tally:
             lost_count=self.lost_count,
             missing_count=min(len(self.missing), MOST_NOTED),
             notes=self.notes,
+            digest="" if given_up else digest_text(self.digest),
         )
 
 
