@@ -44,6 +44,8 @@ class OutputOptions:
         Version of OME-Zarr; by default 0.4 in format 2, and 0.5 in format 3.
     world : World
         Physical metadata of the source.
+    is_label : bool
+        Whether the output labels the image around it.
     """
 
     compressors: Any = "auto"
@@ -54,6 +56,7 @@ class OutputOptions:
     given: GivenWorld = GIVES_NOTHING
     ome_version: str | None = None
     world: World = UNKNOWN_WORLD
+    is_label: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zarr_format", whole_number("zarr_format", self.zarr_format, 2))
@@ -70,7 +73,7 @@ class OutputOptions:
                 f"{self.ome_version!r:.80}"
             )
 
-    def for_image(self, axes: str, world: World) -> "OutputOptions":
+    def for_image(self, axes: str, world: World, *, is_label: bool = False) -> "OutputOptions":
         """Return the options for a source with these axes and physical metadata.
 
         Raises
@@ -84,7 +87,7 @@ class OutputOptions:
                 "axis of samples; leave them out, or give each sample an output of its own"
             )
         self.given.on(axes)
-        return replace(self, world=world)
+        return replace(self, world=world, is_label=is_label)
 
     @property
     def overwrites(self) -> bool:

@@ -63,7 +63,8 @@ class PredictionRun:
         flag("progress", self.progress)
         if self.on_plan is not None and not callable(self.on_plan):
             raise TypeError(f"on_plan must be a function of a plan, got {self.on_plan!r:.80}")
-        options = self.options.for_image(self.source.axes.names, self.source.world)
+        axes, world = self.source.axes.names, self.source.world
+        options = self.options.for_image(axes, world, is_label=self.output.is_label)
         object.__setattr__(self, "options", options)
 
     def predict(self) -> Report:
