@@ -196,7 +196,8 @@ def threshold(tiles: np.ndarray) -> np.ndarray:
 
 
 def test_labels_are_listed_in_their_image_and_can_be_repaired(folder: Path, predict: Predict) -> None:
-    image = ome_zarr("s0")
+    image = "raw.zarr"
+    ome_zarr("s0")
     for name in ("cells", "nuclei"):
         predict(threshold, image, f"raw.zarr/labels/{name}", **TILES)
     tw.write_zarr("raw.zarr/labels/drawn", VOLUME, axes="ZYX")

@@ -22,7 +22,6 @@ LABELS = "labels"
 """Name of the group in an image whose groups are labels of it, and of the attribute that lists them."""
 _PASSING = re.compile(r"\.partial$|\.replaced-\d+$")
 """Names of groups that are being written or replaced."""
-
 _WINDOW_OF_FLOATS = 0.0, 1.0
 """Window of a channel of floats, whose values are not known when the output is created."""
 
@@ -37,7 +36,7 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
     GeometryError
         If other channels are named than the output has, or labels are no whole numbers.
     """
-    if options.is_label and np.dtype(plan.dtype).kind not in "iub":
+    if options.is_label and np.dtype(plan.dtype).kind not in "iu":
         raise GeometryError(
             f"labels must be whole numbers, and the output is of {plan.dtype}; give dtype='uint32', say"
         )

@@ -114,7 +114,9 @@ class PredictionRun:
                 f"{self.source.name} has the shape {self.source.axes.shape}; plan with plan_write(source, ...)"
             )
         self.options.check_dtype(self.request.dtype or "float64")
-        check_apart(self.output.targets(self.options), [self.source])
+        # The image that is labelled may be the source.
+        source = self.source.array_alone() if self.output.is_label else self.source
+        check_apart(self.output.targets(self.options), [source])
         self.output.check(self.options)
         self.options.check_shards(self.request.shards)
         _check_request(self.request)
