@@ -71,7 +71,8 @@ def predict_to_zarr(
         The image. Of a TIFF or Zarr path, only the window of a tile is read at a time.
     destination : path or zarr store
         Where the group is created whose array ``0`` is the prediction. It is an image of OME-Zarr, unless the source
-        has an axis S.
+        has an axis S. A folder ``labels/NAME`` in an image of OME-Zarr is listed as labels of it; these are whole
+        numbers, and their ledger lies beside the image.
     axes : str, optional
         The axes of the source in its own order, letters of ``STCZYX``; where not given those that the metadata of an
         OME-Zarr, OME-TIFF or ImageJ file name.
@@ -250,7 +251,7 @@ def repair(
         )
     if source is None and fingerprint[SOURCE_PATH] is None:
         raise ResumeError(f"the output {begun.output} was predicted from an array, not from a file; pass it as source")
-    if begun.output.group:
+    if begun.output.group and not begun.output.is_label:
         raise ResumeError(f"the output {begun.output} is a group of a store; pass the whole store")
     try:
         array = existing_array(begun.output)
@@ -264,10 +265,13 @@ def repair(
     )
     # The user says where it is now: the path may differ, the content may not.
     opened.recorded_path = fingerprint[SOURCE_PATH]
+    at: Any = begun.output.folder if begun.output.is_label else begun.output.store
+    if begun.output.ledger_path is not None:
+        at = destination
     return PredictionRun(
         predictor=Predictor(model, device),
         source=opened,
-        output=Output.at(destination if begun.output.ledger_path is not None else begun.output.store, ledger=ledger),
+        output=Output.at(at, ledger=ledger),
         options=OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume"),
         request=PlanRequest(
             shape=opened.axes.shape,

@@ -16,7 +16,7 @@ from tests.doors.conftest import Predict
 
 import tilewright as tw
 from tilewright.cli.commands import commands
-from tilewright.errors import GeometryError
+from tilewright.errors import DestinationError, GeometryError
 from tilewright.ome.world import World
 from tilewright.sources.opening import open_source
 
@@ -40,7 +40,8 @@ def ome_zarr(*paths: str, version: str = "0.5") -> zarr.Group:
     said = {"multiscales": multiscale(paths)}
     group.attrs.update(said if version == "0.4" else {"ome": {"version": version, **said}})
     for level, path in enumerate(paths):
-        group.create_array(path, data=VOLUME[:, :: 2**level, :: 2**level], chunks=(6, 16, 16))
+        names = {} if version == "0.4" else {"dimension_names": "zyx"}
+        group.create_array(path, data=VOLUME[:, :: 2**level, :: 2**level], chunks=(6, 16, 16), **names)
     return group
 
 
@@ -188,3 +189,30 @@ def test_axes_that_nothing_names_must_be_given(folder: Path) -> None:
         tw.plan_write(VOLUME, tile_size=(6, 32, 32), overlap=(2, 8, 8))
     assert tw.plan_write(ome_zarr("s0"), tile_size=(6, 32, 32), overlap=(2, 8, 8)).axes == "ZYX"
     assert tw.IterablePredDataset(ome_zarr("s0"), None).axes == "ZYX"
+
+
+def threshold(tiles: np.ndarray) -> np.ndarray:
+    return (tiles > 50).astype("uint8")
+
+
+def test_labels_are_listed_in_their_image_and_can_be_repaired(folder: Path, predict: Predict) -> None:
+    image = "raw.zarr"
+    ome_zarr("s0")
+    for name in ("cells", "nuclei"):
+        predict(threshold, image, f"raw.zarr/labels/{name}", **TILES)
+    tw.write_zarr("raw.zarr/labels/drawn", VOLUME, axes="ZYX")
+    yaozarrs.validate_zarr_store("raw.zarr")
+    assert zarr.open_group("raw.zarr/labels").attrs["ome"]["labels"] == ["cells", "nuclei", "drawn"]
+    assert sorted(path.name for path in Path("raw.zarr/labels").iterdir()) == ["cells", "drawn", "nuclei", "zarr.json"]
+    assert tw.verify("raw.zarr/labels/cells").is_complete
+    next(path for path in Path("raw.zarr/labels/cells/0/c").rglob("*") if path.is_file()).unlink()
+    assert tw.repair("raw.zarr/labels/cells", threshold, image, progress=False).unit_count == 1
+    np.testing.assert_array_equal(zarr.open_array("raw.zarr/labels/cells/0")[...], VOLUME > 50)
+
+
+def test_labels_that_are_no_whole_numbers_or_of_another_format_are_refused(folder: Path, predict: Predict) -> None:
+    image = ome_zarr("s0")
+    with pytest.raises(GeometryError, match="labels must be whole numbers, and the output is of float32"):
+        predict(lambda tiles: tiles.astype("float32"), image, "raw.zarr/labels/cells", **TILES)
+    with pytest.raises(DestinationError, match="must have the Zarr format of their image"):
+        predict(threshold, image, "raw.zarr/labels/cells", zarr_format=2, **TILES)

@@ -22,6 +22,7 @@ from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_writer import UnitWriter
 from tilewright.ome.world import UNKNOWN_WORLD, GivenWorld
 from tilewright.outputs.arrays import create_arrays
+from tilewright.outputs.group_attributes import list_labels
 from tilewright.outputs.options import OutputOptions, checked_path
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
@@ -103,7 +104,7 @@ def write_zarr(
     plan = _plan(path, image, axes, chunks, shards)
     if options.given and axes is None:
         raise GeometryError(f"scale, units and channel_names of {path} are stored for named axes: give axes= too")
-    options = options.for_image(plan.axes, UNKNOWN_WORLD)
+    options = options.for_image(plan.axes, UNKNOWN_WORLD, is_label=output.is_label)
     options.check_dtype(plan.dtype)
     output.check_space(options, plan.output_nbytes)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
@@ -122,6 +123,8 @@ def write_zarr(
             output.check(options)
             _rename(partial, path)
             remove_abandoned(path)
+            if output.is_label:
+                list_labels(path.parent, options)
 
 
 def _plan(

@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from numbers import Real
 from typing import Any
 
@@ -132,7 +132,8 @@ def _by_letter(letters: str, affine: Affine | None) -> tuple[dict[str, float], d
     if affine is None:
         return {}, {}
     scale, translation = (dict(zip(letters, values, strict=True)) for values in affine)
-    known = [letter for letter in PHYSICAL if letter in letters and scale[letter] > 0]
+    found = [letter for letter in PHYSICAL if letter in letters]
+    known = [letter for letter in found if 0 < scale[letter] < inf and isfinite(translation[letter])]
     return {letter: scale[letter] for letter in known}, {letter: translation[letter] for letter in known}
 
 

@@ -10,7 +10,7 @@ from zarr.storage import MemoryStore
 from tilewright.errors import DestinationError, ResumeError
 from tilewright.outputs.compressors import default_compressor
 from tilewright.outputs.fingerprint import differences
-from tilewright.outputs.group_attributes import group_attributes
+from tilewright.outputs.group_attributes import group_attributes, list_labels
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import FULL_RESOLUTION, ArrayPlan, WritePlan
@@ -84,6 +84,8 @@ def _opened_group(output: Output, plan: WritePlan, options: OutputOptions) -> za
     if missing:
         # An empty group of another program, or a killed run: in format 2 attributes are a document of their own.
         group.update_attributes(missing)
+    if output.is_label and output.folder is not None:
+        list_labels(output.folder.parent, options)
     return group
 
 

@@ -1,18 +1,28 @@
 """The group of an output is marked as one of tilewright, and is an image of OME-Zarr wherever its axes allow that."""
 
+import re
 from dataclasses import replace
 from operator import mul
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
+from zarr.storage import LocalStore
 
 from tilewright.errors import GeometryError
 from tilewright.ome.attributes import image_attributes
+from tilewright.ome.multiscales import multiscales_of, ome_attributes
 from tilewright.ome.world import World
-from tilewright.outputs.inventory import OWN_ATTRIBUTE
+from tilewright.outputs.inventory import OWN_ATTRIBUTE, FolderListing
 from tilewright.outputs.options import OutputOptions
 from tilewright.plan import WritePlan
+from tilewright.stores.metadata import MetadataError, Node, read_node
 
+LABELS = "labels"
+"""Name of the group in an image whose groups are labels of it, and of the attribute that lists them."""
+_PASSING = re.compile(r"\.partial$|\.replaced-\d+$")
+"""Names of groups that are being written or replaced."""
 _WINDOW_OF_FLOATS = 0.0, 1.0
 """Window of a channel of floats, whose values are not known when the output is created."""
 
@@ -25,8 +35,12 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
     Raises
     ------
     GeometryError
-        If other channels are named than the output has.
+        If other channels are named than the output has, or labels are no whole numbers.
     """
+    if options.is_label and np.dtype(plan.dtype).kind not in "iu":
+        raise GeometryError(
+            f"labels must be whole numbers, and the output is of {plan.dtype}; give dtype='uint32', say"
+        )
     own = {OWN_ATTRIBUTE: {"arrays": [array.name for array in plan.arrays]}}
     if not options.names_dimensions or "S" in plan.axes:
         return own
@@ -40,7 +54,45 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
         paths=[array.name for array in plan.arrays],
         # Viewers choose a window that fits what is stored, unless the metadata have one.
         windows=[_window(plan.dtype)] * len(world.channel_names) or None,
+        is_label=options.is_label,
     )
+
+
+def labelled_image(folder: Path) -> Path | None:
+    """Return the image of OME-Zarr in whose group of labels a folder lies; None without one."""
+    image = folder.parent.parent
+    if folder.parent.name != LABELS:
+        return None
+    node = _node(image)
+    return None if node is None or node.is_array or not multiscales_of(node.attributes) else image
+
+
+def list_labels(labels: Path, options: OutputOptions) -> None:
+    """List the images in a group of labels in its attributes; several runs may do so at once."""
+    version: Any = options.zarr_format
+    while True:
+        group = zarr.open_group(LocalStore(labels), mode="a", zarr_format=version)
+        said = group.attrs.asdict()
+        listed = ome_attributes(said).get(LABELS)
+        names = list(listed) if isinstance(listed, list) else []
+        nodes = {folder.name: _node(folder) for folder in labels.iterdir() if not _PASSING.search(folder.name)}
+        found = {name for name, node in nodes.items() if node and "image-label" in ome_attributes(node.attributes)}
+        if found <= set(names):
+            return
+        # Again afterwards: another run may have replaced these attributes by its own.
+        names += sorted(found.difference(names))
+        ome: Any = said.get("ome", {})
+        is_on_top = options.ome_version == "0.4"
+        group.update_attributes(
+            {LABELS: names} if is_on_top else {"ome": {"version": options.ome_version, **ome, LABELS: names}}
+        )
+
+
+def _node(folder: Path) -> Node | None:
+    try:
+        return read_node(FolderListing(folder).read) if folder.is_dir() else None
+    except (MetadataError, OSError):
+        return None
 
 
 def level_factors(plan: WritePlan) -> list[tuple[int, ...]]:

@@ -45,6 +45,8 @@ class OutputOptions:
         Version of OME-Zarr; by default 0.4 in format 2, and 0.5 in format 3.
     world : World
         Physical metadata of the source.
+    is_label : bool
+        Whether the output labels the image around it.
     """
 
     compressors: Any = "auto"
@@ -55,6 +57,7 @@ class OutputOptions:
     given: GivenWorld = GIVES_NOTHING
     ome_version: str | None = None
     world: World = UNKNOWN_WORLD
+    is_label: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zarr_format", whole_number("zarr_format", self.zarr_format, 2))
@@ -71,7 +74,7 @@ class OutputOptions:
                 f"{self.ome_version!r:.80}"
             )
 
-    def for_image(self, axes: str, world: World) -> "OutputOptions":
+    def for_image(self, axes: str, world: World, *, is_label: bool = False) -> "OutputOptions":
         """Return the options for a source with these axes and physical metadata.
 
         Raises
@@ -85,7 +88,7 @@ class OutputOptions:
                 "axis of samples; leave them out, or give each sample an output of its own"
             )
         self.given.on(axes)
-        return replace(self, world=world)
+        return replace(self, world=world, is_label=is_label)
 
     def scale_of(self, axes: ImageAxes) -> tuple[float, ...] | None:
         """Return the size of an element on each spatial axis of a source; None where one is unknown."""

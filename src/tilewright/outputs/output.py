@@ -16,6 +16,7 @@ from tilewright.ledger.header import Header
 from tilewright.ledger.ledger import LedgerFile, LedgerFolder
 from tilewright.locks.output_lock import OutputLock, folder_beside
 from tilewright.outputs.apart import Target
+from tilewright.outputs.group_attributes import labelled_image
 from tilewright.outputs.inventory import OWN_ATTRIBUTE, FolderListing, Inventory, Listing, StoreListing, shown
 from tilewright.outputs.options import OutputOptions
 from tilewright.plan import FULL_RESOLUTION
@@ -68,7 +69,7 @@ class Output:
         ledger_path = None if ledger is None else local_path(ledger, "ledger")
         store, inner = opened_store(destination)
         if store is None:
-            return cls(LocalStore(local_path(destination, "destination")), group, ledger_path)
+            return cls._in_folder(local_path(destination, "destination"), group, ledger_path)
         if store.read_only and not may_be_read_only:
             raise DestinationError(f"the store {public_name(store)} is read-only; open it for writing")
         make_absolute(store)
@@ -77,6 +78,19 @@ class Output:
             store = LocalStore((store.root / inner).resolve(), read_only=store.read_only)
             inner = ""
         return cls(store, "/".join(filter(None, (inner, group))), ledger_path)
+
+    @classmethod
+    def _in_folder(cls, folder: Path, group: str, ledger_path: Path | None) -> "Output":
+        """Return the output in a folder; labels of an image are a group of its store, with their ledger beside that."""
+        image = None if group else labelled_image(folder)
+        if image is not None:
+            folder, group = image, folder.relative_to(image).as_posix()
+        return cls(LocalStore(folder), group, ledger_path)
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it labels the image in whose store it is."""
+        return self.folder is not None and bool(self.group) and labelled_image(self.folder) == folder_of(self.store)
 
     def __str__(self) -> str:
         return f"{self.folder or public_name(self.store)}"
@@ -226,9 +240,15 @@ class Output:
                 raise DestinationError(f"the output {self} cannot be created: {existing} is a file, not a folder")
             if not os.access(existing, os.W_OK | os.X_OK):
                 raise DestinationError(f"the output {self} cannot be created: no permission to write in {existing}")
-            if self.ledger_path is not None and self.ledger_path.is_relative_to(self.folder):
-                reason = f"the ledger {self.ledger_path} lies in the output {self}; choose another folder"
+            around = self.folder.parent.parent if self.is_label else self.folder
+            if self.ledger_path is not None and self.ledger_path.is_relative_to(around):
+                reason = f"the ledger {self.ledger_path} lies in {around}, of the output {self}; choose another folder"
                 raise DestinationError(reason)
+            if self.is_label and (around / "zarr.json").is_file() != (options.zarr_format == 3):
+                raise DestinationError(
+                    f"the labels {self} must have the Zarr format of their image {around}; give "
+                    f"zarr_format={5 - options.zarr_format}"
+                )
         if options.if_exists == "resume" and self.ledger is None:
             raise ResumeError(
                 f"the output {self} is in no local folder, so that there is no place beside it for the ledger, which "
@@ -307,7 +327,8 @@ class Output:
 
         Only in groups that have metadata: others may be written at this moment.
         """
-        if self.folder is None:
+        if self.folder is None or self.is_label:
+            # Other programs may write into an image.
             return
         for folder in self.folder.parents[: len(Path(self.group).parts)]:
             if is_zarr(folder):

@@ -63,7 +63,8 @@ class PredictionRun:
         flag("progress", self.progress)
         if self.on_plan is not None and not callable(self.on_plan):
             raise TypeError(f"on_plan must be a function of a plan, got {self.on_plan!r:.80}")
-        options = self.options.for_image(self.source.axes.names, self.source.world)
+        axes, world = self.source.axes.names, self.source.world
+        options = self.options.for_image(axes, world, is_label=self.output.is_label)
         object.__setattr__(self, "options", options)
 
     def predict(self) -> Report:
@@ -113,7 +114,9 @@ class PredictionRun:
                 f"{self.source.name} has the shape {self.source.axes.shape}; plan with plan_write(source, ...)"
             )
         self.options.check_dtype(self.request.dtype or "float64")
-        check_apart(self.output.targets(self.options), [self.source])
+        # The image that is labelled may be the source.
+        source = self.source.array_alone() if self.output.is_label else self.source
+        check_apart(self.output.targets(self.options), [source])
         self.output.check(self.options)
         self.options.check_shards(self.request.shards)
         _check_request(self.request)

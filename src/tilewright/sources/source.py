@@ -5,7 +5,7 @@ A source travels to other processes as a description, and is opened there by the
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tilewright.ome.world import UNKNOWN_WORLD, World
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
 from tilewright.sources.readers.reader import Reader
-from tilewright.sources.readers.zarr import can_travel
+from tilewright.sources.readers.zarr import ZarrReader, can_travel
 from tilewright.stores.places import IN_MEMORY, place_of_store, without_secrets
 
 
@@ -74,6 +74,10 @@ class Source:
         if not can_travel(opened.store):
             return "is a zip file that is open to be written, which the workers cannot reach; open it to be read"
         return ""
+
+    def array_alone(self) -> "Source":
+        """Return the Zarr array that is read, without the group around it, which may hold others; others unchanged."""
+        return replace(self, path=None) if isinstance(self.reader, ZarrReader) else self
 
     def held_by(self, client: Client, look: Callable[[], None]) -> AbstractContextManager[None]:
         """Let the workers of a cluster find the persisted parts of the source; as `DaskReader.held_by`."""

@@ -183,7 +183,8 @@ class WriteTilesZarr(TrainerStrategy):
         client = self._opened.enter_context(cluster_client(self.client))
         self._placement = self._opened.enter_context(Placement(client))
         for (key, image), output in zip(images.items(), outputs, strict=True):
-            output_run = self._opened.enter_context(OutputRun(output, self._options_of(image), self._placement))
+            options = self._options_of(image, is_label=output.is_label)
+            output_run = self._opened.enter_context(OutputRun(output, options, self._placement))
             self._runs[key] = ImageRun(image, output_run)
         # All are compared before the first one is changed.
         found = {key: self._compared(self._runs[key]) for key in images}
@@ -295,8 +296,8 @@ class WriteTilesZarr(TrainerStrategy):
         self._runs.wait_for_room(image_run, sum(array.nbytes for array in arrays))
         image_run.run.hand_over(numbers, arrays)
 
-    def _options_of(self, image: TiledImage) -> OutputOptions:
-        return self.options.for_image(image.source.axes.names, image.source.world)
+    def _options_of(self, image: TiledImage, *, is_label: bool = False) -> OutputOptions:
+        return self.options.for_image(image.source.axes.names, image.source.world, is_label=is_label)
 
     def _asked(self, image: TiledImage, channels: int, dtype: str) -> AskedImage:
         return AskedImage(
