@@ -50,6 +50,7 @@ def predict_to_zarr(
     grace_seconds: float = GRACE_SECONDS,
     series: int = 0,
     plan: WritePlan | None = None,
+    report: "str | os.PathLike[str] | None" = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -103,6 +104,9 @@ def predict_to_zarr(
     series : int, default=0
         Which image of a TIFF file, or of a Zarr group, that holds several. The report says which was taken, and how
         many there are.
+    report : path, optional
+        An HTML file for the report of the run, which is written however the run ends. A call that is refused before it
+        begins, for its arguments or a source that cannot be opened, writes none.
 
     Returns
     -------
@@ -186,6 +190,7 @@ def predict_to_zarr(
         progress=progress,
         on_plan=on_plan,
         grace_seconds=grace_seconds,
+        report=report,
     ).predict()
 
 

@@ -18,11 +18,14 @@ from tilewright.plan import PlanRequest, WritePlan, plan_of, with_memory
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.progress import Progress
 from tilewright.runs.report import Report
+from tilewright.runs.reporting.saving import SavedReport
 from tilewright.sources.source import Source
 from tilewright.stopping import StopRequest, listening
 from tilewright.transport.clients import cluster_client, shares_memory
 
 if TYPE_CHECKING:
+    import os
+
     from distributed import Client
 
 
@@ -40,7 +43,7 @@ class PredictionRun:
         What is asked for of tiles, storage and memory.
     plan : WritePlan or None
         A plan to execute as it is; one is chosen for the request where there is none.
-    batch_size, client, progress, on_plan, grace_seconds
+    batch_size, client, progress, on_plan, grace_seconds, report
         As in `predict_to_zarr`.
     """
 
@@ -55,6 +58,7 @@ class PredictionRun:
     progress: bool = True
     on_plan: Callable[[WritePlan], None] | None = None
     grace_seconds: float = 0.0
+    report: "str | os.PathLike[str] | None" = None
 
     def predict(self) -> Report:
         """Predict and write, and return what was done.
@@ -64,6 +68,10 @@ class PredictionRun:
         Exception
             As in `predict_to_zarr`.
         """
+        with SavedReport(self.report, str(self.output)) as saved:
+            return self._predict(saved)
+
+    def _predict(self, saved: SavedReport) -> Report:
         self._check()
         prediction = TilePrediction(
             self.source, self.predictor, self.batch_size, is_converted=self.request.dtype is not None
@@ -91,7 +99,8 @@ class PredictionRun:
             line.expect(beginning.plan)
             with output_run:
                 run = output_run.begin(beginning)
-                output_run.tally.notes = self.source.notes
+                output_run.tally.notes, output_run.tally.source = self.source.notes, self.source
+                saved.so_far = output_run.report_so_far
                 run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
                 return output_run.report()
 
