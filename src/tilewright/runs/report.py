@@ -177,7 +177,7 @@ class Report:
         kept = f", {self.kept_unit_count:,} units kept" if self.kept_unit_count else ""
         given_up = [f"{len(self.given_up):,} units given up"] if self.given_up else []
         missing = [f"{self.missing_unit_count:,} units missing"] if self.missing_unit_count else []
-        state = ", ".join(given_up + missing) or "all complete"
+        state = ", ".join([*given_up, *missing]) or "all complete"
         tiles = f"{format_nbytes(self.peak_live_nbytes)} of tiles (planned {format_nbytes(self.plan.peak_live_nbytes)})"
         rows = [
             ("array", public_name(self.array.store, self.array.path)),
@@ -194,8 +194,8 @@ class Report:
             notes.append(f"{lost} do not fit {self.plan.dtype}, and were clipped to its limits")
         if self.missing_count:
             more = " or more" if self.missing_count >= MOST_NOTED else ""
-            missing = f"{self.missing_count:,}{more} stored objects of the source"
-            notes.append(f"{missing} are missing: its fill value was read")
+            objects = f"{self.missing_count:,}{more} stored objects of the source"
+            notes.append(f"{objects} are missing: its fill value was read")
         rows += [("note", note) for note in notes]
         return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
 

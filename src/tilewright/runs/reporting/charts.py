@@ -42,7 +42,9 @@ def format_seconds(seconds: float) -> str:
     return " ".join([f"{number} {unit}" for number, unit in parts if number][:3])
 
 
-def over_time(values: Numbers, step_seconds: float, *, limit: float | None = None, limit_name: str = "") -> str:
+def over_time(
+    values: Numbers, step_seconds: float, *, per_point: int = 1, limit: float | None = None, limit_name: str = ""
+) -> str:
     """Return a chart of bytes, or bytes per second, over time.
 
     Parameters
@@ -51,6 +53,8 @@ def over_time(values: Numbers, step_seconds: float, *, limit: float | None = Non
         One value per step of time.
     step_seconds : float
         Length of a step, in seconds.
+    per_point : int, default=1
+        Steps that are drawn as one, at least.
     limit : float, optional
         A value to compare with, drawn as a dashed line with a name.
 
@@ -59,7 +63,7 @@ def over_time(values: Numbers, step_seconds: float, *, limit: float | None = Non
     str
         SVG.
     """
-    group = -(-len(values) // _MOST_POINTS)
+    group = max(per_point, -(-len(values) // _MOST_POINTS))
     fits = np.pad(values, (0, -len(values) % group), constant_values=np.nan).reshape(-1, group)
     # A rate is an average; of what is held, the most matters.
     values = np.nanmax(fits, axis=1) if limit is not None else np.nanmean(fits, axis=1)

@@ -58,7 +58,7 @@ class Ending:
         stored = f"{done:,} of {units:,} write units are stored"
         missing = units - done - given_up
         if self.state == COMPLETE:
-            return f"Complete: all {units:,} write units are stored."
+            return f"Complete: all {units:,} write units are stored." if units > 1 else "Complete: all of it is stored."
         if self.state == GIVEN_UP:
             count = "1 write unit was" if given_up == 1 else f"{given_up:,} write units were"
             return f"Not complete: {count} given up, and {stored}."
@@ -66,9 +66,12 @@ class Ending:
         more = f", {given_up:,} were given up" * bool(given_up)
         return f"{how}: {stored}{more}, and {missing:,} {'is' if missing == 1 else 'are'} missing."
 
-    def next_steps(self, given_up: dict[int, str], *, has_begun: bool = True) -> list[str]:
-        """Return what the reader is to know and to do now, in short paragraphs; nothing where all is complete."""
-        go_on = "run it again with the same arguments and if_exists='resume' (command line: --if-exists resume)"
+    def next_steps(self, given_up: dict[str, str], *, has_begun: bool = True) -> list[str]:
+        """Return what the reader is to know and to do now, in short paragraphs; nothing where all is complete.
+
+        Regions that were given up have their reasons.
+        """
+        go_on = "run it again with the same arguments and `if_exists='resume'` (command line: `--if-exists resume`)"
         keeps = "What is stored is compared with the ledger then, and is kept."
         if self.state == COMPLETE:
             return []
@@ -77,11 +80,14 @@ class Ending:
         if self.state == GIVEN_UP:
             reason, count = Counter(given_up.values()).most_common(1)[0]
             most = f" ({count:,} of {len(given_up):,})" if count < len(given_up) else ""
+            more = f" and {len(given_up) - 1:,} more" * (len(given_up) > 1)
             return [
+                f"Where: {next(iter(given_up))}{more}.",
                 f"The reason{most}: {without_secrets(reason)}",
                 f"These regions hold the fill value, which is no result. Remove the cause, then {go_on}: only what is "
                 "missing is predicted again.",
             ]
         if self.state == STOPPED:
-            return [self.error, f"To finish, {go_on}. {keeps}"]
+            # The error itself gives advice too.
+            return [f"{self.error.partition(';')[0]}.", f"To finish, {go_on}. {keeps}"]
         return [self.error, f"Remove the cause, then {go_on}. {keeps}"]

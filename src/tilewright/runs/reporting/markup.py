@@ -3,9 +3,11 @@
 Everything is inside the class ``tw``, so that a notebook that shows a page keeps its own looks.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
+_CODE, _AS_CODE = re.compile("`([^`]+)`"), r"<code>\1</code>"
 _LIGHT = "--paper:#fff;--soft:#f5f6f7;--rule:#e2e5e9;--ink:#1a1f26;--grey:#5f6975;--accent:#0d6e65;--alarm:#b3262a;"
 _LIGHT += "--read:#9aa5b1;--model:#0d6e65;--assemble:#cfd6dd;--encode:#67b3a9;--put:#5d6975;color-scheme:light"
 _DARK = "--paper:#14181d;--soft:#1c2127;--rule:#2e353d;--ink:#e9ecef;--grey:#9aa5b1;--accent:#4fb8aa;--alarm:#ff7b7b;"
@@ -36,14 +38,19 @@ background:var(--paper);box-sizing:border-box;max-width:1080px;margin:0 auto;pad
 .tw th,.tw td{text-align:right;padding:8px 0 8px 20px;border-bottom:1px solid var(--rule);vertical-align:top;
 font-variant-numeric:tabular-nums;background:none}
 .tw th{font-size:13px;font-weight:400;color:var(--grey)}
-.tw th:first-child,.tw td:first-child{text-align:left;padding-left:0}
+.tw th:first-child,.tw td:first-child{text-align:left;padding-left:0;width:34%}
 .tw table.words td,.tw table.words th{text-align:left;overflow-wrap:anywhere}
 .tw .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:32px 48px;margin-top:20px}
-.tw .panels{display:flex;flex-wrap:wrap;gap:20px 24px;margin-top:20px}
-.tw figure{margin:0}
+.tw .panels{display:grid;grid-template-columns:repeat(var(--n),1fr);gap:20px 24px;margin-top:20px;align-items:start}
+.tw figure{margin:0;min-width:0}
+.tw h3{font-size:15px;font-weight:650;margin:24px 0 -8px}
 .tw figcaption,.tw .key,.tw .note{font-size:13px;color:var(--grey);margin-top:6px;max-width:46em}
-.tw img{display:block;max-width:100%}
-.tw img.cells,.tw .hatched{image-rendering:pixelated;background:repeating-linear-gradient(135deg,var(--soft) 0 4px,
+.tw .key{margin-top:10px;max-width:none}
+.tw img{display:block;width:100%;height:auto}
+.tw code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:nowrap;color:inherit;
+background:none;padding:0}
+.tw img.cells{image-rendering:pixelated}
+.tw img{background:repeating-linear-gradient(135deg,var(--soft) 0 4px,
 var(--rule) 4px 5px);outline:1px solid var(--rule)}
 .tw .key span{margin-right:22px;white-space:nowrap}
 .tw .key i{display:inline-block;width:12px;height:12px;margin-right:7px;vertical-align:-1px;border-radius:2px}
@@ -62,7 +69,8 @@ align-items:center;font-size:13px}
 .tw pre{font:13px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:var(--soft);color:var(--ink);
 padding:16px 20px;margin:16px 0 0;overflow:auto;max-height:420px}
 .tw summary{cursor:pointer;color:var(--grey);font-size:13px;margin-top:12px}
-@media(max-width:640px){.tw{padding:32px 20px}.tw .two{grid-template-columns:1fr}}
+@media(max-width:640px){.tw{padding:32px 20px}.tw .two{grid-template-columns:1fr}
+.tw .panels{grid-template-columns:1fr 1fr}}
 """
 )
 
@@ -94,7 +102,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, is_words: bool 
     titles = "".join(f"<th>{escape(name)}</th>" for name in head)
     cells = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
     shown = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f'<table{" class=words" * is_words}><thead><tr>{titles}</tr></thead><tbody>{shown}</tbody></table>'
+    return f"<table{' class=words' * is_words}><thead><tr>{titles}</tr></thead><tbody>{shown}</tbody></table>"
 
 
 def figures(values: Iterable[tuple[str, str]]) -> str:
@@ -110,6 +118,25 @@ def key(entries: Iterable[tuple[str, str]]) -> str:
         for colour, name in entries
     )
     return f'<p class="key">{shown}</p>'
+
+
+def panels(columns: int, parts: Iterable[str]) -> str:
+    """Return pictures side by side, in so many columns."""
+    return f'<div class="panels" style="--n:{columns}">{"".join(parts)}</div>'
+
+
+def image(url: str, name: str, height: float, width: float, looks: str = "cells") -> str:
+    """Return a picture with its name below it, in the proportions of what it shows, if these are not extreme."""
+    ratio = min(max(width / height, 0.5), 20.0)
+    return (
+        f'<figure><img class="{looks}" alt="{escape(name)}" src="{url}" style="aspect-ratio:{ratio:.3f}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+    )
+
+
+def paragraphs(texts: Iterable[str]) -> str:
+    """Return paragraphs; what stands between backticks is code."""
+    return "".join(f"<p>{_CODE.sub(_AS_CODE, escape(text))}</p>" for text in texts)
 
 
 def note(text: str) -> str:

@@ -22,9 +22,9 @@ from tilewright.runs.reporting.charts import (
     stacked_bars,
 )
 from tilewright.runs.reporting.ending import COMPLETE, FAILED, Ending
-from tilewright.runs.reporting.markup import figures, fragment, key, note, page, section, table
+from tilewright.runs.reporting.markup import figures, fragment, key, note, page, panels, paragraphs, section, table
 from tilewright.runs.reporting.pictures import Readable, Slices, orthogonal_slices
-from tilewright.runs.reporting.unit_map import EARLY, GIVEN_UP, KEPT, LATE, unit_map
+from tilewright.runs.reporting.unit_map import EARLY, GIVEN_UP, KEPT, LATE, planes_per_panel, unit_map
 from tilewright.stores.places import public_name, without_secrets
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_REGIONS, _MOST_WORKERS = 50, 16
+_FEWEST_STEPS, _UNITS_PER_POINT = 8, 6
 _LIBRARIES = ("tilewright", "dask", "distributed", "numpy", "torch", "zarr")
 _BRAND = '<p class="brand"><b>tilewright</b> report of a prediction</p>'
 
@@ -50,11 +51,11 @@ def run_page(report: Report, *, with_pictures: bool = True) -> str:
     body = [
         _top(report),
         _where(report),
+        _not_written(report),
         _when(report),
         _pictures(report) if with_pictures else "",
         _plan_and_actual(report),
         _workers(report),
-        _not_written(report),
         _environment(report),
     ]
     return page(_headline(report), "".join(body))
@@ -78,10 +79,15 @@ def _headline(report: Report) -> str:
     return report.ending.headline(done, report.plan.unit_count, len(report.given_up))
 
 
-def _next(ending: Ending, given_up: dict[int, str], *, has_begun: bool = True) -> str:
+def _next(ending: Ending, given_up: dict[str, str], *, has_begun: bool = True) -> str:
     steps = ending.next_steps(given_up, has_begun=has_begun)
-    shown = "".join(f"<p>{escape(step)}</p>" for step in steps)
-    return f'<div class="next{" alarm" * (ending.state == FAILED)}">{shown}</div>' * bool(steps)
+    return f'<div class="next{" alarm" * (ending.state == FAILED)}">{paragraphs(steps)}</div>' * bool(steps)
+
+
+def _given_up(report: Report) -> dict[str, str]:
+    """Return the regions that were given up, in words, with their reasons."""
+    plan = report.plan
+    return {describe_region(plan.axes, plan.unit_region(unit)): reason for unit, reason in report.given_up.items()}
 
 
 def _top(report: Report) -> str:
@@ -101,24 +107,27 @@ def _top(report: Report) -> str:
     details = f"<details><summary>Traceback</summary><pre>{escape(report.ending.details)}</pre></details>"
     return (
         f'{_BRAND}<h1>{escape(_headline(report))}</h1><p class="lead">{escape(what)}</p>'
-        f"{_next(report.ending, report.given_up)}{details * bool(report.ending.details)}{figures(values)}"
+        f"{_next(report.ending, _given_up(report))}{details * bool(report.ending.details)}{figures(values)}"
     )
 
 
 def _where(report: Report) -> str:
-    if report.history is None:
+    if report.history is None or report.history.units.written.size == 1:
         return ""
     units, plan = report.history.units, report.plan
     rgb = [f"rgb{colour}".replace(" ", "") for colour in (EARLY, LATE, KEPT, GIVEN_UP)]
-    entries = [(f"linear-gradient(90deg,{rgb[0]},{rgb[1]})", "written in this run, from early (pale) to late (dark)")]
+    end = format_seconds(report.total_seconds)
+    time = f"written in this run, from the start (pale) to the end after {end} (dark)"
+    entries = [(f"linear-gradient(90deg,{rgb[0]},{rgb[1]})", time)] * bool(report.unit_count)
     entries += [(rgb[2], "kept from an earlier run")] * bool(report.kept_unit_count)
     entries += [(rgb[3], "given up")] * bool(report.given_up) + [("", "missing")] * bool(report.missing_unit_count)
     per_cell = _times(units.factors)
     cell = "One cell is one write unit" if set(units.factors) == {1} else f"One cell is {per_cell} write units"
-    group = "; planes that lie together are drawn as one, in which anything not written shows"
+    planes = planes_per_panel(units)
+    group = f". {planes} planes of cells are drawn as one, in which all shows that is not written" * (planes > 1)
     return section(
         "Where it was written",
-        f"{cell}, a write unit is up to {_times(plan.arrays[0].unit_extents)} elements ({plan.axes}){group}.",
+        f"{cell}; a write unit is up to {_times(plan.arrays[0].unit_extents)} elements ({plan.axes}){group}.",
         unit_map(plan, units),
         key(entries),
     )
@@ -131,7 +140,11 @@ def _when(report: Report) -> str:
     line = history.timeline
     seconds = report.total_seconds
     planned = report.plan.peak_live_nbytes
-    rates = over_time(line.rates(seconds), line.step_seconds)
+    if seconds < _FEWEST_STEPS * line.step_seconds:
+        return ""
+    # Points of few units would tell of the units, not of the rate.
+    per_point = max(1, round(_UNITS_PER_POINT * seconds / line.step_seconds / report.unit_count))
+    rates = over_time(line.rates(seconds), line.step_seconds, per_point=per_point)
     live = over_time(line.live(seconds), line.step_seconds, limit=planned, limit_name="planned at most")
     return section(
         "How it went on",
@@ -149,7 +162,9 @@ def _pictures(report: Report) -> str:
         return ""
     try:
         prediction = Readable.of(report.array, report.plan.axes)
-        source = report.source and Readable.of(report.source.opened(), report.source.axes.names)
+        source = None
+        if report.source is not None:
+            source = Readable.of(report.source.opened(), report.source.axes.names)
         if prediction is None:
             return ""
         units = report.history.units
@@ -157,31 +172,32 @@ def _pictures(report: Report) -> str:
     except Exception as error:
         _log.warning("the pictures of the report could not be read", exc_info=True)
         return section("What it looks like", f"The pictures could not be read: {without_secrets(error)}", "<p></p>")
-    shown = [_slices("Source", read)] if read is not None else []
-    shown.append(_slices("Prediction", predicted))
+    both = [("Source", read)] if read is not None else []
+    both.append(("Prediction", predicted))
     through = "Planes through one point that is written" if len(predicted.pictures) > 1 else "The plane"
+    charts = "".join(_histogram(name, slices) for name, slices in both)
     return section(
         "What it looks like",
-        f"{through}, the first channel, read with strides. Striped parts are not written.",
-        *shown,
+        f"{through}, a part of it where it is large, and the first of several channels. Each array has its own range "
+        "of grey values. Striped parts are not written.",
+        _planes(both),
+        f'<div class="two">{charts}</div>',
     )
 
 
-def _slices(name: str, slices: Slices) -> str:
-    """Return the planes of an array and the histogram of what they show."""
-    values = slices.values
-    if not values.size:
-        return note(f"{name}: none of the values shown is a number.")
+def _planes(both: list[tuple[str, Slices]]) -> str:
+    """Return the pictures of the arrays: a row for each, or side by side where each has one."""
+    named = [(name, slices, slices.range) for name, slices in both]
+    if len(both[0][1].pictures) == 1:
+        shown = [f"<div><h3>{n}</h3>{panels(1, [slices.pictures[0].html(*ends)])}</div>" for n, slices, ends in named]
+        return f'<div class="two">{"".join(shown)}</div>'
+    return "".join(f"<h3>{n}</h3>{panels(3, [p.html(*ends) for p in slices.pictures])}" for n, slices, ends in named)
+
+
+def _histogram(name: str, slices: Slices) -> str:
     counts, low, high = slices.histogram()
-    width = 300 if len(slices.pictures) > 1 else 460
-    pictures = "".join(picture.html(low, high, width) for picture in slices.pictures)
-    chart = (
-        f'<figure style="width:460px;max-width:100%">{histogram(counts, low, high)}<figcaption>Values of the pictures: '
-        f"from {low:.4g} (black) to {high:.4g} (white), mean {values.mean():.4g}</figcaption></figure>"
-    )
-    beside = chart if len(slices.pictures) == 1 else ""
-    below = f'<div class="panels">{chart}</div>' if not beside else ""
-    return f'<div class="panels"><p style="width:100%;margin:0">{name}</p>{pictures}{beside}</div>{below}'
+    text = f"{name}: values of the pictures, from {low:.4g} (black) to {high:.4g} (white)"
+    return f"<figure>{histogram(counts, low, high)}<figcaption>{text}</figcaption></figure>"
 
 
 def _plan_and_actual(report: Report) -> str:
@@ -189,18 +205,26 @@ def _plan_and_actual(report: Report) -> str:
     done = report.unit_count + report.kept_unit_count
     kept = f"{report.unit_count:,} written, {report.kept_unit_count:,} kept"
     rows = [
-        ("Tiles", f"{plan.tile_count:,} of {_times(plan.tile_size)}, overlap {_times(plan.overlap)}", ""),
+        (
+            "Tiles",
+            f"{plan.tile_count:,}",
+            f"{plan.tile_count:,}" if report.is_complete and not report.kept_unit_count else "–",
+        ),
         ("Write units", f"{plan.unit_count:,}", kept if report.kept_unit_count else f"{done:,} written"),
         ("Stored objects (files)", f"{plan.object_count:,}", f"{report.object_count:,} written in this run"),
         ("Bytes before compression", format_nbytes(plan.output_nbytes), format_nbytes(report.output_nbytes)),
-        ("Bytes stored", "", _stored(report)),
+        ("Bytes stored", "–", _stored(report)),
         ("Predicted tiles in memory", f"at most {format_nbytes(plan.peak_live_nbytes)}", _peak(report)),
-        ("Memory of the largest process", "", format_nbytes(report.peak_memory_nbytes)),
-        ("Duration", "", format_seconds(report.total_seconds)),
+        ("Memory of the largest process", "–", format_nbytes(report.peak_memory_nbytes)),
+        ("Duration", "–", format_seconds(report.total_seconds)),
         ("Given up", "0 units", f"{len(report.given_up):,} units"),
         ("Missing", "0 units", f"{report.missing_unit_count:,} units"),
-        ("Clipped values", "", f"{report.lost_count:,} elements that {plan.dtype} cannot hold"),
-        ("Missing objects of the source", "", f"{report.missing_count:,}, read as its fill value"),
+        ("Clipped values", "–", f"{report.lost_count:,} elements that {plan.dtype} cannot hold"),
+        (
+            "Missing objects of the source",
+            "–",
+            f"{report.missing_count:,}{', read as its fill value' * bool(report.missing_count)}",
+        ),
     ]
     return section(
         "Planned and done",
@@ -246,17 +270,14 @@ def _workers(report: Report) -> str:
 
 
 def _not_written(report: Report) -> str:
-    plan = report.plan
-    given_up = [
-        (describe_region(plan.axes, plan.unit_region(unit)), without_secrets(reason))
-        for unit, reason in list(report.given_up.items())[:_MOST_REGIONS]
-    ]
+    given_up = [(region, without_secrets(reason)) for region, reason in _given_up(report).items()][:_MOST_REGIONS]
     more = len(report.given_up) - len(given_up)
     missing = report.missing_unit_count
-    striped = "They are the striped parts of the map; verify lists them."
+    striped = "They are striped on the map, and verify lists them."
     parts = [table(("Region", "Reason"), given_up, is_words=True)] if given_up else []
     parts += [note(f"{more:,} more were given up; report.given_up has all of them.")] if more > 0 else []
-    parts += [note(f"{missing:,} units are missing, since the run has not come to them. {striped}")] if missing else []
+    text = f"{missing:,} units are missing, since the run did not come to them. {striped}"
+    parts += [paragraphs([text])] if missing else []
     return section("Regions that are not written", "They hold the fill value of the array.", *parts)
 
 
@@ -265,9 +286,12 @@ def _environment(report: Report | None) -> str:
     rows += [(name, version(name)) for name in _LIBRARIES]
     read = ""
     if report is not None:
-        rows += [("Layout of the tiles", report.plan.layout), ("Chunks", _times(report.plan.chunks))]
-        rows += [("Shards", _times(report.plan.shards))] if report.plan.shards else []
-        rows += [("Source", report.source.name)] if report.source is not None else []
+        plan = report.plan
+        settings = [("Source", report.source.name)] if report.source is not None else []
+        tiles = f"{_times(plan.tile_size)}, overlap {_times(plan.overlap)}, layout {plan.layout}"
+        settings += [("Tiles", tiles), ("Chunks", _times(plan.chunks))]
+        settings += [("Shards", _times(plan.shards))] if plan.shards else []
+        rows = settings + rows
         at = ", ".join("0" for _ in report.plan.shape[:-2])
         lines = (
             "import zarr",
@@ -275,7 +299,9 @@ def _environment(report: Report | None) -> str:
             f"plane = prediction[{at + ', ' if at else ''}:, :]  # a NumPy array {report.plan.axes[-2:]}",
         )
         read = section("How to read it", "In Python:", f"<pre>{escape(chr(10).join(lines))}</pre>")
-    return read + section("Where it ran", "The process that led the run.", table(("", ""), rows, is_words=True))
+    return read + section(
+        "Settings and machine", "Of the process that led the run.", table(("", ""), rows, is_words=True)
+    )
 
 
 def _array_name(report: Report) -> str:

@@ -18,6 +18,7 @@ from tilewright.geometry import Interval
 from tilewright.plan import WritePlan
 from tilewright.plan.axes import SPATIAL
 from tilewright.runs.reporting.history import UnitMap
+from tilewright.runs.reporting.markup import image
 from tilewright.runs.reporting.png import data_url
 
 LONGEST = 320
@@ -53,7 +54,7 @@ class Readable:
     def cost_nbytes(self, window: Window) -> int:
         """Return the bytes of the chunks that a window touches."""
         chunks = self.array.chunks if isinstance(self.array, zarr.Array) else (*[1] * (self.array.ndim - 1), 1024)
-        cost = self.array.dtype.itemsize
+        cost = int(self.array.dtype.itemsize)
         for name, chunk, extent in zip(self.axes, chunks, self.array.shape, strict=True):
             taken = window.get(name, 0)
             touched = 1
@@ -62,12 +63,12 @@ class Readable:
             cost *= touched * min(chunk, extent)
         return cost
 
-    def read(self, window: Window, plane: str) -> npt.NDArray[Any]:
+    def read(self, window: Window, plane: str) -> npt.NDArray[np.float64]:
         """Return a plane, with its axes in this order; the first channel, and the absolute value of complex numbers."""
         read = np.asarray(self.array[tuple(window.get(name, 0) for name in self.axes)])
         ordered = read if [name for name in self.axes if name in plane] == list(plane) else read.T
-        real: npt.NDArray[Any] = np.abs(ordered) if np.iscomplexobj(ordered) else ordered
-        return real.astype(np.float64)
+        values: npt.NDArray[np.float64] = np.abs(ordered) if np.iscomplexobj(ordered) else ordered.astype(np.float64)
+        return values
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,14 @@ class Picture:
     height: int
     width: int
 
-    def html(self, low: float, high: float, width: int) -> str:
-        """Return the picture, grey from the low to the high value, as wide as said, in pixels of a page."""
+    def html(self, low: float, high: float) -> str:
+        """Return the picture, grey from the low to the high value."""
         is_there = np.isfinite(self.values)
         grey = np.where(is_there, (self.values - low) / ((high - low) or 1.0), 0.0)
         pixels = np.stack([np.rint(255 * np.clip(grey, 0, 1)), 255 * is_there], axis=-1).astype(np.uint8)
         if is_there.all():
             pixels = pixels[..., :1]
-        height = max(24, round(width * self.height / self.width))
-        return (
-            f'<figure><img class="hatched" alt="{self.name}" src="{data_url(pixels)}" '
-            f'style="width:{width}px;height:{min(height, 2 * width)}px;image-rendering:auto">'
-            f"<figcaption>{self.name}</figcaption></figure>"
-        )
+        return image(data_url(pixels), self.name, self.height, self.width, looks="values")
 
 
 @dataclass(frozen=True)
@@ -112,11 +108,17 @@ class Slices:
         values = np.concatenate([picture.values.ravel() for picture in self.pictures])
         return values[np.isfinite(values)]
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value that are shown."""
+        values = self.values
+        return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
     def histogram(self) -> tuple[npt.NDArray[np.int64], float, float]:
         """Return how many values lie in each of equal parts of their range, and its ends."""
-        values = self.values
-        counts, edges = np.histogram(values, _BINS)
-        return counts, float(edges[0]), float(edges[-1])
+        low, high = self.range
+        counts, _ = np.histogram(self.values, _BINS, (low, high if high > low else low + 1))
+        return counts, low, high
 
 
 def orthogonal_slices(
@@ -128,8 +130,8 @@ def orthogonal_slices(
     extents = dict(zip(plan.axes, plan.shape, strict=True))
     of_prediction, of_source = [], []
     for plane in reversed(list(combinations(spatial, 2))):
-        window: Window = dict(point) | {"C": 0} if "C" in plan.axes else dict(point)
-        window |= {name: _strided(0, extents[name]) for name in plane}
+        window: Window = {**point, **{name: _strided(0, extents[name]) for name in plane}}
+        window |= {"C": 0} if "C" in plan.axes else {}
         for readable in filter(None, (prediction, source)):
             window = _affordable(readable, window, plane, point)
         predicted = prediction.read(window, "".join(plane))
@@ -181,9 +183,7 @@ def _elements(units: UnitMap, plan: WritePlan, axis: int, cell: int) -> Interval
     return of_axis.span(cell * factor)[0], of_axis.span(min((cell + 1) * factor, of_axis.count) - 1)[1]
 
 
-def _is_written(
-    plan: WritePlan, units: UnitMap, given_up: Sequence[int], window: Window, plane: Sequence[str]
-) -> Mask:
+def _is_written(plan: WritePlan, units: UnitMap, given_up: Sequence[int], window: Window, plane: Sequence[str]) -> Mask:
     """Return which elements of a plane are stored, as exactly as the map of units knows."""
     positions, cells = [], []
     for name, of_axis, factor in zip(plan.axes, plan.arrays[0].units, units.factors, strict=True):
@@ -204,7 +204,7 @@ def _name(window: Window, plane: Sequence[str]) -> str:
     shown, at = [], []
     for name, taken in window.items():
         if isinstance(taken, slice):
-            every = f", every {taken.step}." * (taken.step > 1)
+            every = f" in steps of {taken.step}" * (taken.step > 1)
             shown.append(f"{name} {taken.start}:{taken.stop}{every}")
         else:
             at.append(f"{name} {taken}")

@@ -17,7 +17,7 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Return a picture as the bytes of a PNG file.
+    r"""Return a picture as the bytes of a PNG file.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def encode_png(pixels: Pixels) -> bytes:
     Examples
     --------
     >>> encode_png(np.zeros((2, 3, 1), np.uint8))[:8]
-    b'\\x89PNG\\r\\n\\x1a\\n'
+    b'\x89PNG\r\n\x1a\n'
     """
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)

@@ -1,13 +1,12 @@
 """Map of the write units over space: one pixel per cell, coloured by state, and by time where it was written."""
 
-from collections.abc import Sequence
-from html import escape
 from math import prod
 
 import numpy as np
 
 from tilewright.plan import WritePlan
 from tilewright.runs.reporting.history import UnitMap
+from tilewright.runs.reporting.markup import image, panels
 from tilewright.runs.reporting.png import Pixels, data_url
 
 MOST_PANELS = 12
@@ -15,7 +14,6 @@ MOST_PANELS = 12
 EARLY, LATE = (190, 224, 219), (13, 110, 101)
 """Colours of the first and of the last unit that was written."""
 KEPT, GIVEN_UP = (146, 155, 166), (209, 52, 56)
-_LONGEST, _MOST_ZOOM = 460, 26
 
 
 def unit_map(plan: WritePlan, units: UnitMap) -> str:
@@ -23,24 +21,27 @@ def unit_map(plan: WritePlan, units: UnitMap) -> str:
 
     Cells with a unit that was given up are shown as such, whatever else is in them. Missing cells are transparent.
     """
-    rows, columns = units.shape[-2:] if len(units.shape) > 1 else (1, units.shape[0])
-    planes = prod(units.shape) // (rows * columns)
-    group = -(-planes // MOST_PANELS)
+    rows, columns = units.shape[-2:]
+    planes, group = plane_count(units), planes_per_panel(units)
     pixels = _coloured(units).reshape(planes, rows, columns, 4)
     is_given_up = units.given_up.reshape(planes, rows, columns) > 0
-    spans = [axis.extent for axis in plan.arrays[0].units[-2:]]
-    count = -(-planes // group)
-    across = min(count, 4)
-    width, height = _size_on_page(spans, longest=_LONGEST if count == 1 else 940 // across - 20)
+    height, width = plan.shape[-2:]
     figures = []
     for first in range(0, planes, group):
         picture = _merged(pixels[first : first + group], is_given_up[first : first + group])
         name = _name_of_planes(plan, units, first, min(first + group, planes))
-        figures.append(
-            f'<figure><img class="cells" alt="Write units of {escape(name)}" src="{data_url(picture)}" '
-            f'style="width:{width}px;height:{height}px"><figcaption>{escape(name)}</figcaption></figure>'
-        )
-    return f'<div class="panels">{"".join(figures)}</div>'
+        figures.append(image(data_url(picture), name, height, width))
+    return panels(2 if len(figures) == 1 else min(max(len(figures), 3), 4), figures)
+
+
+def plane_count(units: UnitMap) -> int:
+    """Return the number of planes of cells."""
+    return prod(units.shape[:-2])
+
+
+def planes_per_panel(units: UnitMap) -> int:
+    """Return how many planes of cells are drawn as one."""
+    return -(-plane_count(units) // MOST_PANELS)
 
 
 def _coloured(units: UnitMap) -> Pixels:
@@ -58,18 +59,11 @@ def _coloured(units: UnitMap) -> Pixels:
 
 def _merged(planes: Pixels, is_given_up: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> Pixels:
     """Return several planes as one: what is given up before what is missing, and that before what was written last."""
-    merged = planes[-1].copy()
+    merged: Pixels = planes[-1].copy()
     for plane in planes[:-1]:
         merged[plane[..., 3] == 0] = 0
     merged[is_given_up.any(axis=0)] = (*GIVEN_UP, 255)
     return merged
-
-
-def _size_on_page(extents: Sequence[int], longest: int) -> tuple[int, int]:
-    """Return width and height in pixels of a page, with the proportions of the image."""
-    height, width = extents if len(extents) > 1 else (1, extents[0])
-    scale = longest / max(height, width)
-    return max(12, round(width * scale)), max(12, round(height * scale))
 
 
 def _name_of_planes(plan: WritePlan, units: UnitMap, first: int, stop: int) -> str:
