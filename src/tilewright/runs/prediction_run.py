@@ -5,7 +5,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tilewright.errors import GeometryError, NotSharedError, SourceError
+from tilewright.errors import GeometryError, NotSharedError, RunStoppedError, SourceError
 from tilewright.executors.placement import Placement
 from tilewright.model.predictor import Predictor
 from tilewright.model.tile_prediction import Probe, TilePrediction
@@ -18,6 +18,7 @@ from tilewright.plan import PlanRequest, WritePlan, plan_of, with_memory
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.progress import Progress
 from tilewright.runs.report import Report
+from tilewright.runs.reporting.ending import Ending
 from tilewright.runs.reporting.saving import SavedReport
 from tilewright.sources.source import Source
 from tilewright.stopping import StopRequest, listening
@@ -101,7 +102,11 @@ class PredictionRun:
                 run = output_run.begin(beginning)
                 output_run.tally.notes, output_run.tally.source = self.source.notes, self.source
                 saved.so_far = output_run.report_so_far
-                run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
+                try:
+                    run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
+                except RunStoppedError as error:
+                    error.report = output_run.report_so_far(Ending.of(error))
+                    raise
                 return output_run.report()
 
     def _check(self) -> None:

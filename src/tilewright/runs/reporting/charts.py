@@ -67,7 +67,8 @@ def over_time(
     fits = np.pad(values, (0, -len(values) % group), constant_values=np.nan).reshape(-1, group)
     # A rate is an average; of what is held, the most matters.
     values = np.nanmax(fits, axis=1) if limit is not None else np.nanmean(fits, axis=1)
-    highest = max(float(values.max()), limit or 0.0) or 1.0
+    # Room for the name of the limit above it.
+    highest = max(float(values.max()), 1.15 * (limit or 0.0)) or 1.0
     duration = step_seconds * group * len(values)
     floor = _HEIGHT - _BOTTOM
     xs = np.repeat(np.linspace(_LEFT, _WIDTH, len(values) + 1), 2)[1:-1]
@@ -84,7 +85,7 @@ def over_time(
     if limit is not None:
         y = floor - limit / highest * (floor - _TOP)
         drawn.append(f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(_text(_WIDTH, y + 16 if y < floor - 24 else y - 6, limit_name, "end"))
+        drawn.append(_text(_WIDTH, y - 6, limit_name, "end"))
     return _svg(drawn)
 
 

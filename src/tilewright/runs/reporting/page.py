@@ -21,7 +21,8 @@ from tilewright.runs.reporting.charts import (
     over_time,
     stacked_bars,
 )
-from tilewright.runs.reporting.ending import COMPLETE, FAILED, Ending
+from tilewright.runs.reporting.ending import FAILED, Ending
+from tilewright.runs.reporting.ending import GIVEN_UP as UNITS_GIVEN_UP
 from tilewright.runs.reporting.markup import figures, fragment, key, note, page, panels, paragraphs, section, table
 from tilewright.runs.reporting.pictures import Readable, Slices, orthogonal_slices
 from tilewright.runs.reporting.unit_map import EARLY, GIVEN_UP, KEPT, LATE, planes_per_panel, unit_map
@@ -81,7 +82,9 @@ def _headline(report: Report) -> str:
 
 def _next(ending: Ending, given_up: dict[str, str], *, has_begun: bool = True) -> str:
     steps = ending.next_steps(given_up, has_begun=has_begun)
-    return f'<div class="next{" alarm" * (ending.state == FAILED)}">{paragraphs(steps)}</div>' * bool(steps)
+    return f'<div class="next{" alarm" * (ending.state in (FAILED, UNITS_GIVEN_UP))}">{paragraphs(steps)}</div>' * bool(
+        steps
+    )
 
 
 def _given_up(report: Report) -> dict[str, str]:
@@ -220,11 +223,7 @@ def _plan_and_actual(report: Report) -> str:
         ("Given up", "0 units", f"{len(report.given_up):,} units"),
         ("Missing", "0 units", f"{report.missing_unit_count:,} units"),
         ("Clipped values", "–", f"{report.lost_count:,} elements that {plan.dtype} cannot hold"),
-        (
-            "Missing objects of the source",
-            "–",
-            f"{report.missing_count:,}{', read as its fill value' * bool(report.missing_count)}",
-        ),
+        ("Missing objects of the source", "–", f"{report.missing_count:,}"),
     ]
     return section(
         "Planned and done",
@@ -310,6 +309,3 @@ def _array_name(report: Report) -> str:
 
 def _times(numbers: tuple[int, ...]) -> str:
     return " × ".join(f"{number:,}" for number in numbers)
-
-
-__all__ = ["COMPLETE", "failure_page", "run_fragment", "run_page"]

@@ -105,7 +105,7 @@ class Slices:
     @property
     def values(self) -> npt.NDArray[np.float64]:
         """All values that are shown, in one axis."""
-        values = np.concatenate([picture.values.ravel() for picture in self.pictures])
+        values: npt.NDArray[np.float64] = np.concatenate([picture.values.ravel() for picture in self.pictures])
         return values[np.isfinite(values)]
 
     @property
