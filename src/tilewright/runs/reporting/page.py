@@ -82,9 +82,8 @@ def _headline(report: Report) -> str:
 
 def _next(ending: Ending, given_up: dict[str, str], *, has_begun: bool = True) -> str:
     steps = ending.next_steps(given_up, has_begun=has_begun)
-    return f'<div class="next{" alarm" * (ending.state in (FAILED, UNITS_GIVEN_UP))}">{paragraphs(steps)}</div>' * bool(
-        steps
-    )
+    looks = "next alarm" if ending.state in (FAILED, UNITS_GIVEN_UP) else "next"
+    return f'<div class="{looks}">{paragraphs(steps)}</div>' * bool(steps)
 
 
 def _given_up(report: Report) -> dict[str, str]:
