@@ -86,7 +86,15 @@ class UnitGivenUpError(TilewrightError, RuntimeError):
 
 
 class RunStoppedError(TilewrightError, InterruptedError):
-    """A run that was asked to stop, and has finished the work in flight."""
+    """A run that was asked to stop, and has finished the work in flight.
+
+    Attributes
+    ----------
+    report : Report or None
+        Report of what was done until then, where the output had begun.
+    """
+
+    report: Any = None
 
 
 class ImageWriteError(TilewrightError, RuntimeError):

@@ -58,6 +58,7 @@ def predict_to_zarr(
     units: str | Mapping[str, str] | None = None,
     channel_names: Sequence[str] | None = None,
     ome_version: str | None = None,
+    report: "str | os.PathLike[str] | None" = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
@@ -124,6 +125,9 @@ def predict_to_zarr(
         A name for each channel of the output; those of the source where not given, if it has as many.
     ome_version : {"0.4", "0.5", "0.6"}, optional
         The version of OME-Zarr: 0.4 in format 2; in format 3 by default 0.5.
+    report : path, optional
+        An HTML file for the report of the run, which is written however the run ends. A call that is refused before it
+        begins, for its arguments or a source that cannot be opened, writes none.
 
     Returns
     -------
@@ -192,6 +196,7 @@ def predict_to_zarr(
         progress=progress,
         on_plan=on_plan,
         grace_seconds=grace_seconds,
+        report=report,
     ).predict()
 
 

@@ -4,9 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import ResumeError
 from tilewright.ledger.header import Header
@@ -22,6 +20,7 @@ from tilewright.outputs.surplus import surplus_objects
 from tilewright.plan import FULL_RESOLUTION, WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
 from tilewright.runs.checking import check_units
+from tilewright.runs.progress import ProgressLine
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.places import public_name
 from tilewright.stores.removal import is_partial
@@ -76,6 +75,25 @@ class Verification:
     def units(self, condition: str) -> list[int]:
         """Return the numbers of the units in this condition."""
         return [unit for unit, found in self.conditions.items() if found == condition]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it in types that JSON has; a region is ``[start, stop]`` per axis, in elements."""
+        return {
+            "array": self.name,
+            "axes": self.plan.axes,
+            "is_complete": self.is_complete,
+            "unit_count": self.plan.unit_count,
+            "object_count": self.plan.object_count,
+            "intact_unit_count": self.plan.unit_count - len(self.conditions),
+            "stored_nbytes": self.stored_nbytes,
+            "units": [
+                {"unit": unit, "condition": condition, "region": [list(axis) for axis in self.plan.unit_region(unit)]}
+                for unit, condition in self.conditions.items()
+            ],
+            "metadata": list(self.metadata),
+            "surplus": list(self.surplus),
+            "writer": self.writer,
+        }
 
     def __str__(self) -> str:
         plan = self.plan
@@ -173,7 +191,7 @@ def verify(
         metadata += differences(begun.header.arrays[planned.name], array_metadata(array))
         encoders[number] = ObjectEncoder(array)
         surplus += surplus_objects(begun.output, planned, encoders[number])
-    with tqdm(total=plan.unit_count, desc="verifying", unit="units", disable=not progress) as line:
+    with ProgressLine(plan.unit_count, "verifying", shown=progress) as line:
         conditions = check_units(UnitChecker(plan, encoders), records, workers, line.update)
     holder = begun.output.lock().holder()
     if holder is not None:

@@ -155,7 +155,7 @@ MODELS = {
     """,
 }
 CUT = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--layout", "compact", "--chunks", "24,24")
-CUT += ("--memory", "256KiB")
+CUT += ("--memory", "256KiB", "--no-progress")
 
 
 def predict_command(folder: Path, model: str, *options: object, output: object = "out.zarr") -> list[str]:

@@ -707,6 +707,7 @@ def test_the_command_line_says_what_was_given_up_and_how_to_go_on(
     tiles = ["--axes", "YX", "--tile-size", "32,32", "--overlap", "8,8"]
     stored = ["--layout", "aligned", "--chunks", "24,24", "--compressor", "none"]
     command = ["predict", str(source), str(output), "--model", f"{tmp_path / 'models.py'}:negative", *tiles, *stored]
+    command.append("--no-progress")
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 3, result.output
     assert "Report\n" in result.stdout

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tilewright import __version__
+from tilewright.cli.as_json import PlanResult, Printer, json_option
 from tilewright.cli.connecting import connected
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
@@ -21,7 +22,7 @@ from tilewright.cli.options import (
     series_option,
     world_options,
 )
-from tilewright.errors import UnitGivenUpError
+from tilewright.errors import RunStoppedError, UnitGivenUpError
 from tilewright.signals import of_command
 from tilewright.stopping import StopRequest
 
@@ -89,8 +90,9 @@ def demo_command(directory: Path, seed: int) -> None:
 )
 @click.option("--channels", type=click.IntRange(min=1), help="Channels of the output; else those of the source.")
 @series_option
+@json_option
 def plan_command(
-    source: str | None, shape: tuple[int, ...] | None, axes: str | None, series: int, **options: Any
+    source: str | None, shape: tuple[int, ...] | None, axes: str | None, series: int, is_json: bool, **options: Any
 ) -> None:
     """Print how SOURCE would be predicted and stored, and create nothing.
 
@@ -100,7 +102,10 @@ def plan_command(
 
     if (source is None) == (shape is None):
         raise click.UsageError("give either a SOURCE or its --shape")
-    click.echo(str(plan_write(source or shape, axes, series=series, **options)))
+    printer = Printer(is_json)
+    with printer.alone():
+        plan = plan_write(source or shape, axes, series=series, **options)
+    printer.result(PlanResult(plan))
 
 
 @commands.command("predict", short_help="Predict a volume into Zarr.", epilog=_example(*PREDICT_EXAMPLE))
@@ -123,7 +128,9 @@ def plan_command(
     default="fail",
     help="What to do where DESTINATION exists: overwrite an output of tilewright, or any Zarr; begin or complete it.",
 )
+@click.option("--report", metavar="FILE", help="An HTML file for the report, written however the run ends.")
 @run_options
+@json_option
 def predict_command(
     source: str,
     destination: str,
@@ -132,6 +139,7 @@ def predict_command(
     device: str,
     zarr_format: str,
     scheduler: str | None,
+    is_json: bool,
     **options: Any,
 ) -> None:
     """Predict SOURCE tile by tile, and write the prediction to the Zarr group DESTINATION.
@@ -143,7 +151,8 @@ def predict_command(
 
     The exit status is 3 if parts were given up, 75 if SIGTERM or Ctrl-C stopped the run; both may be resumed.
     """
-    with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination):
+    printer = Printer(is_json)
+    with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination, printer):
         from tilewright.prediction import predict_to_zarr  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
@@ -155,25 +164,27 @@ def predict_command(
             device=device,
             zarr_format=int(zarr_format),
             client=client,
-            on_plan=click.echo,
+            on_plan=printer.plan,
             **options,
         )
-        click.echo(str(report))
+    printer.result(report)
 
 
 @commands.command("verify", short_help="Prove that an output is complete.", epilog=_example(VERIFY_EXAMPLE))
 @click.argument("destination")
 @cluster_options
-def verify_command(destination: str, scheduler: str | None, **options: Any) -> None:
+@json_option
+def verify_command(destination: str, scheduler: str | None, is_json: bool, **options: Any) -> None:
     """Compare every stored object of DESTINATION with the ledger of the runs that wrote it.
 
     The exit status is 3 if a unit is missing, short, damaged or given up.
     """
-    with connected(scheduler, StopRequest(signals=of_command)) as client:
+    printer = Printer(is_json)
+    with connected(scheduler, StopRequest(signals=of_command)) as client, printer.alone():
         from tilewright.verification import verify  # noqa: PLC0415
 
         verification = verify(destination, client=client, **options)
-    click.echo(str(verification))
+    printer.result(verification)
     if not verification.is_complete:
         sys.exit(INCOMPLETE)
 
@@ -183,26 +194,33 @@ def verify_command(destination: str, scheduler: str | None, **options: Any) -> N
 @click.option("--source", help="The source, if it was moved.")
 @model_options
 @run_options
-def repair_command(destination: str, model: ModelReference, device: str, scheduler: str | None, **options: Any) -> None:
+@json_option
+def repair_command(
+    destination: str, model: ModelReference, device: str, scheduler: str | None, is_json: bool, **options: Any
+) -> None:
     """Predict and write again the units that are missing, short, damaged or given up in DESTINATION.
 
     The ledger has all arguments but the model. The exit status is that of predict.
     """
-    with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination):
+    printer = Printer(is_json)
+    with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination, printer):
         from tilewright.prediction import repair  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
         report = repair(destination, model, client=client, device=device, **options)
-        click.echo(str(report))
+    printer.result(report)
 
 
 @contextmanager
-def _reported(destination: str) -> Iterator[None]:
-    """Print how to go on after a run that did not finish."""
+def _reported(destination: str, printer: Printer) -> Iterator[None]:
+    """Print what a run that did not finish has done, and how to go on."""
     try:
-        yield
-    except UnitGivenUpError as error:
-        click.echo(str(error.report))
+        with printer.alone():
+            yield
+    except (UnitGivenUpError, RunStoppedError) as error:
+        # A person sees in the error how far a stopped run has come.
+        if error.report is not None and (printer.is_json or isinstance(error, UnitGivenUpError)):
+            printer.result(error.report)
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

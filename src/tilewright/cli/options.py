@@ -1,6 +1,5 @@
 """Options that several commands share, checked before any heavy import."""
 
-import sys
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -141,9 +140,9 @@ cluster_options = _with_options(
     click.option("--ledger", metavar="FOLDER", help="The ledger, if not beside DESTINATION."),
     click.option(
         "--progress/--no-progress",
-        default=None,
-        callback=lambda _ctx, _param, shown: sys.stderr.isatty() if shown is None else shown,
-        help="Show progress; else in a terminal only.",
+        default=True,
+        show_default=False,
+        help="Show progress on standard error: a bar in a terminal, else a line a minute.",
     ),
 )
 run_options = _with_options(

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
-from tilewright.geometry import Region
+from tilewright.geometry import AxisTiling, Region
 
 if TYPE_CHECKING:
     from tilewright.plan.write_plan import WritePlan
 
+_SKETCH, _MOST_LINES = 240, 64
+"""Pixels of the sketch, and lines that it has at most on an axis."""
+
 
 def describe(plan: WritePlan) -> str:
     """Return a plan as a short table."""
+    return "\n".join(["Write plan", *(f"  {name:<12} {text}" for name, text in plan_rows(plan))])
+
+
+def plan_rows(plan: WritePlan) -> tuple[tuple[str, str], ...]:
+    """Return what a plan costs, as names and texts."""
     sharing = (
         "each written by itself"
         if plan.units_are_independent
@@ -25,7 +35,7 @@ def describe(plan: WritePlan) -> str:
     if len(plan.arrays) > 1:
         coarsest, waiting = plan.arrays[-1].shape, format_nbytes(plan.coarser_nbytes)
         levels = f"{len(plan.arrays)}, the coarsest {coarsest}, for which up to {waiting} wait"
-    rows = (
+    return (
         ("output", f"{plan.axes} {plan.shape} {plan.dtype}, {format_nbytes(array.nbytes)}"),
         ("levels", levels),
         ("tiles", f"{plan.tile_count:,} of {plan.tile_size}, overlap {plan.overlap}"),
@@ -39,7 +49,53 @@ def describe(plan: WritePlan) -> str:
         ("Dask tasks", f"{'' if plan.units_are_independent else 'at most '}{plan.task_count:,}"),
         ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles, more only for a large cluster"),
     )
-    return "\n".join(["Write plan", *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+def describe_html(plan: WritePlan) -> str:
+    """Return a plan as HTML for a notebook: the table, and a sketch of its last two axes."""
+    cell = "text-align:left;padding:3px 20px 3px 0;vertical-align:top;background:none"
+    rows = "".join(
+        f'<tr style="background:none"><td style="{cell};opacity:.65">{escape(name)}</td>'
+        f'<td style="{cell}">{escape(text)}</td></tr>'
+        for name, text in plan_rows(plan)
+    )
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:24px 40px;align-items:flex-start;font:14px/1.5 system-ui,'
+        f'sans-serif"><div><b>Write plan</b><table style="border-collapse:collapse">{rows}</table></div>'
+        f"<div>{_sketch(plan)}</div></div>"
+    )
+
+
+def _sketch(plan: WritePlan) -> str:
+    """Return a drawing of the write units of a plane, and of a tile in its middle with what it alone contributes."""
+    units, tilings = plan.arrays[0].units[-2:], plan.tilings[-2:]
+    height, width = plan.shape[-2:]
+    scale = _SKETCH / max(height, width)
+    lines = ""
+    if max(axis.count for axis in units) <= _MOST_LINES:
+        rows, columns = ([axis.span(index)[0] * scale for index in range(1, axis.count)] for axis in units)
+        lines = "".join(f"M0 {y:.1f}H{width * scale:.1f}" for y in rows)
+        lines += "".join(f"M{x:.1f} 0V{height * scale:.1f}" for x in columns)
+    middle = [(tiling.count - 1) // 2 for tiling in tilings]
+    drawn = [_box(((0, height), (0, width)), scale, 'fill="none" stroke="currentColor" stroke-opacity=".6"')]
+    drawn.append(f'<path d="{lines}" stroke="currentColor" stroke-opacity=".25"/>')
+    for region, opacity in ((_both(tilings, middle, "read"), 0.25), (_both(tilings, middle, "valid"), 0.6)):
+        drawn.append(_box(region, scale, f'fill="#0d6e65" fill-opacity="{opacity}"'))
+    caption = "Lines: write units. Green: a tile with its halo, and what it alone contributes."
+    return (
+        f'<svg width="{width * scale + 2:.0f}" height="{height * scale + 2:.0f}" role="img">{"".join(drawn)}</svg>'
+        f'<div style="font-size:12px;opacity:.65;max-width:{_SKETCH}px">{plan.axes[-2:]}. {caption}</div>'
+    )
+
+
+def _both(tilings: Sequence[AxisTiling], indices: Sequence[int], region: str) -> Region:
+    return tuple([getattr(tiling, region)(index) for tiling, index in zip(tilings, indices, strict=True)])
+
+
+def _box(region: Region, scale: float, looks: str) -> str:
+    (top, bottom), (left, right) = region
+    size = f'width="{(right - left) * scale:.1f}" height="{(bottom - top) * scale:.1f}"'
+    return f'<rect x="{left * scale:.1f}" y="{top * scale:.1f}" {size} {looks}/>'
 
 
 def format_nbytes(nbytes: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from tilewright.geometry import AxisTiling, AxisUnits, Region, position_of
 from tilewright.geometry.footprint import straddling_extent
 from tilewright.plan.array_plan import ArrayPlan
-from tilewright.plan.describe import describe, describe_region
+from tilewright.plan.describe import describe, describe_html, describe_region
 from tilewright.plan.pyramid import Pyramid
 from tilewright.plan.relations import ArrayRelation, AxisTiles
 from tilewright.plan.request import PlanRequest
@@ -71,6 +71,9 @@ class WritePlan:
 
     def __str__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        return describe_html(self)
 
     def __reduce__(self) -> tuple[type["WritePlan"], tuple[Any, ...]]:
         # What is looked up is made anew, where it is needed.

@@ -35,6 +35,8 @@ from tilewright.runs.beginning import Asked, Beginning, decided_again, open_run
 from tilewright.runs.callbacks import Callbacks
 from tilewright.runs.checking import check_units
 from tilewright.runs.report import Report, Tally, describe_given_up
+from tilewright.runs.reporting.ending import COMPLETE, GIVEN_UP, Ending
+from tilewright.runs.reporting.history import History
 from tilewright.runs.run import Run
 from tilewright.runs.witness import Witness
 from tilewright.stores.metadata import array_metadata
@@ -73,6 +75,7 @@ class OutputRun:
         self._number = 1
         self._ledger: Ledger | None = None
         self._run: Run | None = None
+        self._coordinator: Coordinator | None = None
         self.tally = Tally()
 
     def __enter__(self) -> Self:
@@ -143,7 +146,10 @@ class OutputRun:
         self._opened.callback(executor.close)
         self._writer = writer
         self._witness = Witness(plan, self.output, writer.encoders, self._lock.check)
-        self._run = Run(Coordinator(plan, written=kept), executor, self)
+        self._history = History(plan)
+        self._history.kept(kept)
+        self._coordinator = Coordinator(plan, written=kept)
+        self._run = Run(self._coordinator, executor, self)
         return self._run
 
     def _kept_units(self, writer: UnitWriter, fingerprint: Fingerprint) -> list[int]:
@@ -182,13 +188,20 @@ class OutputRun:
         """Return what was done, or raise UnitGivenUpError with the report where units were given up."""
         coordinator = self.run.coordinator
         self._witness.look_again()
-        given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}
-        report = self.tally.report(self.plan, self.array, coordinator.peak_live_nbytes, given_up)
-        if given_up:
-            error = UnitGivenUpError(describe_given_up(str(self.output), self.plan, given_up))
+        report = self.report_so_far(Ending(GIVEN_UP if coordinator.given_up else COMPLETE))
+        if report.given_up:
+            error = UnitGivenUpError(describe_given_up(str(self.output), self.plan, report.given_up))
             error.report = report
             raise error from self.run.executor.error_behind(next(iter(coordinator.given_up.values())))
         return report
+
+    def report_so_far(self, ending: Ending) -> Report:
+        """Return what was done until now, also after the output is closed, of a run that has begun."""
+        if self._coordinator is None:
+            raise RuntimeError(f"the output {self.output} has not begun")
+        given_up = {unit: failure.reason for unit, failure in self._coordinator.given_up.items()}
+        live_nbytes = self._coordinator.peak_live_nbytes
+        return self.tally.report(self.plan, self.array, live_nbytes, given_up, self._history, ending)
 
     def _check_reach(self) -> None:
         """Prove that all workers have the store of this process, and not one of their own."""
@@ -218,6 +231,7 @@ class OutputRun:
         """Record a unit that is stored."""
         self._witness.hear(receipt)
         self.tally.add(receipt)
+        self._history.written(receipt)
         if self._ledger is not None:
             self._ledger.add_written(receipt)
         self._callbacks.written(receipt.unit)
@@ -225,6 +239,7 @@ class OutputRun:
     def given_up(self, unit: int) -> None:
         """Record a unit that is given up; it reads as the fill value from now on."""
         self._lock.check()
+        self._history.given_up(unit)
         if self._ledger is not None:
             self._ledger.add_given_up(unit, self.plan.array_of_unit(unit))
             self._ledger.flush()
@@ -237,6 +252,8 @@ class OutputRun:
 
     def flush(self) -> None:
         """Bring the ledger up to date."""
+        if self._coordinator is not None:
+            self._history.in_flight(self._coordinator.live_nbytes)
         if self._ledger is not None and self._ledger.has_waiting:
             self._lock.check()
             self._ledger.flush()

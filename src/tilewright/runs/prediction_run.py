@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tilewright.arguments import flag, seconds, whole_number
-from tilewright.errors import GeometryError, NotSharedError, SourceError
+from tilewright.errors import GeometryError, NotSharedError, RunStoppedError, SourceError
 from tilewright.executors.placement import Placement
 from tilewright.model.predictor import Predictor
 from tilewright.model.tile_prediction import Probe, TilePrediction
@@ -19,11 +19,15 @@ from tilewright.plan import PlanRequest, WritePlan, plan_of, with_memory
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.progress import Progress
 from tilewright.runs.report import Report
+from tilewright.runs.reporting.ending import Ending
+from tilewright.runs.reporting.saving import SavedReport
 from tilewright.sources.source import Source
 from tilewright.stopping import StopRequest, listening
 from tilewright.transport.clients import cluster_client, shares_memory
 
 if TYPE_CHECKING:
+    import os
+
     from distributed import Client
 
 
@@ -41,7 +45,7 @@ class PredictionRun:
         What is asked for of tiles, storage and memory.
     plan : WritePlan or None
         A plan to execute as it is; one is chosen for the request where there is none.
-    batch_size, client, progress, on_plan, grace_seconds
+    batch_size, client, progress, on_plan, grace_seconds, report
         As in `predict_to_zarr`.
     """
 
@@ -56,6 +60,7 @@ class PredictionRun:
     progress: bool = True
     on_plan: Callable[[WritePlan], None] | None = None
     grace_seconds: float = 0.0
+    report: "str | os.PathLike[str] | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size))
@@ -75,6 +80,10 @@ class PredictionRun:
         Exception
             As in `predict_to_zarr`.
         """
+        with SavedReport(self.report, str(self.output)) as saved:
+            return self._predict(saved)
+
+    def _predict(self, saved: SavedReport) -> Report:
         self._check()
         prediction = TilePrediction(
             self.source, self.predictor, self.batch_size, is_converted=self.request.dtype is not None
@@ -102,8 +111,13 @@ class PredictionRun:
             line.expect(beginning.plan)
             with output_run:
                 run = output_run.begin(beginning)
-                output_run.tally.notes = self.source.notes
-                run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
+                output_run.tally.notes, output_run.tally.source = self.source.notes, self.source
+                saved.so_far = output_run.report_so_far
+                try:
+                    run.predict_and_write(stop, lambda: self.request.memory_nbytes or placement.memory_nbytes)
+                except RunStoppedError as error:
+                    error.report = output_run.report_so_far(Ending.of(error))
+                    raise
                 return output_run.report()
 
     def _check(self) -> None:

@@ -1,6 +1,8 @@
 """What a run did, added up from the receipts of its units."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +12,12 @@ from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nb
 from tilewright.objects.digest import digest_text, sum_of_digests
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
+from tilewright.runs.reporting.ending import Ending
+from tilewright.runs.reporting.history import History
+from tilewright.runs.reporting.page import run_fragment, run_page
+from tilewright.runs.reporting.saving import save_text
 from tilewright.sources.readers.zarr import MOST_NOTED
+from tilewright.sources.source import Source
 from tilewright.stores.places import public_name
 
 _UNITS_SHOWN = 5
@@ -53,6 +60,14 @@ class Report:
     digest : str
         Digest of all stored objects of all levels: the same for the same bytes, whoever wrote them. Empty where units
         were given up.
+    kept_nbytes : int
+        Bytes of the units that an earlier run had written, before the codecs.
+    history : History or None
+        What was done where, when and by which process.
+    ending : Ending
+        How the run has ended; of a run that did not finish, all numbers are those so far.
+    source : Source or None
+        What was predicted, for pictures of it.
     """
 
     array: zarr.Array[Any]
@@ -71,6 +86,20 @@ class Report:
     missing_count: int = 0
     notes: tuple[str, ...] = ()
     digest: str = ""
+    kept_nbytes: int = 0
+    history: History | None = field(default=None, repr=False, compare=False)
+    ending: Ending = field(default=Ending(), repr=False)
+    source: Source | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def missing_unit_count(self) -> int:
+        """Units that are neither stored nor given up: those that a stopped run has not come to."""
+        return self.plan.unit_count - self.unit_count - self.kept_unit_count - len(self.given_up)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all units are stored."""
+        return not self.missing_unit_count and not self.given_up
 
     @property
     def tile_count(self) -> int:
@@ -102,6 +131,48 @@ class Report:
         """Seconds spent storing objects."""
         return self.stage_seconds.put
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers of the report, in types that JSON has; sizes in bytes, times in seconds."""
+        plan = self.plan
+        names = "unit_count object_count kept_unit_count missing_unit_count output_nbytes kept_nbytes stored_nbytes "
+        names += "total_seconds peak_live_nbytes peak_memory_nbytes lost_count missing_count is_complete tile_count"
+        return {
+            "array": public_name(self.array.store, self.array.path),
+            "axes": plan.axes,
+            "shape": list(plan.shape),
+            "dtype": plan.dtype,
+            "state": self.ending.state,
+            "error": self.ending.error,
+            **{name: getattr(self, name) for name in names.split()},
+            "planned_unit_count": plan.unit_count,
+            "planned_object_count": plan.object_count,
+            "planned_output_nbytes": plan.output_nbytes,
+            "planned_peak_live_nbytes": plan.peak_live_nbytes,
+            "stage_seconds": asdict(self.stage_seconds),
+            "given_up": [
+                {"unit": unit, "region": [list(interval) for interval in plan.unit_region(unit)], "reason": reason}
+                for unit, reason in self.given_up.items()
+            ],
+            "notes": list(self.notes),
+        }
+
+    def to_html(self) -> str:
+        """Return the report as one HTML file, with pictures that are read from what is stored."""
+        return run_page(self)
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the report as one HTML file, which needs no other file and no network.
+
+        Parameters
+        ----------
+        path : path
+            The file; one that exists is replaced.
+        """
+        save_text(Path(path), self.to_html())
+
+    def _repr_html_(self) -> str:
+        return run_fragment(self)
+
     def __str__(self) -> str:
         seconds = self.stage_seconds
         stages = f"assemble {seconds.assemble:.1f}, encode {seconds.encode:.1f}, put {seconds.put:.1f}"
@@ -109,7 +180,9 @@ class Report:
             stages = f"read {seconds.read:.1f}, model {seconds.model:.1f}, {stages}"
         rate = format_nbytes(self.output_nbytes / max(self.total_seconds, 1e-9))
         kept = f", {self.kept_unit_count:,} units kept" if self.kept_unit_count else ""
-        state = f"{len(self.given_up):,} units given up" if self.given_up else "all complete"
+        given_up = [f"{len(self.given_up):,} units given up"] if self.given_up else []
+        missing = [f"{self.missing_unit_count:,} units missing"] if self.missing_unit_count else []
+        state = ", ".join([*given_up, *missing]) or "all complete"
         tiles = f"{format_nbytes(self.peak_live_nbytes)} of tiles (planned {format_nbytes(self.plan.peak_live_nbytes)})"
         rows = [
             ("array", public_name(self.array.store, self.array.path)),
@@ -128,8 +201,8 @@ class Report:
             notes.append(f"{lost} do not fit {self.plan.dtype}, and were clipped to its limits")
         if self.missing_count:
             more = " or more" if self.missing_count >= MOST_NOTED else ""
-            missing = f"{self.missing_count:,}{more} stored objects of the source"
-            notes.append(f"{missing} are missing: its fill value was read")
+            objects = f"{self.missing_count:,}{more} stored objects of the source"
+            notes.append(f"{objects} are missing: its fill value was read")
         rows += [("note", note) for note in notes]
         return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
 
@@ -150,6 +223,7 @@ class Tally:
     digest: int = 0
     missing: set[int] = field(default_factory=set)
     notes: tuple[str, ...] = ()
+    source: Source | None = None
 
     def add(self, receipt: UnitReceipt) -> None:
         """Count a unit that was written."""
@@ -164,9 +238,15 @@ class Tally:
             self.missing |= receipt.missing
 
     def report(
-        self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int, given_up: dict[int, str]
+        self,
+        plan: WritePlan,
+        array: zarr.Array[Any],
+        peak_live_nbytes: int,
+        given_up: dict[int, str],
+        history: History,
+        ending: Ending,
     ) -> Report:
-        """Return the report of a finished run."""
+        """Return the report of a run that has ended."""
         return Report(
             array=array,
             plan=plan,
@@ -174,7 +254,7 @@ class Tally:
             object_count=self.object_count,
             kept_unit_count=self.kept_unit_count,
             given_up=dict(given_up),
-            output_nbytes=plan.output_nbytes - self.kept_nbytes - sum(map(plan.unit_nbytes, given_up)),
+            output_nbytes=history.written_nbytes,
             stored_nbytes=self.stored_nbytes,
             total_seconds=perf_counter() - self.started,
             stage_seconds=self.seconds,
@@ -183,7 +263,11 @@ class Tally:
             lost_count=self.lost_count,
             missing_count=min(len(self.missing), MOST_NOTED),
             notes=self.notes,
-            digest="" if given_up else digest_text(self.digest),
+            digest=digest_text(self.digest) if self.unit_count + self.kept_unit_count == plan.unit_count else "",
+            kept_nbytes=self.kept_nbytes,
+            history=history,
+            ending=ending,
+            source=self.source,
         )
 
 
