@@ -1,11 +1,14 @@
 """The dry run: a shape, or a source that is opened for its shape alone, becomes a plan."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import whole_number
 from tilewright.plan import WritePlan
 from tilewright.plan import plan_write as plan_shape
+
+if TYPE_CHECKING:
+    from tilewright.sources.readers.reader import ReadFunction
 
 
 def plan_write(
@@ -22,6 +25,7 @@ def plan_write(
     memory_nbytes: int | None = None,
     window_nbytes: int | None = None,
     series: int = 0,
+    read_source_func: "ReadFunction | None" = None,
 ) -> WritePlan:
     """Plan the writing of the tiled prediction of one image: the dry run.
 
@@ -50,6 +54,8 @@ def plan_write(
         Bytes of tiles in flight beyond those that must wait.
     series : int, default=0
         Which image of a source that holds several.
+    read_source_func : callable, optional
+        Reader of the path of a source, as in `predict_to_zarr`; called once, for the shape.
 
     Returns
     -------
@@ -73,13 +79,13 @@ def plan_write(
     """
     if not _is_shape(shape):
         # Only here: a plan of a shape loads neither Zarr nor Dask.
-        from tilewright.sources.opening import open_source  # noqa: PLC0415
+        from tilewright.sources.opening import open_single_source  # noqa: PLC0415
 
-        source = open_source(shape, axes, series=series)
+        source = open_single_source(shape, axes, read_source_func, series)
         shape = source.axes.shape
         source.close()
-    elif whole_number("series", series, 0):
-        raise ValueError(f"series is of a source, and a shape was given: {shape!r:.80}")
+    elif whole_number("series", series, 0) or read_source_func is not None:
+        raise ValueError(f"series and read_source_func are of a source, and a shape was given: {shape!r:.80}")
     return plan_shape(
         shape,
         axes,

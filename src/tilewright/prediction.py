@@ -1,19 +1,21 @@
 """Prediction of a source by a model into a Zarr array: checked, planned, predicted, written, counted."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import flag, seconds, whole_number
+from tilewright.conversion import ValueRange
 from tilewright.errors import GeometryError, ResumeError
 from tilewright.model.predictor import Predictor
 from tilewright.outputs.arrays import existing_array
-from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH
+from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, VALUE_RANGE
 from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.outputs.output import Output
 from tilewright.plan import FULL_RESOLUTION, PlanRequest, WritePlan
 from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
-from tilewright.sources.opening import open_source
+from tilewright.sources.opening import open_single_source
 from tilewright.stopping import GRACE_SECONDS
 from tilewright.verification import begun_output
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
     from zarr.abc.store import Store
+
+    from tilewright.sources.readers.reader import ReadFunction
 
 
 def predict_to_zarr(
@@ -37,6 +41,7 @@ def predict_to_zarr(
     shards: Sequence[int] | str | None = None,
     compressors: Any = "auto",
     dtype: Any = None,
+    value_range: Sequence[float] | None = None,
     fill_value: Any = 0,
     zarr_format: int = 3,
     batch_size: int = 1,
@@ -49,6 +54,7 @@ def predict_to_zarr(
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
     series: int = 0,
+    read_source_func: "ReadFunction | None" = None,
     plan: WritePlan | None = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
@@ -60,7 +66,9 @@ def predict_to_zarr(
         module by itself, both with a float tensor in inference mode; any other callable with an array in the data type
         of the source. A callable that needs no arguments is a factory, and is called once on each worker.
     source : path, zarr.Array, numpy array or memmap, dask array
-        The image. Of a TIFF or Zarr path, only the window of a tile is read at a time.
+        The image. Of a path, only the window of a tile is read at a time: TIFF, Zarr, a dataset of HDF5
+        (``raw.h5:/volumes/raw``, needs ``tilewright[hdf5]``) or N5 (``raw.n5/volumes/raw``, needs ``tilewright[n5]``).
+        The axes of N5 are in C order, as those of HDF5: the reverse of the dimensions in its metadata.
     destination : path or zarr store
         Where the group is created whose array ``0`` is the prediction.
     axes : str
@@ -75,6 +83,11 @@ def predict_to_zarr(
     dtype : data type, optional
         The data type of the output; that of the model where not given. To whole numbers is rounded, within limits;
         floats that are too large become infinite.
+    value_range : (float, float), optional
+        Values of the model that become the smallest and the largest number of an integer `dtype`, linearly, rounded to
+        the nearest number, half to even, in double precision. Values outside become the nearer end, NaN the lower end;
+        ``report.lost_count`` counts both. The attribute ``tilewright`` of the group has ``scale`` and ``offset``, by
+        which ``value = stored * scale + offset``. A model that returns whole numbers, such as labels, is refused.
     fill_value : scalar, default=0
         The fill value of the array.
     zarr_format : {3, 2}
@@ -103,6 +116,10 @@ def predict_to_zarr(
     series : int, default=0
         Which image of a TIFF file, or of a Zarr group, that holds several. The report says which was taken, and how
         many there are.
+    read_source_func : callable, optional
+        Reader of a path of any other format: takes the path and the axes, returns an array of NumPy, Zarr or Dask. It
+        is sent to the workers with the path, and called once in this process and once in each worker process, which
+        holds what it returns: an array of NumPy as a whole, others by the window. The file must be the same everywhere.
 
     Returns
     -------
@@ -129,7 +146,7 @@ def predict_to_zarr(
 
     * of a model its weights; of a model without weights its code and what that encloses, but not the attributes of an
       object;
-    * of a file its path, size and time;
+    * of a file its path, size and time, and the code of the function that reads it;
     * of a Zarr source its path, its metadata and a sample of what is stored;
     * of a large array in memory 64 MiB of its elements;
     * of a dask array its graph, and the sources in it.
@@ -155,13 +172,11 @@ def predict_to_zarr(
     True
     """
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists)
-    grace_seconds = seconds("grace_seconds", grace_seconds)
     if on_plan is not None and not callable(on_plan):
         raise TypeError(f"on_plan must be a function of a plan, got {on_plan!r:.80}")
     batch_size = whole_number("batch_size", batch_size)
     progress = flag("progress", progress)
-    chosen = None if dtype is None else output_dtype(dtype)
-    options.check_dtype(chosen or "float64")
+    chosen, options = _checked_dtype(dtype, plan, value_range, options)
     given = {
         "axes": axes,
         "tile_size": tile_size,
@@ -173,7 +188,7 @@ def predict_to_zarr(
         "memory_nbytes": memory_nbytes,
     }
     planned = _planned_request(plan, given)
-    opened = open_source(source, planned.axes if planned else axes, series=series)  # type: ignore[arg-type]
+    opened = open_single_source(source, planned.axes if planned else axes, read_source_func, series)
     return PredictionRun(
         source=opened,
         output=Output.at(destination, ledger=ledger),
@@ -185,7 +200,7 @@ def predict_to_zarr(
         client=client,
         progress=progress,
         on_plan=on_plan,
-        grace_seconds=grace_seconds,
+        grace_seconds=seconds("grace_seconds", grace_seconds),
     ).predict()
 
 
@@ -201,6 +216,7 @@ def repair(
     progress: bool = True,
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
+    read_source_func: "ReadFunction | None" = None,
 ) -> Report:
     """Predict and write again exactly what is missing, short, damaged or given up in an output of `predict_to_zarr`.
 
@@ -212,7 +228,7 @@ def repair(
         The model that it was predicted with.
     source : path or array, optional
         The image; the file that it was predicted from where not given.
-    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds
+    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds, read_source_func
         As in `predict_to_zarr`. With another batch size or device a model may give other last digits.
 
     Returns
@@ -254,16 +270,16 @@ def repair(
             f"the array {begun.output}/{FULL_RESOLUTION} is gone, or its metadata are; use predict_to_zarr with "
             "if_exists='resume', which creates it again"
         ) from None
-    opened = open_source(
-        fingerprint[SOURCE_PATH] if source is None else source, fingerprint["source axes"], series=fingerprint[SERIES]
-    )
+    where = fingerprint[SOURCE_PATH] if source is None else source
+    opened = open_single_source(where, fingerprint["source axes"], read_source_func, fingerprint[SERIES])
+    options = OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume")
     # The user says where it is now: the path may differ, the content may not.
     opened.recorded_path = fingerprint[SOURCE_PATH]
     return PredictionRun(
         predictor=Predictor(model, device),
         source=opened,
         output=Output.at(destination if begun.output.ledger_path is not None else begun.output.store, ledger=ledger),
-        options=OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume"),
+        options=replace(options, value_range=ValueRange.of(fingerprint.get(VALUE_RANGE), plan.dtype)),
         request=PlanRequest(
             shape=opened.axes.shape,
             axes=opened.axes.names,
@@ -280,6 +296,17 @@ def repair(
         progress=flag("progress", progress),
         grace_seconds=seconds("grace_seconds", grace_seconds),
     ).predict()
+
+
+def _checked_dtype(
+    dtype: Any, plan: WritePlan | None, value_range: Sequence[float] | None, options: OutputOptions
+) -> tuple[str | None, OutputOptions]:
+    """Return the data type that was chosen, None without one, and the options with the range that is mapped onto it."""
+    chosen = None if dtype is None else output_dtype(dtype)
+    options.check_dtype(chosen or "float64")
+    # What is no plan is refused later.
+    request = getattr(plan, "request", None)
+    return chosen, replace(options, value_range=ValueRange.of(value_range, chosen or getattr(request, "dtype", None)))
 
 
 _DEFAULTS = {"layout": "auto", "chunks": "auto"}

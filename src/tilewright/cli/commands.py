@@ -110,6 +110,13 @@ def plan_command(source: str | None, shape: tuple[int, ...] | None, axes: str, s
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
 )
+@click.option(
+    "--value-range",
+    type=float,
+    nargs=2,
+    metavar="LOWER UPPER",
+    help="Values of the model that become the ends of an integer --dtype.",
+)
 @model_options
 @series_option
 @click.option("--zarr-format", type=click.Choice(["3", "2"]), default="3")

@@ -18,8 +18,6 @@ from tilewright.stores.metadata import MetadataError, array_metadata, read_node
 from tilewright.stores.places import without_secrets
 from tilewright.stores.zarr_api import ensure_open
 
-_OWN_ATTRIBUTES: dict[str, Any] = {OWN_ATTRIBUTE: {"array": FULL_RESOLUTION}}
-"""Attributes of the group of an output, which mark it as an output of tilewright."""
 Arrays = tuple[zarr.Array[Any], ...]
 """The arrays of an output, in the order of its plan."""
 
@@ -79,13 +77,20 @@ def existing_group(output: Output, options: OutputOptions | None = None) -> None
 
 def _opened_group(output: Output, options: OutputOptions) -> zarr.Group:
     """Open or create the group of an output, with its attributes."""
-    group = zarr.open_group(
-        output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=_OWN_ATTRIBUTES
-    )
+    own = _own_attributes(options)
+    group = zarr.open_group(output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=own)
     if OWN_ATTRIBUTE not in group.attrs:
         # An empty group of another program, or a killed run: in format 2 attributes are a document of their own.
-        group.update_attributes(_OWN_ATTRIBUTES)
+        group.update_attributes(own)
     return group
+
+
+def _own_attributes(options: OutputOptions) -> dict[str, Any]:
+    """Return the attributes of the group, which mark it as an output of tilewright, and say what its numbers mean."""
+    own: dict[str, Any] = {"array": FULL_RESOLUTION}
+    if (mapped := options.value_range) is not None:
+        own |= {"value_range": [mapped.lower, mapped.upper], "scale": mapped.scale, "offset": mapped.offset}
+    return {OWN_ATTRIBUTE: own}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from tilewright.arguments import whole_number
+from tilewright.conversion import ValueRange
 from tilewright.errors import DestinationError, GeometryError
 from tilewright.plan.dtypes import dtype_name
 from tilewright.stores.places import public_name
@@ -36,6 +37,8 @@ class OutputOptions:
         any Zarr group or array.
     names_dimensions : bool
         Whether to store the axes as dimension names; format 2 has none.
+    value_range : ValueRange, optional
+        Values of the model that are mapped onto the data type.
     """
 
     compressors: Any = "auto"
@@ -43,6 +46,7 @@ class OutputOptions:
     zarr_format: int = 3
     if_exists: str = "fail"
     names_dimensions: bool = True
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zarr_format", whole_number("zarr_format", self.zarr_format, 2))

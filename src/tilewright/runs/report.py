@@ -6,6 +6,7 @@ from typing import Any
 
 import zarr
 
+from tilewright.conversion import ValueRange
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import describe_region, format_nbytes
@@ -42,13 +43,16 @@ class Report:
     peak_memory_nbytes : int
         The largest resident memory of a process that took part.
     lost_count : int
-        Predicted elements that the data type of the output, where it was chosen, could not hold: they were clipped to
-        its limits, became infinite, or were no numbers.
+        Predicted elements of this run that the data type of the output, where it was chosen, could not hold: they were
+        clipped to its limits or to the range of values, became infinite, or were no numbers. A tile that was predicted
+        twice counts twice.
     missing_count : int
         Stored objects of a Zarr source that were asked for and are not there, so that they were read as its fill value;
         at most `MOST_NOTED` are counted.
     notes : tuple of str
         What else the user should know: which of several images of a file was taken, say.
+    value_range : ValueRange or None
+        The values of the model that were mapped onto the data type of the output.
     """
 
     array: zarr.Array[Any]
@@ -66,6 +70,7 @@ class Report:
     lost_count: int = 0
     missing_count: int = 0
     notes: tuple[str, ...] = ()
+    value_range: ValueRange | None = None
 
     @property
     def tile_count(self) -> int:
@@ -117,14 +122,22 @@ class Report:
         ]
         notes = list(self.notes)
         if self.lost_count:
-            lost = f"{self.lost_count:,} predicted elements"
-            notes.append(f"{lost} do not fit {self.plan.dtype}, and were clipped to its limits")
+            notes.append(f"{self.lost_count:,} predicted elements {self._loss}")
         if self.missing_count:
             more = " or more" if self.missing_count >= MOST_NOTED else ""
             missing = f"{self.missing_count:,}{more} stored objects of the source"
             notes.append(f"{missing} are missing: its fill value was read")
         rows += [("note", note) for note in notes]
         return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
+
+    @property
+    def _loss(self) -> str:
+        """What became of the elements that are lost."""
+        if (mapped := self.value_range) is not None:
+            return f"lie outside of {mapped.lower} to {mapped.upper}, and became the nearer end; NaN the lower end"
+        if self.plan.dtype.startswith("float"):
+            return f"do not fit {self.plan.dtype}, and became infinite"
+        return f"do not fit {self.plan.dtype}, and were clipped to its limits; NaN became 0"
 
 
 @dataclass
@@ -155,7 +168,12 @@ class Tally:
             self.missing |= receipt.missing
 
     def report(
-        self, plan: WritePlan, array: zarr.Array[Any], peak_live_nbytes: int, given_up: dict[int, str]
+        self,
+        plan: WritePlan,
+        array: zarr.Array[Any],
+        peak_live_nbytes: int,
+        given_up: dict[int, str],
+        value_range: ValueRange | None = None,
     ) -> Report:
         """Return the report of a finished run."""
         return Report(
@@ -174,6 +192,7 @@ class Tally:
             lost_count=self.lost_count,
             missing_count=min(len(self.missing), MOST_NOTED),
             notes=self.notes,
+            value_range=value_range,
         )
 
 

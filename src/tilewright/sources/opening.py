@@ -64,6 +64,8 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
     """
     if not isinstance(axes, str):
         raise GeometryError(f"axes must be a string such as 'ZYX', got {axes!r}")
+    if read_source_func is not None and not callable(read_source_func):
+        raise TypeError(f"read_source_func must be a function of a path and axes, got {read_source_func!r:.80}")
     series = whole_number("series", series, 0)
     found = _found(source, axes, read_source_func, series)
     if series and not isinstance(found.reader, TiffReader | ZarrReader):
@@ -81,6 +83,13 @@ def open_source(source: Any, axes: str, read_source_func: ReadFunction | None = 
         reason = f"has elements of type {dtype}; only numbers of at most 64 bits can be predicted on"
         raise SourceError(f"the source {found.name} {reason}")
     return Source(image_axes, dtype, found.name, found.path, found.reader, series=series, notes=(*found.notes, *notes))
+
+
+def open_single_source(source: Any, axes: Any, read_source_func: ReadFunction | None = None, series: int = 0) -> Source:
+    """Open an image as `open_source` does; a function that would have no path to read is a TypeError."""
+    if read_source_func is not None and not isinstance(source, str | os.PathLike):
+        raise TypeError(f"read_source_func reads a path, and the source is a {type(source).__name__}: pass the path")
+    return open_source(source, axes, read_source_func, series)
 
 
 @contextmanager
