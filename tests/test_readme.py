@@ -17,7 +17,6 @@ from distributed import Client, LocalCluster
 import tilewright as tw
 from tilewright import coordinator
 from tilewright.coordinator.transitions import transition_table
-from tilewright.plan import plan_write
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -118,7 +117,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_plan_that_is_shown_is_the_plan_that_is_made() -> None:
-    plan = plan_write((1000, 8192, 8192), axes="ZYX", tile_size=(64, 256, 256), overlap=(16, 64, 64))
+    plan = tw.plan_write((1000, 8192, 8192), axes="ZYX", tile_size=(64, 256, 256), overlap=(16, 64, 64))
     assert blocks("text")[0].strip() == str(plan)
 
 

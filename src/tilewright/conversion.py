@@ -1,5 +1,9 @@
 """A prediction is stored exactly, or by a conversion that the user asked for and that counts lost values."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -64,24 +68,119 @@ def holds(output: np.dtype[Any], values: np.dtype[Any]) -> bool:
     return bool(within.min <= limits.min and limits.max <= within.max)
 
 
+@dataclass(frozen=True)
+class ValueRange:
+    """Values of a model that are mapped linearly onto all numbers of an integer data type.
+
+    Parameters
+    ----------
+    lower, upper : float
+        Values that become the smallest and the largest number of the data type.
+    dtype : str
+        Data type of the output.
+
+    Examples
+    --------
+    >>> to_bytes = ValueRange(0.0, 1.0, "uint8")
+    >>> stored, lost_count = to_bytes.stored(np.array([0.0, 0.5, 1.0, 1.5, np.nan]))
+    >>> stored, lost_count
+    (array([  0, 128, 255, 255,   0], dtype=uint8), 2)
+    >>> stored[:3] * to_bytes.scale + to_bytes.offset
+    array([0.        , 0.50196078, 1.        ])
+    """
+
+    lower: float
+    upper: float
+    dtype: str
+
+    @classmethod
+    def of(cls, given: Any, dtype: str | None) -> "ValueRange | None":
+        """Return the range that a user passes, None for None; or raise TypeError or ValueError."""
+        if given is None:
+            return None
+        if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray) or len(given) != 2:
+            raise TypeError(f"value_range must be two numbers such as (0.0, 1.0), got {given!r:.80}")
+        if any(isinstance(end, bool) or not isinstance(end, Real) or not math.isfinite(end) for end in given):
+            raise ValueError(f"value_range must be two finite numbers, got {given!r:.80}")
+        lower, upper = map(float, given)
+        if lower >= upper:
+            raise ValueError(f"value_range must rise, got {lower} to {upper}")
+        if dtype is None or np.dtype(dtype).kind not in "iu":
+            raise ValueError(
+                f"value_range is mapped onto an integer data type, got dtype={dtype!r}; give one, such as dtype='uint8'"
+            )
+        made = cls(lower, upper, dtype)
+        if not (made.scale > 0 and math.isfinite(made.scale) and math.isfinite(1 / made.scale)):
+            raise ValueError(
+                f"value_range {lower} to {upper} is too narrow or too wide for {dtype} in double precision"
+            )
+        return made
+
+    @property
+    def scale(self) -> float:
+        """Difference of the values of two neighbouring stored numbers: value = stored * scale + offset."""
+        return (self.upper - self.lower) / int(self._limits.max - self._limits.min)
+
+    @property
+    def offset(self) -> float:
+        """Value of the stored number 0, also where the data type does not hold it."""
+        return self.lower - int(self._limits.min) * self.scale
+
+    def check(self, dtype: np.dtype[Any] | str, what: str = "the first tile") -> None:
+        """Raise PredictionTypeError for predictions that are whole numbers: labels are never scaled."""
+        if np.dtype(dtype).kind != "f":
+            raise PredictionTypeError(
+                f"value_range scales floats, but the prediction of {what} is {dtype}, whole numbers such as labels: "
+                "leave value_range out, or let the model return floats"
+            )
+
+    def stored(self, values: AnyArray) -> tuple[AnyArray, int]:
+        """Return values as they are stored, and how many lie outside of the range or are no numbers.
+
+        Rounded to the nearest number, half to even, in double precision. What lies outside becomes the nearer end, NaN
+        the lower end.
+        """
+        limits, wide = self._limits, values.astype(np.float64)
+        lost_count = wide.size - int(np.count_nonzero((wide >= self.lower) & (wide <= self.upper)))
+        inside = np.nan_to_num(np.clip(wide, self.lower, self.upper), copy=False, nan=self.lower)
+        # One factor: a range such as (0, 255) is then exact.
+        scaled = (inside - self.lower) * (int(limits.max - limits.min) / (self.upper - self.lower)) + float(limits.min)
+        result = to_dtype(scaled, np.dtype(self.dtype))
+        result[inside == self.upper] = limits.max
+        return result, lost_count
+
+    @property
+    def _limits(self) -> Any:
+        return np.iinfo(self.dtype)
+
+
 def converted(
-    values: AnyArray, dtype: np.dtype[Any], *, is_asked_for: bool, what: str = "a tile"
+    values: AnyArray,
+    dtype: np.dtype[Any],
+    *,
+    is_asked_for: bool,
+    what: str = "a tile",
+    value_range: ValueRange | None = None,
 ) -> tuple[AnyArray, int]:
     """Return values in the data type of an output, and the number of values that it cannot hold.
 
     Values become whole numbers by rounding and by clipping to the limits of the data type. `is_asked_for` tells whether
-    the user chose the data type; otherwise it is that of the first prediction.
+    the user chose the data type; otherwise it is that of the first prediction. Floats of a `value_range` are mapped.
 
     Raises
     ------
     PredictionTypeError
-        If the user did not choose the data type, and it does not hold the values exactly.
+        If the user did not choose the data type, and it does not hold the values exactly; if whole numbers have a
+        `value_range`.
 
     Examples
     --------
     >>> converted(np.array([0.6, 300.0, -1.0]), np.dtype("uint8"), is_asked_for=True)
     (array([  1, 255,   0], dtype=uint8), 2)
     """
+    if value_range is not None:
+        value_range.check(values.dtype, what)
+        return value_range.stored(values)
     if values.dtype == dtype:
         return values, 0
     if not is_asked_for and not holds(dtype, values.dtype):

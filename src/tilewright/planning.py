@@ -1,13 +1,16 @@
 """The dry run: a shape, or a source that is opened for its shape alone, becomes a plan."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import whole_number, whole_numbers
 from tilewright.errors import GeometryError
 from tilewright.ome.world import UNKNOWN_WORLD, GivenWorld
 from tilewright.plan import ImageAxes, WritePlan
 from tilewright.plan import plan_write as plan_shape
+
+if TYPE_CHECKING:
+    from tilewright.sources.readers.reader import ReadFunction
 
 
 def plan_write(
@@ -27,6 +30,7 @@ def plan_write(
     levels: int | str = "auto",
     scale: Sequence[float] | Mapping[str, float] | None = None,
     labels: bool = False,
+    read_source_func: "ReadFunction | None" = None,
 ) -> WritePlan:
     """Plan the writing of the tiled prediction of one image: the dry run.
 
@@ -65,6 +69,8 @@ def plan_write(
         the plane.
     labels : bool, default=False
         Whether elements are labels, of which coarser levels take the most frequent one, and not the mean.
+    read_source_func : callable, optional
+        Reader of the path of a source, as in `predict_to_zarr`; called once, for the shape.
 
     Returns
     -------
@@ -92,13 +98,13 @@ def plan_write(
     world = UNKNOWN_WORLD
     if not _is_shape(shape):
         # Only here: a plan of a shape loads neither Zarr nor Dask.
-        from tilewright.sources.opening import open_source  # noqa: PLC0415
+        from tilewright.sources.opening import open_single_source  # noqa: PLC0415
 
-        source = open_source(shape, axes, series=series)
+        source = open_single_source(shape, axes, read_source_func, series)
         shape, axes, world = source.axes.shape, source.axes.names, source.world
         source.close()
-    elif whole_number("series", series, 0):
-        raise ValueError(f"series is of a source, and a shape was given: {shape!r:.80}")
+    elif whole_number("series", series, 0) or read_source_func is not None:
+        raise ValueError(f"series and read_source_func are of a source, and a shape was given: {shape!r:.80}")
     if axes is None:
         raise GeometryError(f"axes must be given, such as 'ZYX', since a shape has none: {shape!r:.80}")
     image = ImageAxes(axes, whole_numbers("shape", shape))

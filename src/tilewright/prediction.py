@@ -1,21 +1,23 @@
 """Prediction of a source by a model into a Zarr array: checked, planned, predicted, written, counted."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tilewright.arguments import flag, whole_number
+from tilewright.conversion import ValueRange
 from tilewright.errors import ResumeError
 from tilewright.model.predictor import Predictor
 from tilewright.ome.world import GivenWorld
 from tilewright.outputs.arrays import existing_array
-from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH
-from tilewright.outputs.options import OutputOptions
+from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, VALUE_RANGE
+from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.outputs.output import Output
 from tilewright.plan import FULL_RESOLUTION, PlanRequest, WritePlan
 from tilewright.runs.opened_request import PlanKeywords, opened_request
 from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
-from tilewright.sources.opening import open_source
+from tilewright.sources.opening import open_single_source
 from tilewright.stopping import GRACE_SECONDS
 from tilewright.verification import begun_output
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
     from zarr.abc.store import Store
+
+    from tilewright.sources.readers.reader import ReadFunction
 
 
 def predict_to_zarr(
@@ -39,6 +43,7 @@ def predict_to_zarr(
     shards: Sequence[int] | str | None = None,
     compressors: Any = "auto",
     dtype: Any = None,
+    value_range: Sequence[float] | None = None,
     fill_value: Any = 0,
     zarr_format: int = 3,
     batch_size: int = 1,
@@ -51,6 +56,7 @@ def predict_to_zarr(
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
     series: int = 0,
+    read_source_func: "ReadFunction | None" = None,
     plan: WritePlan | None = None,
     levels: int | str = "auto",
     labels: bool = False,
@@ -69,7 +75,9 @@ def predict_to_zarr(
         module by itself, both with a float tensor in inference mode; any other callable with an array in the data type
         of the source. A callable that needs no arguments is a factory, and is called once on each worker.
     source : path, zarr.Array, numpy array or memmap, dask array
-        The image. Of a TIFF or Zarr path, only the window of a tile is read at a time.
+        The image. Of a path, only the window of a tile is read at a time: TIFF, Zarr, a dataset of HDF5
+        (``raw.h5:/volumes/raw``, needs ``tilewright[hdf5]``) or N5 (``raw.n5/volumes/raw``, needs ``tilewright[n5]``).
+        The axes of N5 are in C order, as those of HDF5: the reverse of the dimensions in its metadata.
     destination : path or zarr store
         Where the group is created whose array ``0`` is the prediction. It is an image of OME-Zarr, unless the source
         has an axis S. A folder ``labels/NAME`` in an image of OME-Zarr is listed as labels of it; these are whole
@@ -87,6 +95,11 @@ def predict_to_zarr(
     dtype : data type, optional
         The data type of the output; that of the model where not given. To whole numbers is rounded, within limits;
         floats that are too large become infinite.
+    value_range : (float, float), optional
+        Values of the model that become the smallest and the largest number of an integer `dtype`, linearly, rounded to
+        the nearest number, half to even, in double precision. Values outside become the nearer end, NaN the lower end;
+        ``report.lost_count`` counts both. The attribute ``tilewright`` of the group has ``scale`` and ``offset``, by
+        which ``value = stored * scale + offset``. A model that returns whole numbers, such as labels, is refused.
     fill_value : scalar, default=0
         The fill value of the array.
     zarr_format : {3, 2}
@@ -128,6 +141,10 @@ def predict_to_zarr(
     report : path, optional
         An HTML file for the report of the run, which is written however the run ends. A call that is refused before it
         begins, for its arguments or a source that cannot be opened, writes none.
+    read_source_func : callable, optional
+        Reader of a path of any other format: takes the path and the axes, returns an array of NumPy, Zarr or Dask. It
+        is sent to the workers with the path, and called once in this process and once in each worker process, which
+        holds what it returns: an array of NumPy as a whole, others by the window. The file must be the same everywhere.
 
     Returns
     -------
@@ -154,7 +171,7 @@ def predict_to_zarr(
 
     * of a model its weights; of a model without weights its code and what that encloses, but not the attributes of an
       object;
-    * of a file its path, size and time;
+    * of a file its path, size and time, and the code of the function that reads it;
     * of a Zarr source its path, its metadata and a sample of what is stored;
     * of a large array in memory 64 MiB of its elements;
     * of a dask array its graph, and the sources in it.
@@ -181,9 +198,10 @@ def predict_to_zarr(
     """
     world = GivenWorld(scale, units, channel_names)
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists, given=world, ome_version=ome_version)
+    chosen, options = _checked_dtype(dtype, plan, value_range, options)
     is_labels = flag("labels", labels) or None
-    given = PlanKeywords(axes, tile_size, overlap, layout, chunks, shards, dtype, memory_nbytes, levels, is_labels)
-    opened, request = opened_request(source, given, plan, series, world)
+    given = PlanKeywords(axes, tile_size, overlap, layout, chunks, shards, chosen, memory_nbytes, levels, is_labels)
+    opened, request = opened_request(source, given, plan, series, world, read_source_func)
     return PredictionRun(
         source=opened,
         output=Output.at(destination, ledger=ledger),
@@ -212,6 +230,7 @@ def repair(
     progress: bool = True,
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
+    read_source_func: "ReadFunction | None" = None,
 ) -> Report:
     """Predict and write again exactly what is missing, short, damaged or given up in an output of `predict_to_zarr`.
 
@@ -223,7 +242,7 @@ def repair(
         The model that it was predicted with.
     source : path or array, optional
         The image; the file that it was predicted from where not given.
-    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds
+    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds, read_source_func
         As in `predict_to_zarr`. With another batch size or device a model may give other last digits.
 
     Returns
@@ -265,9 +284,9 @@ def repair(
             f"the array {begun.output}/{FULL_RESOLUTION} is gone, or its metadata are; use predict_to_zarr with "
             "if_exists='resume', which creates it again"
         ) from None
-    opened = open_source(
-        fingerprint[SOURCE_PATH] if source is None else source, fingerprint["source axes"], series=fingerprint[SERIES]
-    )
+    where = fingerprint[SOURCE_PATH] if source is None else source
+    opened = open_single_source(where, fingerprint["source axes"], read_source_func, fingerprint[SERIES])
+    options = OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume")
     # The user says where it is now: the path may differ, the content may not.
     opened.recorded_path = fingerprint[SOURCE_PATH]
     at: Any = begun.output.folder if begun.output.is_label else begun.output.store
@@ -277,7 +296,7 @@ def repair(
         predictor=Predictor(model, device),
         source=opened,
         output=Output.at(at, ledger=ledger),
-        options=OutputOptions(array.compressors, array.fill_value, array.metadata.zarr_format, "resume"),
+        options=replace(options, value_range=ValueRange.of(fingerprint.get(VALUE_RANGE), plan.dtype)),
         request=PlanRequest(
             shape=opened.axes.shape,
             axes=opened.axes.names,
@@ -296,3 +315,14 @@ def repair(
         progress=progress,
         grace_seconds=grace_seconds,
     ).predict()
+
+
+def _checked_dtype(
+    dtype: Any, plan: WritePlan | None, value_range: Sequence[float] | None, options: OutputOptions
+) -> tuple[str | None, OutputOptions]:
+    """Return the data type that was chosen, None without one, and the options with the range that is mapped onto it."""
+    chosen = None if dtype is None else output_dtype(dtype)
+    options.check_dtype(chosen or "float64")
+    # What is no plan is refused later.
+    request = getattr(plan, "request", None)
+    return chosen, replace(options, value_range=ValueRange.of(value_range, chosen or getattr(request, "dtype", None)))

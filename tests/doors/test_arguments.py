@@ -22,6 +22,8 @@ NO_FILL_VALUES = ["x", None, [], {}, b"a", (1, 2), 1 + 2j, NAN, 10**30, -1]
 NO_COMPRESSORS = ["zip", {}, {"name": "nope"}, 5, [5], zarr.codecs.BytesCodec(), zarr.codecs.ZstdCodec]
 NO_FORMATS = [4, 1, "3", None, True, 2.5, []]
 NO_PATHS = ["", "s3://bucket/x", 5, None, []]
+NO_RANGES = [5, "01", (0,), (0, 1, 2), (1, 0), (1, 1), (0, NAN), (-INFINITE, 1), (False, 1), ("0", "1"), {0, 1}]
+NO_RANGES += [(0, 5e-324), (-1.7e308, 1.7e308)]
 NO_WORDS = ["x", None, 5, [], {}, True]
 
 
@@ -112,8 +114,10 @@ WRONG: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "ledger": ["", "/", "s3://bucket/x", 5, b"a"],
         "grace_seconds": NO_SECONDS,
         "series": [*NO_WHOLE_NUMBERS[:8], -1, 99],
+        "value_range": [(0, 1), *NO_RANGES],
+        "read_source_func": [5, "x", lambda path, axes: IMAGE],
     },
-    predicting_labels: {"fill_value": NO_FILL_VALUES},
+    predicting_labels: {"fill_value": NO_FILL_VALUES, "value_range": NO_RANGES},
     predicting_with_a_network: {"device": ["x", "tpu", "cuda:99", 5, None]},
     planning: {
         "shape": NO_EXTENTS,
@@ -127,8 +131,10 @@ WRONG: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "channels": NO_WHOLE_NUMBERS,
         "memory_nbytes": NO_WHOLE_NUMBERS,
         "window_nbytes": NO_WHOLE_NUMBERS,
+        "read_source_func": [lambda path, axes: IMAGE],
     },
     tw.WriteTilesZarr: {
+        "value_range": [(0, 1), *NO_RANGES],
         "client": [5, "tcp://host:1", object()],
         "chunks": [*NO_EXTENTS, "x"],
         "shards": [*NO_EXTENTS, "x"],

@@ -1,19 +1,22 @@
 """Elements come out as they were predicted, whatever their type, order and place in memory, or the run is refused."""
 
+import math
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.doors.conftest import Predict
+from tests.doors.conftest import IMAGE, Predict
 
 import tilewright as tw
-from tilewright.conversion import converted, holds
-from tilewright.errors import ModelOutputError
+from tilewright.conversion import ValueRange, converted, holds
+from tilewright.errors import ModelOutputError, PredictionTypeError, ResumeError
 
 NUMBERS = ["bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))]
 TYPES = [*NUMBERS, "float16", "float32", "float64"]
@@ -62,6 +65,102 @@ def test_what_a_conversion_loses_is_counted_one_by_one(output: str, values: str)
         else:
             expected += not np.iinfo(output).min <= round(value) <= np.iinfo(output).max
     assert lost_count == expected
+
+
+INTEGERS = NUMBERS[1:]
+REACH = st.one_of(st.integers(-(2**63), 2**64 - 1), st.sampled_from([2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, -1]))
+
+
+@given(st.lists(REACH, min_size=1), st.sampled_from(INTEGERS), st.sampled_from(INTEGERS))
+def test_labels_become_other_labels_without_a_float(labels: list[int], values: str, output: str) -> None:
+    held, within = np.iinfo(values), np.iinfo(output)
+    given_labels = [label for label in labels if held.min <= label <= held.max]
+    made, lost_count = converted(np.array(given_labels, values), np.dtype(output), is_asked_for=True)
+    assert made.dtype == output
+    assert made.tolist() == [min(max(label, int(within.min)), int(within.max)) for label in given_labels]
+    assert lost_count == sum(before != after for before, after in zip(given_labels, made.tolist(), strict=True))
+
+
+def test_labels_above_all_floats_are_stored_as_they_are(predict: Predict) -> None:
+    labels = 2**53 + 1 + 2 * np.arange(40 * 56, dtype="int64").reshape(40, 56)
+    report = predict(lambda tiles: tiles, labels, dtype="uint64")
+    assert report.array[...].tolist() == labels.tolist()
+    assert report.lost_count == 0
+
+
+# --- A range of values.
+
+ENDS = st.floats(-1e6, 1e6, allow_subnormal=False)
+
+
+@given(
+    st.tuples(ENDS, ENDS).filter(lambda ends: ends[0] + 1e-3 < ends[1]),
+    st.sampled_from(INTEGERS),
+    st.lists(st.one_of(st.floats(), st.floats(-1e6, 1e6)), min_size=1),
+)
+def test_a_range_fills_a_type_and_each_value_becomes_the_nearest_number(
+    ends: tuple[float, float], output: str, values: list[float]
+) -> None:
+    mapped = ValueRange.of(ends, output)
+    assert mapped is not None
+    lower, upper = map(Fraction, ends)
+    lowest, largest = int(np.iinfo(output).min), int(np.iinfo(output).max)
+    made, lost_count = mapped.stored(np.array([*values, *ends, math.nan]))
+    assert made.tolist()[-3:] == [lowest, largest, lowest]
+    assert lost_count == 1 + sum(not ends[0] <= value <= ends[1] for value in values)
+    for value, stored in zip(values, made.tolist(), strict=False):
+        inside = min(max(value, ends[0]), ends[1]) if value == value else ends[0]
+        exact = lowest + (Fraction(inside) - lower) / (upper - lower) * (largest - lowest)
+        assert abs(stored - exact) <= Fraction(1, 2) + (largest - lowest) * Fraction(1, 2**50)
+
+
+def test_halves_go_to_the_even_number() -> None:
+    mapped = ValueRange.of((0, 255), "uint8")
+    assert mapped is not None
+    assert mapped.stored(np.array([0.5, 1.5, 2.5, 253.5, 254.5], "float32"))[0].tolist() == [0, 2, 2, 254, 254]
+
+
+def test_a_range_is_read_back_from_the_attributes_alone(predict: Predict) -> None:
+    image = np.linspace(-1.2, 1.1, 40 * 56, dtype="float32").reshape(40, 56)
+    for number, options in enumerate([{"dtype": "uint16"}, {"dtype": "int8", "zarr_format": 2}]):
+        report = predict(lambda tiles: tiles, image, f"{number}.zarr", value_range=(-1, 1), **options)
+        group = zarr.open_group(f"{number}.zarr", mode="r")
+        said = group.attrs["tilewright"]
+        assert said["value_range"] == [-1, 1]
+        read_back = group["0"][...] * np.float64(said["scale"]) + said["offset"]
+        np.testing.assert_allclose(read_back, np.clip(image, -1, 1), atol=0.5001 * said["scale"])
+        assert report.lost_count == np.count_nonzero(np.abs(image) > 1) > 0
+        assert "lie outside of -1.0 to 1.0" in str(report)
+
+
+def test_an_output_goes_on_with_its_own_range_only(predict: Predict, folder: Path) -> None:
+    image = np.linspace(0, 1, 40 * 56).reshape(40, 56)
+    arguments: dict[str, Any] = {"model": np.positive, "source": image, "dtype": "uint8"}
+    stored = predict(**arguments, value_range=(0, 1)).array[...]
+    for other in ((0, 2), None):
+        with pytest.raises(ResumeError, match=r"value range: \[0.0, 1.0\] then"):
+            tw.predict_to_zarr(
+                **arguments, destination="out.zarr", axes="YX", tile_size=(24, 24), overlap=(8, 8),
+                value_range=other, if_exists="resume", progress=False,
+            )  # fmt: skip
+    Path("out.zarr/0/c/0/0").unlink()
+    report = tw.repair("out.zarr", np.positive, image, progress=False)
+    np.testing.assert_array_equal(report.array[...], stored)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_labels_are_never_scaled(dtype: str, predict: Predict) -> None:
+    with pytest.raises(PredictionTypeError, match=f"value_range scales floats, .* is {dtype}, whole numbers such as"):
+        predict(lambda tiles: tiles.astype(dtype), dtype="uint8", value_range=(0, 1))
+
+
+def test_a_range_of_a_plan_is_mapped_onto_its_data_type(predict: Predict) -> None:
+    plan = tw.plan_write((40, 56), "YX", (24, 24), (8, 8), dtype="uint8")
+    nothing: dict[str, Any] = dict.fromkeys(["axes", "tile_size", "overlap"])
+    report = predict(np.positive, plan=plan, value_range=(0, 510), **nothing)
+    np.testing.assert_array_equal(report.array[...], np.rint(IMAGE / 2))
+    with pytest.raises(ValueError, match="value_range is mapped onto an integer data type, got dtype='float32'"):
+        predict(plan=tw.plan_write((40, 56), "YX", (24, 24), (8, 8), dtype="float32"), value_range=(0, 1), **nothing)
 
 
 LATER = [

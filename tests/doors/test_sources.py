@@ -1,8 +1,10 @@
 """Every kind of source gives its voxels to every executor, or is refused with its name and a remedy."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import tifffile
 import zarr
 from distributed import Client
 from tests.doors.conftest import IMAGE, REQUEST, Predict, negated
+from tests.support import note, noted
 from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, WrapperStore, ZipStore
 
 import tilewright as tw
 
 CHUNKS = {"chunks": (16, 16)}
+REQUEST_OF_PLAN: dict[str, Any] = {name: value for name, value in REQUEST.items() if name != "progress"}
 
 
 class NotSent:
@@ -135,6 +139,62 @@ def written_again() -> np.memmap:
     source = memory_map()
     IMAGE[:20].tofile("raw.bin")
     return source
+
+
+@dataclass
+class Reads:
+    """A function that reads a format of its own, and writes down each call."""
+
+    notes: str
+    kind: Callable[[np.ndarray], Any]
+
+    def __call__(self, path: Path, axes: str) -> Any:
+        note(self.notes)
+        assert axes == "YX"
+        return self.kind(np.load(path))
+
+
+RETURNED: dict[str, Callable[[np.ndarray], Any]] = {
+    "NumPy": lambda image: image,
+    "Dask": lambda image: dask.array.from_array(image, chunks=20),
+    "Zarr in memory": lambda image: zarr.create_array(MemoryStore(), data=image),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_a_function_reads_a_path_once_in_each_process(
+    kind: str, executor: str, predict: Predict, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    notes = str(tmp_path_factory.mktemp("notes") / "calls")
+    np.save("raw.npy", IMAGE)
+    read = Reads(notes, RETURNED[kind])
+    np.testing.assert_array_equal(predict(source="raw.npy", read_source_func=read).array[...], -IMAGE)
+    assert 1 <= noted(notes) <= (1 if executor == "embedded" else 3)
+    assert tw.plan_write("raw.npy", **REQUEST_OF_PLAN, read_source_func=read).shape == IMAGE.shape
+
+
+def test_an_output_goes_on_with_the_same_function_only(folder: Path) -> None:
+    np.save("raw.npy", IMAGE)
+    options: dict[str, Any] = {"source": "raw.npy", "destination": "out.zarr", "if_exists": "resume", **REQUEST}
+    tw.predict_to_zarr(negated, **options, read_source_func=lambda path, axes: np.load(path))
+    Path("out.zarr/0/c/0/0").unlink()
+    with pytest.raises(OSError, match=r"source: file of .* read by .* then"):
+        tw.predict_to_zarr(negated, **options, read_source_func=lambda path, axes: np.load(path) + 1)
+    with pytest.raises(OSError, match=r"could not open the source .*raw\.npy"):
+        tw.repair("out.zarr", negated, progress=False)
+    report = tw.repair("out.zarr", negated, progress=False, read_source_func=lambda path, axes: np.load(path))
+    np.testing.assert_array_equal(report.array[...], -IMAGE)
+
+
+def test_a_function_that_returns_another_image_elsewhere_is_refused(folder: Path, elsewhere: Client) -> None:
+    here = os.getpid()
+    np.save("raw.npy", IMAGE)
+
+    def read(path: Path, axes: str) -> np.ndarray:
+        return IMAGE if os.getpid() == here else IMAGE[:30]
+
+    with pytest.raises(OSError, match=r"returned .*\(40, 56\), '<f4'.* at first, and \(\(30, 56\)"):
+        tw.predict_to_zarr(negated, "raw.npy", "out.zarr", client=elsewhere, read_source_func=read, **REQUEST)
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

@@ -90,5 +90,5 @@ def test_a_plan_that_plan_write_did_not_make_is_refused() -> None:
 
 
 def test_a_series_belongs_to_a_source() -> None:
-    with pytest.raises(ValueError, match="series is of a source"):
+    with pytest.raises(ValueError, match="series and read_source_func are of a source"):
         tw.plan_write((64, 64), "YX", (32, 32), (8, 8), series=1)

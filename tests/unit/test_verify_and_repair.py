@@ -146,6 +146,7 @@ def test_a_complete_output_is_proven_so(output: Path) -> None:
         f"  array        {output}/0",
         f"  units        {UNITS} of 120 objects, {verification.stored_nbytes / 1024:.1f} KiB",
         f"  intact       {UNITS}: the output is complete",
+        f"  digest       {verification.digest}",
     ]
     # It only reads.
     assert tree(output.parent) == before

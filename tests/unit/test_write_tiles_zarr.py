@@ -21,6 +21,7 @@ from tilewright.errors import (
     GeometryError,
     IncompleteImageError,
     ModelOutputError,
+    PredictionTypeError,
     TileMismatchError,
 )
 from tilewright.transport import clients as cluster
@@ -301,6 +302,17 @@ def test_what_a_chosen_data_type_cannot_hold_is_counted(embedded: Client, tmp_pa
     values = IMAGE.astype(int) - 1000
     assert report.lost_count == np.count_nonzero((values < 0) | (values > 255)) > 0
     assert f"{report.lost_count:,} predicted elements do not fit uint8" in str(report)
+
+
+def test_a_range_of_values_is_mapped_for_a_trainer_too_and_labels_are_refused(embedded: Client, tmp_path: Path) -> None:
+    dataset = ZARR.dataset()
+    strategy = tw.WriteTilesZarr(embedded, dtype="uint8", value_range=(0, 510))
+    [report] = write(strategy, dataset, tmp_path, model=lambda tiles: tiles.astype("float64"))
+    np.testing.assert_array_equal(report.array[...], np.rint(np.clip(IMAGE, 0, 510) / 2))
+    assert report.lost_count == np.count_nonzero(IMAGE > 510) > 0
+    with pytest.raises(PredictionTypeError, match="value_range scales floats"):
+        write(strategy, dataset, tmp_path / "labels", model=lambda tiles: tiles.astype("uint8"))
+    assert not (tmp_path / "labels" / "prediction.zarr").exists()
 
 
 FOREIGN: dict[str, dict[str, Any]] = {

@@ -118,6 +118,13 @@ def plan_command(
 @click.option(
     "--dtype", type=click.Choice(DATA_TYPES), metavar="NAME", help="Data type of the output; else that of the model."
 )
+@click.option(
+    "--value-range",
+    type=float,
+    nargs=2,
+    metavar="LOWER UPPER",
+    help="Values of the model that become the ends of an integer --dtype.",
+)
 @model_options
 @series_option
 @world_options

@@ -167,8 +167,6 @@ default_collate_fn_map[TileInformation] = lambda batch, **_: list(batch)
 
 def _open_all(sources: Any, axes: str | None, read_source_func: ReadFunction | None) -> list[tuple[Source, int]]:
     """Return the sources, each with the number of its first sample."""
-    if read_source_func is not None and not callable(read_source_func):
-        raise TypeError(f"read_source_func must be a function of a path and axes, got {read_source_func!r}")
     opened = []
     for source in sources if isinstance(sources, list | tuple) else [sources]:
         opened.append(open_source(source, axes, read_source_func))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tilewright.assemble import AnyArray, crop
-from tilewright.conversion import converted
+from tilewright.conversion import ValueRange, converted
 from tilewright.errors import ModelOutputError
 from tilewright.ledger.receipts import StageSeconds
 from tilewright.model.own_memory import OwnMemory, Turn
@@ -94,12 +94,15 @@ class TilePrediction:
         How many tiles the model sees at once, at most.
     is_converted : bool
         Whether a user has chosen the data type of the output; else it is that of the first prediction.
+    value_range : ValueRange, optional
+        The values that are mapped onto the data type of the output.
     """
 
     source: Source
     predictor: Predictor
     batch_size: int
     is_converted: bool = False
+    value_range: ValueRange | None = None
     _spent: _Spent = field(default_factory=_Spent, repr=False, compare=False)
     _memory: OwnMemory = field(default_factory=OwnMemory, repr=False, compare=False)
     # By tile, the prediction by which the model was probed, until that tile is asked for.
@@ -110,9 +113,9 @@ class TilePrediction:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_windows", TileWindows(self.source))
 
-    def __reduce__(self) -> tuple[type["TilePrediction"], tuple[Source, Predictor, int, bool]]:
+    def __reduce__(self) -> tuple[type["TilePrediction"], tuple[Source, Predictor, int, bool, ValueRange | None]]:
         # What the model has done, and in which memory, is known of the process that it is in.
-        return TilePrediction, (self.source, self.predictor, self.batch_size, self.is_converted)
+        return TilePrediction, (self.source, self.predictor, self.batch_size, self.is_converted, self.value_range)
 
     def batches(self, plan: WritePlan, tiles: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the batches that the model must see for these tiles.
@@ -161,10 +164,12 @@ class TilePrediction:
         """Return the valid region of a prediction, in the data type of the output."""
         region = crop(prediction, plan, tile)
         dtype = np.dtype(plan.dtype)
-        if region.dtype == dtype:
+        if region.dtype == dtype and self.value_range is None:
             return region
         where = f"tile {tile} ({describe_region(plan.axes, plan.valid_region(tile))})"
-        region, lost_count = converted(region, dtype, is_asked_for=self.is_converted, what=where)
+        region, lost_count = converted(
+            region, dtype, is_asked_for=self.is_converted, what=where, value_range=self.value_range
+        )
         self._spent.add(lost_count=lost_count)
         return region
 

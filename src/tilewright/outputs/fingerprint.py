@@ -6,6 +6,7 @@ from typing import Any
 
 import zarr
 
+from tilewright.conversion import ValueRange
 from tilewright.plan import WritePlan
 from tilewright.sources.source import Source
 from tilewright.sources.source_identity import source_identity
@@ -16,13 +17,19 @@ Fingerprint = dict[str, Any]
 
 SOURCE_PATH = "source path"
 SERIES = "source series"
+VALUE_RANGE = "value range"
 PREDICTED_BY = "predicted by"
 CLUSTER = "predict_to_zarr"
 """Value of `PREDICTED_BY` for a run without a trainer."""
 
 
 def fingerprint_of(
-    source: Source, model: str, predicted_by: str, plan: WritePlan, arrays: Sequence[zarr.Array[Any]]
+    source: Source,
+    model: str,
+    predicted_by: str,
+    plan: WritePlan,
+    arrays: Sequence[zarr.Array[Any]],
+    value_range: ValueRange | None = None,
 ) -> Fingerprint:
     """Return the fingerprint of one output, with the identity of its model, and its arrays or templates of them."""
     metadata = array_metadata(arrays[0])
@@ -38,6 +45,7 @@ def fingerprint_of(
         "axes": plan.axes,
         "shape": plan.shape,
         "dtype": plan.dtype,
+        VALUE_RANGE: None if value_range is None else (value_range.lower, value_range.upper),
         "tile size": plan.tile_size,
         "overlap": plan.overlap,
         "layout": plan.layout,

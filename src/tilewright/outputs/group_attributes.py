@@ -41,7 +41,10 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
         raise GeometryError(
             f"labels must be whole numbers, and the output is of {plan.dtype}; give dtype='uint32', say"
         )
-    own = {OWN_ATTRIBUTE: {"arrays": [array.name for array in plan.arrays]}}
+    marks: dict[str, Any] = {"arrays": [array.name for array in plan.arrays]}
+    if (mapped := options.value_range) is not None:
+        marks |= {"value_range": [mapped.lower, mapped.upper], "scale": mapped.scale, "offset": mapped.offset}
+    own = {OWN_ATTRIBUTE: marks}
     if not options.names_dimensions or "S" in plan.axes:
         return own
     world = _world(plan, options)

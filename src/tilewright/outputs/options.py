@@ -12,6 +12,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from tilewright.arguments import whole_number
+from tilewright.conversion import ValueRange
 from tilewright.errors import DestinationError, GeometryError
 from tilewright.ome.attributes import VERSIONS, SampleAxisError
 from tilewright.ome.world import GIVES_NOTHING, UNKNOWN_WORLD, GivenWorld, World
@@ -47,6 +48,8 @@ class OutputOptions:
         Physical metadata of the source.
     is_label : bool
         Whether the output labels the image around it.
+    value_range : ValueRange, optional
+        Values of the model that are mapped onto the data type.
     """
 
     compressors: Any = "auto"
@@ -58,6 +61,7 @@ class OutputOptions:
     ome_version: str | None = None
     world: World = UNKNOWN_WORLD
     is_label: bool = False
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zarr_format", whole_number("zarr_format", self.zarr_format, 2))

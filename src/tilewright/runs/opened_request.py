@@ -8,7 +8,8 @@ from tilewright.errors import GeometryError
 from tilewright.ome.world import GivenWorld
 from tilewright.outputs.options import output_dtype
 from tilewright.plan import PlanRequest, WritePlan
-from tilewright.sources.opening import open_source
+from tilewright.sources.opening import open_single_source
+from tilewright.sources.readers.reader import ReadFunction
 from tilewright.sources.source import Source
 
 _DEFAULTS = {"layout": "auto", "chunks": "auto", "levels": "auto"}
@@ -31,13 +32,18 @@ class PlanKeywords:
 
 
 def opened_request(
-    source: Any, given: PlanKeywords, plan: WritePlan | None, series: int, world: GivenWorld
+    source: Any,
+    given: PlanKeywords,
+    plan: WritePlan | None,
+    series: int,
+    world: GivenWorld,
+    read_source_func: ReadFunction | None = None,
 ) -> tuple[Source, PlanRequest]:
     """Return the opened source, and what is asked for.
 
     Parameters
     ----------
-    source, plan, series
+    source, plan, series, read_source_func
         As in `predict_to_zarr`.
     given : PlanKeywords
         What is asked for where there is no plan.
@@ -54,7 +60,8 @@ def opened_request(
     dtype = None if given.dtype is None else output_dtype(given.dtype)
     keywords: dict[str, Any] = vars(given) | {"dtype": dtype}
     planned = _planned_request(plan, keywords)
-    opened = open_source(source, given.axes if planned is None else planned.axes, series=series)
+    axes_given = given.axes if planned is None else planned.axes
+    opened = open_single_source(source, axes_given, read_source_func, series)
     if planned is not None:
         return opened, planned
     axes = opened.axes

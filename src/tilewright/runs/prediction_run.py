@@ -85,9 +85,9 @@ class PredictionRun:
 
     def _predict(self, saved: SavedReport) -> Report:
         self._check()
-        prediction = TilePrediction(
-            self.source, self.predictor, self.batch_size, is_converted=self.request.dtype is not None
-        )
+        value_range = self.options.value_range
+        is_converted = self.request.dtype is not None
+        prediction = TilePrediction(self.source, self.predictor, self.batch_size, is_converted, value_range)
         stop = StopRequest(self.grace_seconds, progress=self._written_before)
         with (
             listening(stop),
@@ -103,6 +103,8 @@ class PredictionRun:
             tiles = replace(self.request, layout="compact", chunks="auto", shards=None, memory_nbytes=None)
             probe = placement.probe(plan_of(tiles))
             self.options.check_dtype(self.request.dtype or probe.dtype)
+            if value_range is not None:
+                value_range.check(probe.dtype)
             output_run = OutputRun(self.output, self.options, placement, line)
             asked = _AskedPrediction(self, probe, self.request.memory_nbytes or placement.memory_nbytes)
             beginning = output_run.open(asked)
@@ -178,8 +180,9 @@ class _AskedPrediction:
             return plan_of(request)
 
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
-        templates = template_arrays(plan, self.run.options)
-        return fingerprint_of(self.run.source, self.probe.identity, CLUSTER, plan, templates)
+        options = self.run.options
+        templates = template_arrays(plan, options)
+        return fingerprint_of(self.run.source, self.probe.identity, CLUSTER, plan, templates, options.value_range)
 
     def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
         return with_memory(begun, self.memory_nbytes)

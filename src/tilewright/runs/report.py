@@ -8,6 +8,7 @@ from typing import Any
 
 import zarr
 
+from tilewright.conversion import ValueRange
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 from tilewright.objects.digest import digest_text, sum_of_digests
 from tilewright.plan import WritePlan
@@ -50,8 +51,9 @@ class Report:
     peak_memory_nbytes : int
         The largest resident memory of a process that took part.
     lost_count : int
-        Predicted elements that the data type of the output, where it was chosen, could not hold: they were clipped to
-        its limits, became infinite, or were no numbers.
+        Predicted elements of this run that the data type of the output, where it was chosen, could not hold: they were
+        clipped to its limits or to the range of values, became infinite, or were no numbers. A tile that was predicted
+        twice counts twice.
     missing_count : int
         Stored objects of a Zarr source that were asked for and are not there, so that they were read as its fill value;
         at most `MOST_NOTED` are counted.
@@ -68,6 +70,8 @@ class Report:
         How the run has ended; of a run that did not finish, all numbers are those so far.
     source : Source or None
         What was predicted, for pictures of it.
+    value_range : ValueRange or None
+        The values of the model that were mapped onto the data type of the output.
     """
 
     array: zarr.Array[Any]
@@ -100,6 +104,8 @@ class Report:
     def is_complete(self) -> bool:
         """Whether all units are stored."""
         return not self.missing_unit_count and not self.given_up
+
+    value_range: ValueRange | None = None
 
     @property
     def tile_count(self) -> int:
@@ -197,14 +203,22 @@ class Report:
             rows.append(("digest", self.digest))
         notes = list(self.notes)
         if self.lost_count:
-            lost = f"{self.lost_count:,} predicted elements"
-            notes.append(f"{lost} do not fit {self.plan.dtype}, and were clipped to its limits")
+            notes.append(f"{self.lost_count:,} predicted elements {self._loss}")
         if self.missing_count:
             more = " or more" if self.missing_count >= MOST_NOTED else ""
             objects = f"{self.missing_count:,}{more} stored objects of the source"
             notes.append(f"{objects} are missing: its fill value was read")
         rows += [("note", note) for note in notes]
         return "\n".join(["Report", *(f"  {name:<12} {text}" for name, text in rows)])
+
+    @property
+    def _loss(self) -> str:
+        """What became of the elements that are lost."""
+        if (mapped := self.value_range) is not None:
+            return f"lie outside of {mapped.lower} to {mapped.upper}, and became the nearer end; NaN the lower end"
+        if self.plan.dtype.startswith("float"):
+            return f"do not fit {self.plan.dtype}, and became infinite"
+        return f"do not fit {self.plan.dtype}, and were clipped to its limits; NaN became 0"
 
 
 @dataclass
@@ -245,6 +259,7 @@ class Tally:
         given_up: dict[int, str],
         history: History,
         ending: Ending,
+        value_range: ValueRange | None = None,
     ) -> Report:
         """Return the report of a run that has ended."""
         return Report(
@@ -268,6 +283,7 @@ class Tally:
             history=history,
             ending=ending,
             source=self.source,
+            value_range=value_range,
         )
 
 

@@ -69,6 +69,8 @@ def open_source(source: Any, axes: str | None, read_source_func: ReadFunction | 
         raise GeometryError(f"axes must be a string such as 'ZYX', got {axes!r}")
     if axes is None and read_source_func is not None:
         raise GeometryError("axes must be given, such as 'ZYX', since read_source_func is called with them")
+    if read_source_func is not None and not callable(read_source_func):
+        raise TypeError(f"read_source_func must be a function of a path and axes, got {read_source_func!r:.80}")
     series = whole_number("series", series, 0)
     found = _found(source, axes, read_source_func, series)
     if series and not isinstance(found.reader, TiffReader | ZarrReader):
@@ -95,6 +97,13 @@ def open_source(source: Any, axes: str | None, read_source_func: ReadFunction | 
         notes=(*found.notes, *notes),
         world=found.world,
     )
+
+
+def open_single_source(source: Any, axes: Any, read_source_func: ReadFunction | None = None, series: int = 0) -> Source:
+    """Open an image as `open_source` does; a function that would have no path to read is a TypeError."""
+    if read_source_func is not None and not isinstance(source, str | os.PathLike):
+        raise TypeError(f"read_source_func reads a path, and the source is a {type(source).__name__}: pass the path")
+    return open_source(source, axes, read_source_func, series)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tilewright.geometry import AxisTiling, Interval
 from tilewright.ome.world import UNKNOWN_WORLD, World
 from tilewright.plan import ImageAxes
 from tilewright.plan.axes import SPATIAL
-from tilewright.sources.readers.reader import Reader
+from tilewright.sources.readers.reader import FunctionReader, Reader
 from tilewright.sources.readers.zarr import ZarrReader, can_travel
 from tilewright.stores.places import IN_MEMORY, place_of_store, without_secrets
 
@@ -66,7 +66,8 @@ class Source:
     def is_only_here(self) -> str:
         """The reason that other processes cannot read it; empty if they can."""
         opened = self.opened()
-        if not isinstance(opened, zarr.Array):
+        # Each process calls the function of a user for itself.
+        if not isinstance(opened, zarr.Array) or isinstance(self.reader, FunctionReader):
             return ""
         place = place_of_store(opened.store)
         if place is not None and place.is_memory:

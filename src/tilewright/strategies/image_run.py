@@ -95,7 +95,9 @@ class AskedImage:
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
         """Return all that the stored bytes follow from."""
         templates = template_arrays(plan, self.options)
-        fingerprint = fingerprint_of(self.image.source, self.model, self.predicted_by, plan, templates)
+        fingerprint = fingerprint_of(
+            self.image.source, self.model, self.predicted_by, plan, templates, self.options.value_range
+        )
         self.image.source.close()
         return fingerprint
 
@@ -133,7 +135,9 @@ class ImageRun:
         """Return the data type and the channels of the output, or raise an error where tiles do not fit them."""
         first = tiles[0]
         channels = first.shape[0] if self.plan is None else self.plan.channels
-        name = self.image.source.name
+        name, value_range = self.image.source.name, self.output_run.options.value_range
+        if value_range is not None:
+            value_range.check(first.dtype, f"a tile of {name}")
         for tile in tiles:
             if tile.shape[1:] != self.image.tile_size:
                 raise ModelOutputError(
@@ -157,10 +161,11 @@ class ImageRun:
         """Return the valid region of a tile, in the data type of the output."""
         plan = self.output_run.plan
         region, dtype = crop(tile, plan, number, information.overlap_crop_coords), np.dtype(plan.dtype)
-        if region.dtype == dtype:
+        value_range = self.output_run.options.value_range
+        if region.dtype == dtype and value_range is None:
             return region
         where = f"tile {number} ({describe_region(plan.axes, plan.valid_region(number))}) of {self.image.name}"
-        region, lost_count = converted(region, dtype, is_asked_for=is_converted, what=where)
+        region, lost_count = converted(region, dtype, is_asked_for=is_converted, what=where, value_range=value_range)
         self.output_run.tally.lost_count += lost_count
         return region
 

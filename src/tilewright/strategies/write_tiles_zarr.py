@@ -11,6 +11,7 @@ import numpy as np
 
 from tilewright.arguments import flag, whole_number
 from tilewright.assemble import AnyArray
+from tilewright.conversion import ValueRange
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
@@ -49,7 +50,7 @@ class WriteTilesZarr(TrainerStrategy):
         `finalize`.
     chunks, shards, levels, labels
         As in `plan_write`.
-    compressors, dtype, fill_value, zarr_format
+    compressors, dtype, value_range, fill_value, zarr_format
         As in `predict_to_zarr`.
     if_exists : {"fail", "overwrite", "overwrite-foreign", "resume"}
         What to do where an output exists, as in `predict_to_zarr`. With ``"resume"``, complete images stay as they
@@ -114,6 +115,7 @@ class WriteTilesZarr(TrainerStrategy):
         shards: Sequence[int] | str | None = None,
         compressors: Any = "auto",
         dtype: Any = None,
+        value_range: Sequence[float] | None = None,
         fill_value: Any = 0,
         zarr_format: int = 3,
         if_exists: str = "fail",
@@ -134,8 +136,9 @@ class WriteTilesZarr(TrainerStrategy):
         self.shards = shards
         self.dtype = None if dtype is None else output_dtype(dtype)
         given = GivenWorld(scale, units, channel_names)
+        mapped = ValueRange.of(value_range, self.dtype)
         self.options = OutputOptions(
-            compressors, fill_value, zarr_format, if_exists, given=given, ome_version=ome_version
+            compressors, fill_value, zarr_format, if_exists, given=given, ome_version=ome_version, value_range=mapped
         )
         self.options.check_shards(shards)
         check_extents("chunks", chunks)

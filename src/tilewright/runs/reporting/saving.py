@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from tilewright.runs.reporting.ending import Ending
 from tilewright.runs.reporting.page import failure_page, run_page
+from tilewright.stores.removal import remove_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,6 @@ def save_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        replace_file(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        remove_file(partial)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,15 +149,29 @@ class FunctionReader(FileReader):
     axes: str
     function: ReadFunction
     reader_of: Callable[[Any], Reader]
+    _lock: threading.Lock = field(default_factory=threading.Lock, kw_only=True, repr=False, compare=False)
+    # Shape and data type of what the function has returned first, in whichever process.
+    _returned: tuple[Any, Any] | None = field(default=None, kw_only=True)
 
     def open(self) -> Any:
         """Return the open image."""
-        return super().open().open()
+        return self._reader().open()
 
     def read(self, slices: Slices) -> AnyArray:
         """Return a window."""
-        reader: Reader = super().open()
-        return reader.read(slices)
+        return self._reader().read(slices)
+
+    def _reader(self) -> Reader:
+        """Return the reader of what the function returns; of several threads that ask, one calls it."""
+        with self._lock:
+            reader: Reader = super().open()
+        return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def view(self) -> str:
@@ -169,6 +184,13 @@ class FunctionReader(FileReader):
             raise SourceError(
                 f"read_source_func must return an array of NumPy, Zarr or Dask, but for {self.path} it returned "
                 f"{type(array).__name__}"
+            )
+        returned = tuple(array.shape), np.dtype(array.dtype).str
+        self._returned = self._returned or returned
+        if returned != self._returned:
+            raise SourceElsewhereError(
+                f"read_source_func returned (shape, data type) {self._returned} for {self.path} at first, and "
+                f"{returned} on the host {socket.gethostname()}; it must return the same array everywhere"
             )
         return self.reader_of(array)
 

@@ -1,0 +1,231 @@
+"""An output as it is planned: its arrays, the tiles that feed them, and what both cost, by arithmetic alone."""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from itertools import accumulate
+from math import prod
+from typing import Any, Self
+
+from tilewright.geometry import AxisTiling, AxisUnits
+from tilewright.geometry.footprint import straddling_extent
+from tilewright.plan.array_plan import ArrayPlan
+from tilewright.plan.pyramid import Pyramid
+from tilewright.plan.request import PlanRequest
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """Fields and costs of a plan, as `WritePlan` documents them."""
+
+    axes: str
+    layout: str
+    tilings: tuple[AxisTiling, ...]
+    arrays: tuple[ArrayPlan, ...]
+    waiting_nbytes: int
+    window_nbytes: int
+    compact_tile_count: int
+    reduction: str = "mean"
+    comes_in_tile_order: bool = False
+    request: PlanRequest | None = field(default=None, compare=False, repr=False)
+    _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    _last_units: tuple[int, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_tile_counts", tuple(tiling.count for tiling in self.tilings))
+        counts = accumulate(prod(array.unit_counts) for array in self.arrays)
+        object.__setattr__(self, "_last_units", tuple(count - 1 for count in counts))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        # What is looked up is made anew, where it is needed.
+        return type(self), tuple(getattr(self, field.name) for field in fields(self) if field.init)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that the plan is made of, in types that JSON has.
+
+        Examples
+        --------
+        >>> import json
+        >>> from tilewright.plan import WritePlan, plan_write
+        >>> plan = plan_write((300, 300), "YX", (64, 64), (16, 16), shards="auto")
+        >>> WritePlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+        True
+        """
+        stored = [field.name for field in fields(self) if field.init and field.name != "request"]
+        return {name: _as_json(getattr(self, name)) for name in stored}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Return the plan that `to_dict` was called on."""
+        arrays = tuple(map(ArrayPlan.from_dict, values["arrays"]))
+        tilings = tuple(AxisTiling(**numbers) for numbers in values["tilings"])
+        return cls(**values | {"tilings": tilings, "arrays": arrays})
+
+    # What is written.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents of the array at full resolution."""
+        return self.arrays[0].shape
+
+    @property
+    def dtype(self) -> str:
+        """The data type of the array at full resolution, and of the tiles."""
+        return self.arrays[0].dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The extents of a chunk of the array at full resolution."""
+        return self.arrays[0].chunks
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """The extents of a shard of the array at full resolution, where it is sharded."""
+        return self.arrays[0].shards
+
+    @cached_property
+    def itemsize(self) -> int:
+        """Bytes of one element of a tile."""
+        return self.arrays[0].itemsize
+
+    @property
+    def tile_size(self) -> tuple[int, ...]:
+        """The tile on each spatial axis."""
+        return tuple(t.tile for t, name in zip(self.tilings, self.axes, strict=True) if name in "ZYX")
+
+    @property
+    def overlap(self) -> tuple[int, ...]:
+        """The overlap on each spatial axis."""
+        return tuple(t.overlap for t, name in zip(self.tilings, self.axes, strict=True) if name in "ZYX")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the output."""
+        return self.shape[self.axes.index("C")] if "C" in self.axes else 1
+
+    @property
+    def factors(self) -> tuple[tuple[int, ...], ...]:
+        """The factors per axis from each level to the next coarser one."""
+        return tuple(array.factors for array in self.arrays[1:])
+
+    # What it costs.
+
+    @cached_property
+    def tile_count(self) -> int:
+        """The number of tiles, each predicted once."""
+        return prod(self._tile_counts)
+
+    @cached_property
+    def unit_count(self) -> int:
+        """The number of write units."""
+        return self._last_units[-1] + 1
+
+    @property
+    def object_count(self) -> int:
+        """The number of stored objects: files, where the output is a folder."""
+        return sum(prod(array.grid) for array in self.arrays)
+
+    @cached_property
+    def units_are_independent(self) -> bool:
+        """Whether every tile lies in one unit, so that one task predicts and writes the unit."""
+        return not any(straddling_extent(tiling, units) for tiling, units in self._axes)
+
+    @cached_property
+    def largest_unit_distance(self) -> int:
+        """Upper bound of the distance, in ranks, from the unit in which a tile begins to another one that it feeds."""
+        distance = 0
+        for tiling, units in self._axes:
+            reach = 0 if not straddling_extent(tiling, units) else tiling.largest_valid_extent // units.step + 2
+            distance = distance * units.count + min(reach, units.count - 1)
+        return distance
+
+    @property
+    def task_count(self) -> int:
+        """The number of Dask tasks of `predict_to_zarr`: one per unit, and one more where units share tiles.
+
+        Where tiles are shared, one task predicts those that begin in a unit, and another one writes the unit. One more
+        fetches the receipt of a unit that is also a tile of a coarser level.
+        """
+        predictions = 0 if self.units_are_independent else self.finest_unit_count
+        return predictions + self.unit_count + self._tiled_unit_count
+
+    @property
+    def output_nbytes(self) -> int:
+        """Bytes of the output before compression."""
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def largest_unit_nbytes(self) -> int:
+        """Upper bound of the bytes of one write unit."""
+        return max(array.largest_unit_nbytes for array in self.arrays)
+
+    @property
+    def padded_tile_nbytes(self) -> int:
+        """Bytes of a tile with its halo."""
+        return prod(tiling.tile for tiling in self.tilings) * self.itemsize
+
+    @property
+    def peak_live_nbytes(self) -> int:
+        """Upper bound of the bytes of tiles that are held at any time."""
+        return min(self.admitted_nbytes + self._pyramid.arriving_nbytes(self.admitted_nbytes), self.output_nbytes)
+
+    @property
+    def admitted_nbytes(self) -> int:
+        """Bytes of tiles up to which further ones are admitted; those of coarser levels come unasked."""
+        return min(self.waiting_nbytes + self.window_nbytes, self.output_nbytes)
+
+    @cached_property
+    def coarser_nbytes(self) -> int:
+        """Upper bound of the bytes of tiles of coarser levels that are held at any time."""
+        waiting_nbytes = self._pyramid.waiting_nbytes
+        return min(waiting_nbytes + self._pyramid.arriving_nbytes(self.admitted_nbytes), self._coarser_array_nbytes)
+
+    @property
+    def _coarser_array_nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays[1:])
+
+    @property
+    def coarser_waiting_nbytes(self) -> int:
+        """Bytes of tiles of coarser levels up to which further predictions are admitted."""
+        return self._pyramid.waiting_nbytes
+
+    @property
+    def extra_inference(self) -> float:
+        """Tiles of this layout, as a ratio to those of the compact layout."""
+        return self.tile_count / self.compact_tile_count
+
+    @property
+    def read_ratio(self) -> float:
+        """Elements that the tiles read together, as a ratio to those of the image."""
+        return self.tile_count * prod(min(t.tile, t.extent) for t in self.tilings) / prod(self.shape)
+
+    @cached_property
+    def finest_unit_count(self) -> int:
+        """The number of units at full resolution."""
+        return prod(self.arrays[0].unit_counts)
+
+    # What it follows from.
+
+    @property
+    def _axes(self) -> tuple[tuple[AxisTiling, AxisUnits], ...]:
+        """The tiles and the units of each axis."""
+        return tuple(zip(self.tilings, self.arrays[0].units, strict=True))
+
+    @cached_property
+    def _pyramid(self) -> Pyramid:
+        """The coarser levels."""
+        straddling = [straddling_extent(tiling, units) for tiling, units in self._axes]
+        return Pyramid(self.arrays, straddling, is_in_any_order=not self.comes_in_tile_order)
+
+    @cached_property
+    def _tiled_unit_count(self) -> int:
+        """The number of units that are tiles of a coarser level."""
+        return self._last_units[-2] + 1 if len(self.arrays) > 1 else 0
+
+
+def _as_json(value: Any) -> Any:
+    """Return a number, a text, a tuple or an axis as JSON has it."""
+    if isinstance(value, tuple):
+        return [_as_json(item) for item in value]
+    if is_dataclass(value):
+        return {field.name: _as_json(getattr(value, field.name)) for field in fields(value) if field.init}
+    return value
