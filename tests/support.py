@@ -365,7 +365,7 @@ def cases(draw: st.DrawFn, spatial_axes: tuple[str, ...] = ("YX", "ZYX")) -> Cas
         shards=shards,
         dtype=dtype,
         channels=channels,
-        labels=draw(st.booleans()),
+        labels=draw(st.booleans()) and not dtype.startswith("float"),
     )
     if draw(st.booleans()):
         plan = in_small_units(plan, draw(st.sampled_from([1, 500, 2**20])))

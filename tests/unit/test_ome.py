@@ -51,7 +51,7 @@ def test_an_element_of_a_level_lies_in_the_middle_of_its_block(pyramid: Any, ver
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_labels_and_collections_are_valid(version: str) -> None:
-    label = image_attributes(version, "YX", (8, 8), [(1, 1)], World(), is_label=True)
+    label = image_attributes(version, "YX", (8, 8), [(1, 1)], World(), is_label=True, labelled="../../")
     for said in (label, *collection_attributes(version, ["0", "1"])):
         yaozarrs.validate_ome_object(said)
 

@@ -35,6 +35,7 @@ def image_attributes(
     method: str | None = None,
     windows: Sequence[tuple[float, float]] | None = None,
     is_label: bool = False,
+    labelled: str | None = None,
 ) -> dict[str, Any]:
     """Return the attributes of the group of an image.
 
@@ -57,7 +58,9 @@ def image_attributes(
     windows : sequence of (float, float), optional
         Least and largest value of each channel. Without these no channel is described, since each has to have one.
     is_label : bool, default=False
-        Whether the image labels the image two groups above it.
+        Whether elements are labels.
+    labelled : str, optional
+        Path from an image of labels to the image that it labels.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def image_attributes(
         multiscale |= {"type": method, "metadata": {"description": f"{method} of the block that an element stands for"}}
     said: dict[str, Any] = {"multiscales": [multiscale]}
     if is_label:
-        said["image-label"] = {"version": version, "source": {"image": "../../"}}
+        said["image-label"] = {"version": version} | ({} if labelled is None else {"source": {"image": labelled}})
     elif windows is not None:
         said["omero"] = _omero(axes, shape, world, windows)
     if version != "0.4":

@@ -57,7 +57,9 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
         paths=[array.name for array in plan.arrays],
         # Viewers choose a window that fits what is stored, unless the metadata have one.
         windows=[_window(plan.dtype)] * len(world.channel_names) or None,
-        is_label=options.is_label,
+        is_label=options.is_label or (plan.reduction == "mode" and plan.dtype != "bool"),
+        labelled="../../" if options.is_label else None,
+        method=plan.reduction if len(plan.arrays) > 1 else None,
     )
 
 

@@ -85,6 +85,8 @@ class PlanRequest:
             object.__setattr__(self, "dtype", dtype_name(self.dtype))
             if str(self.dtype).startswith("complex"):
                 raise GeometryError(f"dtype must be that of bools, whole numbers or floats, got {self.dtype!r}")
+            if self.labels:
+                check_labels(str(self.dtype))
 
     @property
     def image(self) -> ImageAxes:
@@ -116,6 +118,14 @@ class PlanRequest:
             levels=self.levels,
             scale=self.scale,
             labels=self.labels,
+        )
+
+
+def check_labels(dtype: str) -> None:
+    """Raise GeometryError where labels would be floats."""
+    if dtype.startswith("float"):
+        raise GeometryError(
+            f"labels must be whole numbers, and the data type is {dtype}; give dtype='uint32', say, or labels=False"
         )
 
 

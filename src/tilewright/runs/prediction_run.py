@@ -71,6 +71,10 @@ class PredictionRun:
         axes, world = self.source.axes.names, self.source.world
         options = self.options.for_image(axes, world, is_label=self.output.is_label)
         object.__setattr__(self, "options", options)
+        if options.is_label and not self.request.labels:
+            if self.plan is not None:
+                raise GeometryError(f"the plan is not one of labels, and {self.output} is; plan with labels=True")
+            object.__setattr__(self, "request", replace(self.request, labels=True))
 
     def predict(self) -> Report:
         """Predict and write, and return what was done.

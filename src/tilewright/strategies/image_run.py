@@ -88,7 +88,7 @@ class AskedImage:
             shards=shards,
             window_nbytes=self.window_nbytes,
             levels=levels,
-            labels=self.labels,
+            labels=self.labels or self.options.is_label,
             scale=self.options.scale_of(self.image.source.axes),
         )
 

@@ -15,6 +15,7 @@ import numpy as np
 from distributed import Client, Future
 
 from tilewright.assemble import AnyArray
+from tilewright.coordinator import TilesLost
 from tilewright.errors import DestinationError
 from tilewright.transport.sender import SentTiles, TileSender
 
@@ -133,13 +134,12 @@ class RemoteTiles:
         self._copies.update(zip(tiles, map(self._kept.add, own), strict=True))
         self.sender.send(tiles, own)
 
-    def sent_from_here(self, tiles: Sequence[int]) -> list[int]:
-        """Return those of some tiles that were handed over."""
-        return [tile for tile in tiles if tile in self._copies]
-
-    def send_again(self, tiles: Sequence[int]) -> None:
-        """Let tiles be sent of which the worker has died."""
-        self.sender.send(tiles, [self._kept.read(self._copies[tile]) for tile in tiles])
+    def send_again(self, tiles: Sequence[int]) -> list[int]:
+        """Let tiles be sent of which the worker has died, and return those that were not handed over."""
+        sent = [tile for tile in tiles if tile in self._copies]
+        if sent:
+            self.sender.send(sent, [self._kept.read(self._copies[tile]) for tile in sent])
+        return [tile for tile in tiles if tile not in self._copies]
 
     def add(self, handle: Hashable, tile: int, future: Future[Any], place: int | None = None) -> None:
         """Take in where a tile is: the value of a future, or a place in it."""
@@ -159,13 +159,13 @@ class RemoteTiles:
         numbers = {future: number for number, future in enumerate(dict.fromkeys(place.future for place in places))}
         return list(numbers), [(numbers[place.future], place.place) for place in places]
 
-    def forget_lost(self, handles: Sequence[Hashable]) -> dict[Hashable, int]:
-        """Forget those of some tiles that died with their workers, and return which these are, by their handles."""
+    def lost_among(self, handles: Sequence[Hashable]) -> TilesLost | None:
+        """Forget those of some tiles that died with their workers, and return that they did."""
         known = {handle: self._places[handle] for handle in handles if handle in self._places}
         lost = {h: place.tile for h, place in known.items() if place.future.status in ("cancelled", "lost", "error")}
         for handle in lost:
             del self._places[handle]
-        return lost
+        return TilesLost(tuple(lost.values()), tuple(lost)) if lost else None
 
     def held(self, tiles: Sequence[int]) -> list[Any]:
         """Return futures of tiles that were taken in; the tile itself where it is not sent yet."""

@@ -9,7 +9,7 @@ A task of which Dask has lost too many workers is a suspect: see `tilewright.coo
 import queue
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -27,7 +27,6 @@ from tilewright.coordinator import (
     ReleaseTile,
     Suspects,
     TakeTile,
-    TilesLost,
     TilesPredicted,
     UnitFailed,
     WriteUnit,
@@ -103,10 +102,7 @@ class RemoteExecutor:
             case ReleaseTile(tile, handle):
                 self._tiles.release(tile, handle)
             case DeliverTiles(tiles):
-                sent = self._tiles.sent_from_here(tiles)
-                if sent:
-                    self._tiles.send_again(sent)
-                others = [tile for tile in tiles if tile not in sent]
+                others = self._tiles.send_again(tiles)
                 self._waiting[1].extend(map(DeliverTiles, self._work.groups(others, GROUP_NBYTES)))
             case WriteUnit(unit) if self._losses[unit] > 1:
                 # Its tiles were lost twice: it may be what its workers die of.
@@ -254,7 +250,7 @@ class RemoteExecutor:
         match instruction:
             case WriteUnit(unit, _, tiles, handles):
                 # A unit of which a tile was lost meanwhile is instructed again when the tile is there again.
-                if are_lost := self._lost_among(handles):
+                if are_lost := self._tiles.lost_among(handles):
                     self._at_once.append(are_lost)
                     return None
                 found = self._tiles.futures_of(handles)
@@ -292,18 +288,13 @@ class RemoteExecutor:
 
     def _lost_tiles(self, instruction: Instruction) -> list[Event]:
         """Forget the tiles of a unit that died with their workers, and return that they did, or that it is hopeless."""
-        if not isinstance(instruction, WriteUnit) or (are_lost := self._lost_among(instruction.handles)) is None:
+        if not isinstance(instruction, WriteUnit) or (are_lost := self._tiles.lost_among(instruction.handles)) is None:
             return []
         self._losses[instruction.unit] += 1
         if self._losses[instruction.unit] <= LOSSES_PER_UNIT:
             return [are_lost]
         reason = f"{self._losses[instruction.unit]} times its tiles were lost with a worker, at last while it ran alone"
         return [UnitFailed(instruction.unit, instruction.attempt, Failure(reason, is_final=True)), are_lost]
-
-    def _lost_among(self, handles: Sequence[Hashable]) -> TilesLost | None:
-        """Forget those of some tiles that died with their workers, and return that they did."""
-        lost = self._tiles.forget_lost(handles)
-        return TilesLost(tuple(lost.values()), tuple(lost)) if lost else None
 
     def _send_again(self, future: Future[Any], instruction: Instruction) -> bool:
         """Submit an instruction again that a cluster has dropped that was restarted, and return whether it has."""

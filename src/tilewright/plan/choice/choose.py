@@ -24,7 +24,7 @@ from tilewright.plan.choice.stored import StoredExtents, stored_extents
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
 from tilewright.plan.pyramid import Pyramid, admitted_nbytes
-from tilewright.plan.request import Levels, PlanRequest, Request
+from tilewright.plan.request import Levels, PlanRequest, Request, check_labels
 from tilewright.plan.write_plan import WritePlan
 
 LARGEST_UNIT_NBYTES = 128 * 2**20
@@ -102,6 +102,8 @@ def plan_for_tilings(
         scale=None if scale is None else tuple(scale),
         labels=labels,
     )
+    if labels:
+        check_labels(request.dtype)
     stored = stored_extents(request, tilings, chunks, shards)
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
     plan = _plan(request, layout, tuple(tilings), stored, wanted_unit_nbytes(request), window_nbytes)
