@@ -35,6 +35,7 @@ except ImportError as error:
 __all__ = ["DemoResult", "run_demo"]
 
 MEMORY_NBYTES = 128 * 2**20  # for predicted tiles that wait: a third of the volume
+VOLUME, REPORT = "volume.zarr", "report.html"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def run_demo(
     picture = directory / "demo.png"
     draw_picture(picture, rows=(image, volume))
     echo(f"[4/4] Drew {picture}")
+    echo(f"      What happened is shown in {directory / REPORT}; open the volume with napari-ome-zarr:")
+    echo(f"      napari --plugin napari-ome-zarr {directory / VOLUME}")
     return DemoResult(picture, image.report, volume.report, image.psnr, volume.psnr)
 
 
@@ -146,13 +149,14 @@ def _predict_volume(
     report = predict_to_zarr(
         PlaneByPlane(network),
         source,
-        directory / "volume.zarr",
+        directory / VOLUME,
         axes="ZYX",
         tile_size=(18, 288, 288),
         overlap=(2, 32, 32),
         memory_nbytes=MEMORY_NBYTES,
         if_exists="overwrite",
         on_plan=lambda plan: echo(str(plan)),
+        report=directory / REPORT,
     )
     echo(str(report))
     noisy = np.asarray(zarr.open_array(source, mode="r")[plane])
