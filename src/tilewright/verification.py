@@ -18,7 +18,7 @@ from tilewright.outputs.fingerprint import differences
 from tilewright.outputs.output import Output
 from tilewright.outputs.surplus import surplus_objects
 from tilewright.plan import FULL_RESOLUTION, WritePlan
-from tilewright.plan.describe import describe_region, format_nbytes
+from tilewright.plan.describe import format_nbytes
 from tilewright.runs.checking import check_units
 from tilewright.runs.progress import ProgressLine
 from tilewright.stores.metadata import array_metadata
@@ -111,7 +111,7 @@ class Verification:
             if counts[condition]:
                 lines.append(f"  {condition:<12} {counts[condition]:,}")
         for unit, condition in list(self.conditions.items())[:_SHOWN]:
-            lines.append(f"    {condition}: {describe_region(plan.axes, plan.unit_region(unit))}")
+            lines.append(f"    {condition}: {plan.describe_place(unit)}")
         if len(self.conditions) > _SHOWN:
             lines.append(f"    and {len(self.conditions) - _SHOWN:,} more")
         lines += [f"  metadata     {text}" for text in self.metadata]

@@ -149,9 +149,20 @@ class WritePlan(OutputPlan):
 
     def describe_unit(self, unit: int) -> str:
         """Return a unit in words."""
+        return f"the unit at {self.describe_place(unit)}"
+
+    def describe_place(self, unit: int) -> str:
+        """Return in words where a unit lies.
+
+        Examples
+        --------
+        >>> from tilewright.plan import plan_write
+        >>> plan = plan_write((300, 300), "YX", (300, 300), (0, 0), levels=2)
+        >>> plan.describe_place(plan.unit_count - 1)
+        'level 1, Y 0:150, X 0:150'
+        """
         array = self.array_of_unit(unit)
-        of_level = f" of level {array}" if array else ""
-        return f"the unit{of_level} at {describe_region(self.axes, self.unit_region(unit))}"
+        return f"level {array}, " * (array > 0) + describe_region(self.axes, self.unit_region(unit))
 
     def objects_of_unit(self, unit: int) -> tuple[tuple[int, ...], ...]:
         """Return the grid positions of the stored objects of a unit, in C order."""

@@ -12,7 +12,7 @@ from tilewright.conversion import ValueRange
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 from tilewright.objects.digest import digest_text, sum_of_digests
 from tilewright.plan import WritePlan
-from tilewright.plan.describe import describe_region, format_nbytes
+from tilewright.plan.describe import format_nbytes
 from tilewright.runs.reporting.ending import Ending
 from tilewright.runs.reporting.history import History
 from tilewright.runs.reporting.page import run_fragment, run_page
@@ -290,7 +290,7 @@ class Tally:
 def describe_given_up(name: str, plan: WritePlan, given_up: dict[int, str]) -> str:
     """Return which units of an output were given up, and why."""
     units = list(given_up.items())
-    regions = [describe_region(plan.axes, plan.unit_region(unit)) for unit, _ in units[:_UNITS_SHOWN]]
+    regions = [plan.describe_place(unit) for unit, _ in units[:_UNITS_SHOWN]]
     shown = "; ".join(f"{region} ({reason})" for region, (_, reason) in zip(regions, units, strict=False))
     more = f"; and {len(units) - _UNITS_SHOWN} more" if len(units) > _UNITS_SHOWN else ""
     return (

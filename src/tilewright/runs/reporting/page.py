@@ -13,7 +13,7 @@ from html import escape
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tilewright.plan.describe import describe_region, format_nbytes
+from tilewright.plan.describe import format_nbytes
 from tilewright.runs.reporting.charts import (
     STAGES,
     format_seconds,
@@ -89,7 +89,7 @@ def _next(ending: Ending, given_up: dict[str, str], *, has_begun: bool = True) -
 def _given_up(report: Report) -> dict[str, str]:
     """Return the regions that were given up, in words, with their reasons."""
     plan = report.plan
-    return {describe_region(plan.axes, plan.unit_region(unit)): reason for unit, reason in report.given_up.items()}
+    return {plan.describe_place(unit): reason for unit, reason in report.given_up.items()}
 
 
 def _top(report: Report) -> str:
