@@ -121,13 +121,20 @@ def stitched(network: SmallUNet, tiles: list[np.ndarray], plan: WritePlan) -> np
 
 def predict_directly(network: SmallUNet, source: Path, folder: Path) -> None:
     tw.predict_to_zarr(
-        network, source, folder / "source.zarr", axes="ZYX", tile_size=TILE_SIZE, overlap=OVERLAP, progress=False
+        network,
+        source,
+        folder / "source.zarr",
+        axes="ZYX",
+        tile_size=TILE_SIZE,
+        overlap=OVERLAP,
+        levels=1,
+        progress=False,
     )
 
 
 def predict_by_trainer(network: SmallUNet, source: Path, folder: Path) -> None:
     dataset = tw.IterableTiledPredDataset(source, axes="ZYX", tile_size=TILE_SIZE, overlaps=OVERLAP)
-    writer = tw.PredictionWriterCallback(tw.WriteTilesZarr(), dirpath=folder)
+    writer = tw.PredictionWriterCallback(tw.WriteTilesZarr(levels=1), dirpath=folder)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers")

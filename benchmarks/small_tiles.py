@@ -49,6 +49,7 @@ def predicted(source: Path, layout: str) -> int:
         tile_size=(TILE, TILE),
         overlap=(OVERLAP, OVERLAP),
         layout=layout,
+        levels=1,
         progress=False,
     )
     seconds = report.total_seconds

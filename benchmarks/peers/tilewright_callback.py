@@ -28,8 +28,10 @@ def callback_of_processes(assignment: Assignment) -> Write:
     return tilewright_writer(assignment.workload, assignment.codec, assignment.volume, client)
 
 
-def tilewright_writer(workload: Workload, codec: Codec, volume: np.ndarray, client: Client) -> Write:
-    """The callback of a trainer, which is handed one tile after the other."""
+def tilewright_writer(
+    workload: Workload, codec: Codec, volume: np.ndarray, client: Client, levels: int | str = 1
+) -> Write:
+    """The callback of a trainer, which is handed one tile after the other; peers write full resolution alone."""
     dataset = tw.IterableTiledPredDataset(volume, "ZYX", workload.tile_size, workload.overlap)
     image = dataset.images[0]
     # Each in memory of its own, with its halo, as a model would return it.
@@ -43,9 +45,8 @@ def tilewright_writer(workload: Workload, codec: Codec, volume: np.ndarray, clie
     trainer = SimpleNamespace(predict_dataloaders=SimpleNamespace(dataset=dataset))
 
     def write(folder: Path) -> None:
-        writer = tw.WriteTilesZarr(
-            client=client, chunks=workload.chunks, shards=workload.shards, compressors=codec.zarr
-        )
+        storage = {"chunks": workload.chunks, "shards": workload.shards, "compressors": codec.zarr}
+        writer = tw.WriteTilesZarr(client=client, levels=levels, **storage)
         for number, (tile, information) in enumerate(tiles):
             writer.write_batch(trainer, None, (tile, [information]), None, None, number, 0, folder)
         writer.finalize()

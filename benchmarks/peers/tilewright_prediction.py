@@ -29,6 +29,7 @@ def identity(assignment: Assignment) -> Write:
             shards=workload.shards,
             compressors=assignment.codec.zarr,
             client=client,
+            levels=1,
             progress=False,
         )
 
