@@ -33,7 +33,7 @@ def outputs_of(images: Sequence[TiledImage], folder: Path, options: OutputOption
     sources = [image.source for image in images]
     outputs = [
         Output.at(folder / name, group, None if ledger is None else ledger / name / group)
-        for name, group in zarr_output_names([source.path for source in sources])
+        for name, group in zarr_output_names([source.address for source in sources])
     ]
     check_apart([target for output in outputs for target in output.targets(options)], sources)
     for output, source in zip(outputs, sources, strict=True):
