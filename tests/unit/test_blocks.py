@@ -116,6 +116,11 @@ def test_a_part_of_a_virtual_dataset_that_is_missing_is_named(tmp_path: Path) ->
     source = open_source(tmp_path / "all.h5:all", "ZYX")
     np.testing.assert_array_equal(source.read_window({})[0], IMAGE)
     assert not source.take_missing()
+    before = source_identity(source)
+    source.close()
+    with h5py.File(tmp_path / "raw.h5", "a") as file:
+        file["more"] = np.zeros(9)
+    assert source_identity(open_source(tmp_path / "all.h5:all", "ZYX")) != before
 
 
 @pytest.mark.parametrize("make", [hdf5, n5])
@@ -135,6 +140,10 @@ def test_an_output_goes_on_with_the_same_dataset_only(make: Any, tmp_path: Path)
     write_hdf5(other / "raw.h5", changed) if make is hdf5 else write_n5(other / "raw.n5/volumes/raw", changed, BLOCK)
     with pytest.raises(DestinationError, match=r"source: .* then"):
         tw.predict_to_zarr(np.positive, other / address.relative_to(tmp_path), out, if_exists="resume", **REQUEST)
+    if make is hdf5:
+        # It is closed after a run: else HDF5 would not open it to be written.
+        with pytest.importorskip("h5py").File(tmp_path / "raw.h5", "r+") as file:
+            assert "volumes" in file
 
 
 def test_datasets_of_one_file_have_outputs_of_their_own(tmp_path: Path) -> None:

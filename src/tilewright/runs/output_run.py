@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import zarr
 
+from tilewright.conversion import ValueRange
 from tilewright.coordinator import Coordinator
 from tilewright.errors import NotSharedError, OutputInUseError, ResumeError, RunStoppedError, UnitGivenUpError
 from tilewright.executors.placement import Placement
@@ -60,7 +61,7 @@ class OutputRun:
         self, output: Output, options: OutputOptions, placement: Placement, callbacks: Callbacks | None = None
     ) -> None:
         self.output = output
-        self.options = options
+        self._options = options
         self._placement = placement
         self._callbacks = callbacks or Callbacks()
         self._opened = ExitStack()
@@ -95,7 +96,7 @@ class OutputRun:
 
     def header(self) -> Header | None:
         """Return what the output was begun from, where it is to be completed and was begun."""
-        return self.output.header() if self.options.if_exists == "resume" else None
+        return self.output.header() if self._options.if_exists == "resume" else None
 
     def open(self, asked: Asked) -> Beginning:
         """Return how the run begins: fresh, or where an earlier run has left the output.
@@ -128,11 +129,11 @@ class OutputRun:
         if beginning.is_resumed:
             self._replacement.go_on()
             self._is_replacing = self._replacement.is_pending
-            arrays = open_arrays(self.output, plan, self.options)
+            arrays = open_arrays(self.output, plan, self._options)
         else:
             # Again, now that no other run can create it.
-            self.output.check(self.options)
-            self.output.check_space(self.options, plan.output_nbytes)
+            self.output.check(self._options)
+            self.output.check_space(self._options, plan.output_nbytes)
             arrays = self._create(plan, fingerprint)
         self.output.remove_partial_files_around()
         writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)), guard=self._lock.guard())
@@ -154,7 +155,7 @@ class OutputRun:
         if kept:
             missing_nbytes = sum(map(plan.unit_nbytes, set(range(plan.unit_count)).difference(kept)))
         self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=plan.output_nbytes - missing_nbytes)
-        self.output.check_space(self.options, missing_nbytes)
+        self.output.check_space(self._options, missing_nbytes)
         if len(kept) < plan.unit_count:
             self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
         return kept
@@ -163,6 +164,11 @@ class OutputRun:
     def plan(self) -> WritePlan:
         """The plan, once the output has begun."""
         return self._writer.plan
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The values that are mapped onto the data type of the output."""
+        return self._options.value_range
 
     @property
     def array(self) -> zarr.Array[Any]:
@@ -181,8 +187,8 @@ class OutputRun:
         coordinator = self.run.coordinator
         self._witness.look_again()
         given_up = {unit: failure.reason for unit, failure in coordinator.given_up.items()}
-        mapped = self.options.value_range
-        report = self.tally.report(self.plan, self.array, coordinator.peak_live_nbytes, given_up, mapped)
+        peak = coordinator.peak_live_nbytes
+        report = self.tally.report(self.plan, self.array, peak, given_up, self.value_range)
         if given_up:
             error = UnitGivenUpError(describe_given_up(str(self.output), self.plan, given_up))
             error.report = report
@@ -261,15 +267,15 @@ class OutputRun:
         self._replacement.settle()
         is_there = not self.output.is_vacant or bool(self.output.asides())
         if is_there or (ledger is not None and ledger.files()):
-            header = replace(header, replaces=EVERYTHING if self.options.overwrites_foreign else OUTPUT)
+            header = replace(header, replaces=EVERYTHING if self._options.overwrites_foreign else OUTPUT)
             self._is_replacing = self._has_begun_to_replace = True
-        if is_there and self.options.overwrites_foreign:
+        if is_there and self._options.overwrites_foreign:
             _log.warning("%s is replaced, with all Zarr groups and arrays in it", self.output)
         self._append_to_ledger(header)
         if is_there and not self.output.asides():
-            self._replacement.make_room(self._number, also_zarr=self.options.overwrites_foreign)
+            self._replacement.make_room(self._number, also_zarr=self._options.overwrites_foreign)
         self._lock.check()
-        return create_arrays(self.output, plan, self.options)
+        return create_arrays(self.output, plan, self._options)
 
     def _check_last_holder(self) -> None:
         """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
@@ -309,7 +315,7 @@ class OutputRun:
             self.output.remove_partial_files()
 
     def _new_header(self, plan: WritePlan, fingerprint: Fingerprint, replaces: str) -> Header:
-        templates = map(array_metadata, template_arrays(plan, self.options))
+        templates = map(array_metadata, template_arrays(plan, self._options))
         arrays = dict(zip([array.name for array in plan.arrays], templates, strict=True))
         return Header(fingerprint, plan, str(self.output), arrays, replaces)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tilewright.assemble import AnyArray
 from tilewright.errors import SourceError
+from tilewright.identity.values import digest_of
 from tilewright.sources.readers.blocks import MOST_LISTED, BlockReader, library, listed
 from tilewright.sources.readers.reader import Slices
 from tilewright.sources.readers.said_axes import known_axes_of_names
@@ -52,8 +53,9 @@ class Hdf5Reader(BlockReader):
 
     @property
     def view(self) -> str:
-        """The dataset that is read."""
-        return f", dataset {self.dataset}"
+        """The dataset that is read, and the sizes and times of other files that it lies in."""
+        others = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _other_files(self.open())]
+        return f", dataset {self.dataset}{f', in other files {digest_of(repr(others))}' if others else ''}"
 
     @property
     def said_axes(self) -> str:
@@ -74,6 +76,13 @@ class Hdf5Reader(BlockReader):
         h5py = library("h5py", "HDF5", "hdf5")
         # A file system without locks is no reason to refuse to read.
         file = h5py.File(self.path, "r", locking="best-effort")
+        try:
+            return self._dataset_in(file, h5py)
+        except BaseException:
+            file.close()
+            raise
+
+    def _dataset_in(self, file: Any, h5py: Any) -> Any:
         node = file.get(self.dataset) if self.dataset else file
         if not isinstance(node, h5py.Dataset):
             wrong = f"holds no dataset {self.dataset!r}" if self.dataset else "is a file of datasets, and none is named"
@@ -81,7 +90,7 @@ class Hdf5Reader(BlockReader):
                 f"the HDF5 file {self.path} {wrong}: {listed(_datasets_of(file, h5py))}; pass file and dataset, such "
                 f"as {Path(self.path).name}:/volumes/raw"
             )
-        _check_parts(node)
+        _other_files(node)
         # All that is in memory, or in other files, counts as stored.
         status = node.id.get_space_status()
         self._is_whole = node.is_virtual or node.external or status == h5py.h5d.SPACE_STATUS_ALLOCATED
@@ -96,16 +105,23 @@ def _is_stored(dataset: Any, position: tuple[int, ...]) -> bool:
     return dataset.id.get_chunk_info_by_coord(start).byte_offset is not None
 
 
-def _check_parts(dataset: Any) -> None:
-    """Raise SourceError if a file of a virtual dataset is missing: it would read as the fill value."""
+def _other_files(dataset: Any) -> list[Path]:
+    """Return the files that parts of a dataset lie in; raise SourceError if one is missing: it would read as zeros."""
     folder = Path(dataset.file.filename).parent
-    for part in dataset.virtual_sources() if dataset.is_virtual else ():
-        # "." is the file itself; a pattern stands for any number of files.
-        if part.file_name != "." and "%" not in part.file_name and not (folder / part.file_name).is_file():
+    names = {part.file_name for part in dataset.virtual_sources()} if dataset.is_virtual else set()
+    names |= {name for name, _, _ in dataset.external or ()}
+    files: set[Path] = set()
+    # "." is the file itself.
+    for name in names - {"."}:
+        # A pattern such as "%b" stands for any number of files.
+        found = list(folder.glob(re.sub(r"%\d*b", "*", name))) if "%" in name else [folder / name]
+        files.update(found)
+        if not all(file.is_file() for file in found):
             raise SourceError(
-                f"the virtual dataset {dataset.name} of {dataset.file.filename} has a part in {part.file_name}, which "
-                "is not there: it would read as the fill value; put it there"
+                f"the dataset {dataset.name} of {dataset.file.filename} has a part in {name}, which is not there: it "
+                "would read as the fill value; put it there"
             )
+    return sorted(files)
 
 
 def _datasets_of(file: Any, h5py: Any) -> list[str]:

@@ -18,6 +18,7 @@ from tilewright.assemble import AnyArray
 from tilewright.errors import SourceElsewhereError, SourceError
 from tilewright.sources.readers.blocks import BlockReader, library, listed
 from tilewright.sources.readers.reader import Slices, owned
+from tilewright.stores.metadata import is_zarr
 
 SUFFIX = ".n5"
 _NAMES = ("dimensions", "blockSize", "dataType", "compression", "compressionType")
@@ -27,15 +28,8 @@ _processes: set[int] = set()
 
 
 def is_n5(path: Path) -> bool:
-    """Tell whether a path is a folder in an N5 container, and not in a Zarr store inside it.
-
-    Examples
-    --------
-    >>> is_n5(Path("raw.n5/volumes/raw.zarr")), is_n5(Path("raw.zarr"))
-    (False, False)
-    """
-    stores = [part.lower() for part in path.parts if part.lower().endswith((SUFFIX, ".zarr"))]
-    return bool(stores) and stores[-1].endswith(SUFFIX) and path.is_dir()
+    """Tell whether a path is a folder of an N5 container: ``.n5``, or below one, and no node of Zarr."""
+    return any(part.lower().endswith(SUFFIX) for part in path.parts) and path.is_dir() and not is_zarr(path)
 
 
 @dataclass
