@@ -3,7 +3,9 @@
 The address of a dataset is ``raw.h5:/path/of/the/dataset``. Its axes are in C order: the last one is contiguous.
 """
 
+import importlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,9 @@ class Hdf5Reader(BlockReader):
 
     def _open(self) -> Any:
         h5py = library("h5py", "HDF5", "hdf5")
+        with suppress(ImportError):
+            # Its import makes more compressors known to HDF5, in this process alone.
+            importlib.import_module("hdf5plugin")
         # A file system without locks is no reason to refuse to read.
         file = h5py.File(self.path, "r", locking="best-effort")
         try:
