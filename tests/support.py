@@ -1,8 +1,11 @@
 """What several test modules share: a stitching in plain NumPy, models that notice wrong crops, stores that count."""
 
 import errno
+import gzip
+import json
 import os
 import resource
+import struct
 import subprocess
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -231,6 +234,31 @@ def note(path: str) -> None:
 def noted(path: str | Path) -> int:
     """How often `note` was called."""
     return Path(path).stat().st_size if Path(path).exists() else 0
+
+
+# --- Files.
+
+
+def write_n5(path: Path, image: np.ndarray, block: tuple[int, ...]) -> Path:
+    """Write a dataset of N5 from the words of its specification alone; extents and dimensions are in C order here."""
+    said = {"dimensions": image.shape[::-1], "blockSize": block[::-1], "dataType": image.dtype.name}
+    path.mkdir(parents=True)
+    (path / "attributes.json").write_text(json.dumps({**said, "compression": {"type": "gzip", "level": -1}}))
+    for position in np.ndindex(*(-(-extent // step) for extent, step in zip(image.shape, block, strict=True))):
+        window = tuple(slice(index * step, (index + 1) * step) for index, step in zip(position, block, strict=True))
+        extents = image[window].shape[::-1]
+        file = path.joinpath(*map(str, position[::-1]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        header = struct.pack(f">HH{len(extents)}I", 0, len(extents), *extents)
+        file.write_bytes(header + gzip.compress(image[window].astype(image.dtype.newbyteorder(">")).tobytes()))
+    return path
+
+
+def write_hdf5(path: Path, image: np.ndarray, dataset: str = "volumes/raw", **options: Any) -> Path:
+    """Write a dataset of an HDF5 file, and return its address."""
+    with pytest.importorskip("h5py").File(path, "a") as file:
+        file.create_dataset(dataset, data=image, **options)
+    return Path(f"{path}:/{dataset}")
 
 
 # --- Runs.

@@ -142,11 +142,17 @@ class ValueRange:
         """
         limits, wide = self._limits, values.astype(np.float64)
         lost_count = wide.size - int(np.count_nonzero((wide >= self.lower) & (wide <= self.upper)))
-        inside = np.nan_to_num(np.clip(wide, self.lower, self.upper), copy=False, nan=self.lower)
-        # One factor: a range such as (0, 255) is then exact.
-        scaled = (inside - self.lower) * (int(limits.max - limits.min) / (self.upper - self.lower)) + float(limits.min)
-        result = to_dtype(scaled, np.dtype(self.dtype))
-        result[inside == self.upper] = limits.max
+        np.clip(wide, self.lower, self.upper, out=wide)
+        np.nan_to_num(wide, copy=False, nan=self.lower)
+        is_upper = wide == self.upper
+        # In place, since a tile may be large; by one factor, since a range such as (0, 255) is then exact.
+        wide -= self.lower
+        wide *= int(limits.max - limits.min) / (self.upper - self.lower)
+        wide += float(limits.min)
+        result = (
+            to_dtype(wide, np.dtype(self.dtype)) if limits.bits == 64 else np.rint(wide, out=wide).astype(self.dtype)
+        )
+        result[is_upper] = limits.max
         return result, lost_count
 
     @property

@@ -15,7 +15,7 @@ import tifffile
 import zarr
 from distributed import Client
 from tests.doors.conftest import IMAGE, REQUEST, Predict, negated
-from tests.support import note, noted
+from tests.support import note, noted, write_hdf5, write_n5
 from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, WrapperStore, ZipStore
 
 import tilewright as tw
@@ -119,6 +119,8 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "TIFF, compressed": lambda: tiff(compression="zlib"),
     "TIFF, in tiles": lambda: tiff(tile=(16, 16), compression="zlib"),
     "TIFF, its name a pattern": with_name_of_a_pattern,
+    "HDF5, a relative path": lambda: write_hdf5(Path("raw.h5"), IMAGE, chunks=CHUNKS["chunks"], compression="gzip"),
+    "N5, a relative path": lambda: write_n5(Path("raw.n5/volumes/raw"), IMAGE, CHUNKS["chunks"]),
     "Dask": lambda: dask.array.from_array(IMAGE, chunks=20),
     "Dask, of Zarr opened by a relative path": lambda: zarr_array() and dask.array.from_zarr("raw.zarr"),
     "Dask, of an open Zarr array": lambda: dask.array.from_array(zarr_array()),
@@ -209,6 +211,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a URL": (lambda: "s3://bucket/raw.zarr", "is a URL"),
     "a file that is not there": (lambda: "nowhere.tif", "does not exist"),
     "a file of another kind": (lambda: Path("raw.csv").write_text("1") and "raw.csv", "a file is TIFF .* or Zarr"),
+    "a file of HDF5": (lambda: write_hdf5(Path("raw.h5"), IMAGE) and "raw.h5", r"none is named: it holds /volumes/raw"),
+    "a group of HDF5": (
+        lambda: write_hdf5(Path("a.h5"), IMAGE).parent,
+        r"no dataset '/volumes': it holds /volumes/raw",
+    ),
+    "a group of N5": (lambda: write_n5(Path("a.n5/b/c"), IMAGE, (9, 9)) and "a.n5", r"it holds b/c \(40, 56\) float32"),
     "a group without an image": (lambda: zarr.open_group("raw.zarr", mode="w"), "no array '0'"),
     "a Zarr array that is gone": (lambda: gone(zarr_array()), "raw.zarr is not there"),
     "a dask array of Zarr that is gone": (lambda: gone(dask.array.from_array(zarr_array())), "raw.zarr is not there"),

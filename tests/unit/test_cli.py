@@ -74,6 +74,31 @@ def predicted(folder: Path) -> np.ndarray:
     return zarr.open_array(folder / "out.zarr" / "0", mode="r")[:]
 
 
+def test_a_range_of_values_is_stored_in_whole_numbers(image: np.ndarray, tmp_path: Path) -> None:
+    path = write_models(tmp_path, "import numpy as np\ndef make_model():\n    return np.negative")
+    model = f"{path}:make_model"
+    assert predict(tmp_path, model, "--dtype", "int8", "--value-range", -1, 0).exit_code == 0
+    np.testing.assert_array_equal(predicted(tmp_path), np.rint((1 - image.astype(float)) * 255) - 128)
+    again = predict(tmp_path, model, "--value-range", 0, 1, "--if-exists", "overwrite")
+    assert "got dtype=None; give one, such as --dtype uint8" in one_line_of(again)
+
+
+COMPLETED = {
+    "predict --if-exists over": {"plain,overwrite", "plain,overwrite-foreign"},
+    "predict ra": {"file,ra"},
+    "verify --ledger out": {"file,out"},
+    "rep": {"plain,repair"},
+}
+
+
+@pytest.mark.parametrize("typed", COMPLETED)
+def test_a_shell_completes_names_and_files(typed: str) -> None:
+    words = {"COMP_WORDS": f"tilewright {typed}", "COMP_CWORD": str(len(typed.split()))}
+    environment = {"_TILEWRIGHT_COMPLETE": "bash_complete", **words}
+    done = CliRunner(env=environment).invoke(main, prog_name="tilewright")
+    assert set(done.output.split()) == COMPLETED[typed]
+
+
 # Imports
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from tests.support import CountingStore, is_metadata
+from tests.support import CountingStore, is_metadata, write_hdf5, write_n5
 from zarr.storage import MemoryStore
 
 from tilewright.errors import GeometryError, SourceError
@@ -112,6 +112,9 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "an OME-TIFF": lambda folder: tiff(folder, ome=True),
     "a BigTIFF": lambda folder: tiff(folder, bigtiff=True),
     "a TIFF of single pages": pages,
+    "HDF5": lambda folder: write_hdf5(folder / "raw.h5", IMAGE),
+    "HDF5, compressed": lambda folder: write_hdf5(folder / "raw.hdf5", IMAGE, chunks=(2, 8, 8), compression="gzip"),
+    "N5": lambda folder: write_n5(folder / "raw.n5/volumes/raw", IMAGE, (2, 8, 8)),
 }
 
 
@@ -121,7 +124,11 @@ def test_each_kind_gives_the_window_and_does_so_after_a_journey(kind: str, tmp_p
     assert source.axes.shape == IMAGE.shape
     np.testing.assert_array_equal(source.read_window(WINDOW), EXPECTED[np.newaxis])
     travelled = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(travelled.read_window(WINDOW), EXPECTED[np.newaxis])
+    window = travelled.read_window(WINDOW)
+    np.testing.assert_array_equal(window, EXPECTED[np.newaxis])
+    # The model may write into it.
+    assert window.flags.writeable
+    assert not source.take_missing() | travelled.take_missing()
 
 
 FILES = [
@@ -131,6 +138,8 @@ FILES = [
     "a part of a memmap",
     "a plain TIFF",
     "a compressed TIFF",
+    "HDF5",
+    "N5",
 ]
 
 
@@ -151,7 +160,9 @@ def test_files_are_read_in_another_process(tmp_path: Path) -> None:
         np.testing.assert_array_equal(window, EXPECTED[np.newaxis])
 
 
-@pytest.mark.parametrize("kind", ["a memmap", "a plain TIFF", "a compressed TIFF", "a path of a Zarr array"])
+@pytest.mark.parametrize(
+    "kind", ["a memmap", "a plain TIFF", "a compressed TIFF", "a path of a Zarr array", "HDF5", "N5"]
+)
 def test_a_source_that_travels_takes_none_of_its_elements_along(kind: str, tmp_path: Path) -> None:
     source = open_source(SOURCES[kind](tmp_path), "ZYX")
     source.read_window(WINDOW)

@@ -14,6 +14,7 @@ from tilewright.cli.connecting import connected
 from tilewright.cli.failures import INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
 from tilewright.cli.options import (
+    PATH,
     cluster_options,
     model_options,
     numbers_option,
@@ -37,6 +38,12 @@ PREDICT_EXAMPLE = (
 )
 VERIFY_EXAMPLE = "tilewright verify prediction.zarr"
 REPAIR_EXAMPLE = "tilewright repair prediction.zarr --model networks.py:denoiser"
+COMPLETION = (
+    "\b\nA shell completes names and files with one line in its startup file:",
+    'bash  eval "$(_TILEWRIGHT_COMPLETE=bash_source tilewright)"',
+    'zsh   eval "$(_TILEWRIGHT_COMPLETE=zsh_source tilewright)"',
+    "fish  _TILEWRIGHT_COMPLETE=fish_source tilewright | source",
+)
 COMPRESSORS = ("auto", "none", "zstd", "blosc", "gzip")
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
@@ -46,7 +53,7 @@ def _example(*lines: str) -> str:
     return "\n  ".join(["\b\nExample:", *lines])
 
 
-@click.group(cls=Commands, context_settings=_SETTINGS)
+@click.group(cls=Commands, context_settings=_SETTINGS, epilog="\n  ".join(COMPLETION))
 @click.version_option(__version__, prog_name="tilewright")
 @click.pass_context
 def commands(context: click.Context) -> None:
@@ -82,7 +89,7 @@ def demo_command(directory: Path, seed: int) -> None:
 
 
 @commands.command("plan", short_help="Print the plan, and create nothing.", epilog=_example(PLAN_EXAMPLE))
-@click.argument("source", required=False)
+@click.argument("source", type=PATH, required=False)
 @numbers_option("--shape", help="Extents of the source in its order, instead of SOURCE.")
 @plan_options
 @click.option(
@@ -96,7 +103,8 @@ def plan_command(
 ) -> None:
     """Print how SOURCE would be predicted and stored, and create nothing.
 
-    SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file.
+    SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, a TIFF file, or a dataset
+    of HDF5 (raw.h5:/path/of/dataset) or N5 (raw.n5/path/of/dataset).
     """
     from tilewright.planning import plan_write  # noqa: PLC0415
 
@@ -109,8 +117,8 @@ def plan_command(
 
 
 @commands.command("predict", short_help="Predict a volume into Zarr.", epilog=_example(*PREDICT_EXAMPLE))
-@click.argument("source")
-@click.argument("destination")
+@click.argument("source", type=PATH)
+@click.argument("destination", type=PATH)
 @plan_options
 @click.option(
     "--compressor", "compressors", type=click.Choice(COMPRESSORS), default="auto", help="Compressor of chunks."
@@ -151,8 +159,8 @@ def predict_command(
 ) -> None:
     """Predict SOURCE tile by tile, and write the prediction to the Zarr group DESTINATION.
 
-    SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, or a TIFF file. The
-    prediction is array 0 of DESTINATION.
+    SOURCE is a Zarr array, a Zarr group whose metadata name an image, or with an array 0, a TIFF file, or a dataset
+    of HDF5 (raw.h5:/path/of/dataset) or N5 (raw.n5/path/of/dataset). The prediction is array 0 of DESTINATION.
     MODEL names a model, or a function without arguments that returns one; each worker imports it, and must see
     the same files.
 
@@ -178,7 +186,7 @@ def predict_command(
 
 
 @commands.command("verify", short_help="Prove that an output is complete.", epilog=_example(VERIFY_EXAMPLE))
-@click.argument("destination")
+@click.argument("destination", type=PATH)
 @cluster_options
 @json_option
 def verify_command(destination: str, scheduler: str | None, is_json: bool, **options: Any) -> None:
@@ -197,8 +205,8 @@ def verify_command(destination: str, scheduler: str | None, is_json: bool, **opt
 
 
 @commands.command("repair", short_help="Write missing and damaged parts again.", epilog=_example(REPAIR_EXAMPLE))
-@click.argument("destination")
-@click.option("--source", help="The source, if it was moved.")
+@click.argument("destination", type=PATH)
+@click.option("--source", type=PATH, help="The source, if it was moved.")
 @model_options
 @run_options
 @json_option

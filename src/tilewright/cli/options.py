@@ -8,6 +8,9 @@ import click
 
 from tilewright.cli.model_reference import ModelReference
 
+PATH = click.Path(readable=False)
+"""A path that is checked later; a shell completes the names of files."""
+
 
 def numbers_option(name: str, *words: str, **options: Any) -> Callable[[Any], Any]:
     """Return an option of whole numbers separated by commas, or of one of the words; ``none`` becomes None."""
@@ -137,7 +140,7 @@ cluster_options = _with_options(
         metavar="ADDRESS|FILE",
         help="A Dask cluster, tcp://host:port or its scheduler file; else one in this process.",
     ),
-    click.option("--ledger", metavar="FOLDER", help="The ledger, if not beside DESTINATION."),
+    click.option("--ledger", type=PATH, metavar="FOLDER", help="The ledger, if not beside DESTINATION."),
     click.option(
         "--progress/--no-progress",
         default=True,
@@ -158,6 +161,7 @@ run_options = _with_options(
 model_options = _with_options(
     click.option(
         "--model",
+        type=PATH,
         callback=_read_model,
         metavar="MODEL",
         required=True,

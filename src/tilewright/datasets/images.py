@@ -27,8 +27,8 @@ class SourceImage:
 
     @property
     def path(self) -> Path | None:
-        """Path of the file; None for an array."""
-        return self.source.path
+        """Path of the file, with the dataset in it that is read; None for an array."""
+        return self.source.address
 
     @property
     def sample_count(self) -> int:

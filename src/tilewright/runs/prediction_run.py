@@ -95,6 +95,7 @@ class PredictionRun:
         stop = StopRequest(self.grace_seconds, progress=self._written_before)
         with (
             listening(stop),
+            closing(self.source),
             cluster_client(self.client) as client,
             self.source.held_by(client, stop.check),
             Placement(client, prediction, stop) as placement,

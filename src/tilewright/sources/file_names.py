@@ -44,7 +44,9 @@ def files_named_by(thing: Any) -> Iterator[str]:
                 yield os.fsdecode(value)
     if attribute(thing, "is_virtual") is True:
         # A virtual dataset of HDF5: its parts lie in other files.
-        yield from (str(Path(thing.file.filename).parent / part.file_name) for part in thing.virtual_sources())
+        folder, parts = Path(thing.file.filename).parent, {part.file_name for part in thing.virtual_sources()}
+        # "." is the file itself.
+        yield from (str(folder / part) for part in sorted(parts - {"."}))
 
 
 def attribute(thing: Any, name: str) -> Any:

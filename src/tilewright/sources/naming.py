@@ -7,6 +7,8 @@ from pathlib import Path
 from tilewright.errors import DestinationError
 
 ARRAY_SOURCE_NAME = "prediction"
+_STORES = (".zarr", ".n5", ".h5:", ".hdf5:")
+"""Endings of what holds several arrays, which have paths inside it."""
 
 
 def source_stem(path: Path) -> str:
@@ -16,9 +18,11 @@ def source_stem(path: Path) -> str:
     --------
     >>> source_stem(Path("a.b.tif")), source_stem(Path("raw.zarr/0")), source_stem(Path("raw.zarr/left/em"))
     ('a.b', 'raw', 'raw_left_em')
+    >>> source_stem(Path("raw.h5:/left/em")), source_stem(Path("raw.n5/left/em"))
+    ('raw_left_em', 'raw_left_em')
     """
     parts = path.parts
-    stores = [index for index, part in enumerate(parts) if part.endswith(".zarr")]
+    stores = [index for index, part in enumerate(parts) if part.lower().endswith(_STORES)]
     if not stores:
         return path.stem
     store, *inside = parts[stores[-1] :]
@@ -122,6 +126,6 @@ def zarr_output_names(paths: Sequence[Path | None]) -> list[tuple[Path, str]]:
 
 
 def _folder_of(path: Path) -> Path:
-    """Return the folder of a file, or of the outermost Zarr store around an array."""
-    inside = [parent for parent in path.parents if parent.name.endswith(".zarr")]
+    """Return the folder of a file, or of the outermost store around an array."""
+    inside = [parent for parent in path.parents if parent.name.lower().endswith(_STORES)]
     return (inside[-1] if inside else path).parent

@@ -20,7 +20,9 @@ from tilewright.errors import GeometryError, SourceError
 from tilewright.ome.world import UNKNOWN_WORLD, World
 from tilewright.plan import ImageAxes
 from tilewright.sources.readers.dask import DaskReader
+from tilewright.sources.readers.hdf5 import Hdf5Reader, split_address
 from tilewright.sources.readers.image_in_group import ImageArray, image_of, series_notes
+from tilewright.sources.readers.n5 import N5Reader, is_n5
 from tilewright.sources.readers.reader import ArrayReader, FunctionReader, MemmapReader, Reader, ReadFunction, unmasked
 from tilewright.sources.readers.said_axes import chosen_axes, known_axes_of_tiff, note_on_said_axes
 from tilewright.sources.readers.tiff import SUFFIXES, TiffReader
@@ -50,7 +52,7 @@ def open_source(source: Any, axes: str | None, read_source_func: ReadFunction | 
     ----------
     source : path, zarr.Array, zarr.Group, zarr store, numpy array or memmap, dask array
         A path ends in ``.tif`` or ``.tiff``, or is a Zarr array, or a Zarr group whose metadata name an array, or with
-        an array ``0``.
+        an array ``0``, or a dataset of HDF5 (``raw.h5:/dataset``) or N5 (``raw.n5/dataset``).
     axes : str or None
         Axes of the source in its own order, letters of ``STCZYX``; None for those of its metadata.
     read_source_func : callable, optional
@@ -119,7 +121,7 @@ def _opening(name: str, *, by_function: bool = False) -> Iterator[None]:
             raise SourceError(reason) from error
         raise SourceError(
             f"could not open the source {name}: {without_secrets(error) or type(error).__name__}; a file is TIFF "
-            "(.tif, .tiff) or Zarr: load anything else yourself, and pass the array"
+            "(.tif, .tiff), HDF5 (.h5:/dataset), N5 or Zarr: load anything else by read_source_func, or pass an array"
         ) from error
 
 
@@ -154,6 +156,9 @@ def _found(source: Any, axes: str | None, read_source_func: ReadFunction | None,
 
 def _found_at(source: str | os.PathLike[str], axes: str | None, read: ReadFunction | None, series: int) -> _Found:
     path = Path(source).expanduser()
+    name, dataset = str(path), None
+    if read is None:
+        path, dataset = split_address(path)
     if "://" in os.fspath(source):
         raise SourceError(
             f"the source {public_name(os.fspath(source))!r} is a URL; open it with zarr or dask.array and pass the "
@@ -161,7 +166,7 @@ def _found_at(source: str | os.PathLike[str], axes: str | None, read: ReadFuncti
         )
     if not path.exists():
         raise SourceError(f"the source {path} does not exist")
-    name, absolute = str(path), path.absolute()
+    absolute = path.absolute()
     if read is not None:
         return _Found(name, absolute, FunctionReader(str(absolute), axes or "", read, reader_of))
     if path.suffix.lower() in SUFFIXES:
@@ -170,6 +175,13 @@ def _found_at(source: str | os.PathLike[str], axes: str | None, read: ReadFuncti
             said = reader.description()
         notes = series_notes(series, said.series_count, path)
         return _Found(name, absolute, reader, known_axes_of_tiff(said.axes), notes, said.world)
+    if dataset is not None:
+        hdf5 = Hdf5Reader(str(absolute), dataset)
+        with _opening(name):
+            return _Found(name, absolute, hdf5, hdf5.said_axes)
+    if is_n5(path):
+        with _opening(name):
+            return _Found(name, absolute, N5Reader.of(str(absolute)))
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
     with _opening(name):
         if path.is_file() and not is_zip:

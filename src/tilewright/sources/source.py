@@ -60,7 +60,12 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.recorded_path is None and self.path is not None:
-            self.recorded_path = str(self.path.resolve())
+            self.recorded_path = f"{self.path.resolve()}{self.reader.inside}"
+
+    @property
+    def address(self) -> Path | None:
+        """Path of the file, with the part of it that is read, as a user passes it; None for an array."""
+        return None if self.path is None else Path(f"{self.path}{self.reader.inside}")
 
     @property
     def is_only_here(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dask.array
@@ -9,10 +10,12 @@ import numpy as np
 import zarr
 from xxhash import xxh3_64
 from zarr.abc.store import RangeByteRequest, Store
+from zarr.storage import LocalStore
 
 from tilewright.geometry import position_of
 from tilewright.identity.graphs import graph_identity
 from tilewright.identity.values import array_digest, digest_of, name_of
+from tilewright.sources.readers.n5 import N5Array
 from tilewright.sources.source import Source
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.places import place_of_store
@@ -27,8 +30,8 @@ SAMPLED_NBYTES = 2**16
 def source_identity(source: Source) -> str:
     """Return the identity of a source.
 
-    For a file its size and time; for a Zarr array its metadata and a sample of its stored objects; for an array in
-    memory a digest of at most 64 MiB of its elements; for a dask array a digest of its graph.
+    For a file its size and time; for an array of Zarr or N5 its metadata and a sample of its stored objects; for an
+    array in memory a digest of at most 64 MiB of its elements; for a dask array a digest of its graph.
     """
     if source.path is not None and source.path.is_file():
         status = source.path.stat()
@@ -39,6 +42,8 @@ def source_identity(source: Source) -> str:
         # Memory has another name in each process.
         is_named = source.path is None and place is not None and not place.is_memory
         return f"{_of_zarr(opened)}{f' in {place}' if is_named else ''}{source.reader.view}"
+    if isinstance(opened, N5Array):
+        return _of_n5(opened)
     if isinstance(opened, np.ndarray):
         return f"array {array_digest(opened)}"
     if isinstance(opened, dask.array.Array):
@@ -51,18 +56,31 @@ def _of_zarr(array: zarr.Array[Any]) -> str:
     return f"Zarr array {digest_of(text)}, sample {_sample_of(array)}"
 
 
+def _of_n5(array: N5Array) -> str:
+    text = json.dumps(array.metadata, sort_keys=True)
+    store = LocalStore(array.filename, read_only=True)
+    return f"N5 dataset {digest_of(text)}, sample {_sample_in(store, array.shape, array.chunks, array.key)}"
+
+
 def _sample_of(array: zarr.Array[Any]) -> str:
-    """Return a digest of the ends of stored objects that are spread evenly over the array."""
-    extents = array.shards or array.chunks
-    grid = tuple(-(-extent // step) for extent, step in zip(array.shape, extents, strict=True))
+    def key_of(position: tuple[int, ...]) -> str:
+        return posixpath.join(array.path, array.metadata.encode_chunk_key(position))
+
+    return _sample_in(array.store, array.shape, array.shards or array.chunks, key_of)
+
+
+def _sample_in(
+    store: Store, shape: Sequence[int], extents: Sequence[int], key_of: Callable[[tuple[int, ...]], str]
+) -> str:
+    """Return a digest of the ends of stored objects that are spread evenly over an array."""
+    grid = tuple(-(-extent // step) for extent, step in zip(shape, extents, strict=True))
     count = int(np.prod(grid, dtype=object))
     chosen = sorted({round(place) for place in np.linspace(0, max(0, count - 1), min(SAMPLED_OBJECTS, count))})
     digest = xxh3_64()
     try:
         for number in chosen:
             # The modulus, since rounding may exceed the last number of a huge array.
-            key = array.metadata.encode_chunk_key(position_of(number % count, grid))
-            for part in sync(_ends_of(array.store, posixpath.join(array.path, key))):
+            for part in sync(_ends_of(store, key_of(position_of(number % count, grid)))):
                 digest.update(part)
     except Exception as error:
         return f"not compared ({type(error).__name__})"

@@ -48,6 +48,11 @@ class Reader:
         """The part of the file that is read, for the identity of the source; empty for all of it."""
         return ""
 
+    @property
+    def inside(self) -> str:
+        """The part of the file that is read, as it follows the path of the file; empty where the path names it."""
+        return ""
+
     def take_missing(self) -> frozenset[int]:
         """Return the stored objects that were read as the fill value since the last call, as digests of their keys."""
         return frozenset()
