@@ -12,6 +12,7 @@ import tifffile
 import yaozarrs
 import zarr
 from click.testing import CliRunner
+from tests.conformance.strategy_cases import write
 from tests.doors.conftest import Predict
 
 import tilewright as tw
@@ -160,6 +161,13 @@ def test_write_zarr_says_where_an_image_lies(folder: Path) -> None:
     assert open_source("out.zarr", None).world.scale == {"Z": 2, "Y": 1, "X": 1}
     with pytest.raises(GeometryError, match="give axes= too"):
         tw.write_zarr("other.zarr", VOLUME, scale=(2, 1, 1))
+
+
+def test_what_a_trainer_predicts_lies_where_its_source_does(folder: Path) -> None:
+    ome_zarr("s0")
+    tiled = tw.IterableTiledPredDataset("raw.zarr", None, (6, 32, 32), (2, 8, 8))
+    write(tw.WriteTilesZarr(channel_names=["a"]), tiled, folder / "out")
+    assert open_source("out/raw.zarr", None).world == WORLD.updated(World(channel_names=("a",)))
 
 
 REFUSED = {
