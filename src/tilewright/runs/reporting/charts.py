@@ -14,7 +14,7 @@ from tilewright.plan.describe import format_nbytes
 
 Numbers = npt.NDArray[np.float64]
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 460, 190, 74, 24, 14
-_MOST_POINTS = 120
+_FEWEST_POINTS, _MOST_POINTS = 24, 120
 STAGES = {
     "read": "reading the source",
     "model": "in the model",
@@ -43,7 +43,13 @@ def format_seconds(seconds: float) -> str:
 
 
 def over_time(
-    values: Numbers, step_seconds: float, *, per_point: int = 1, limit: float | None = None, limit_name: str = ""
+    values: Numbers,
+    step_seconds: float,
+    seconds: float,
+    *,
+    per_point: int = 1,
+    limit: float | None = None,
+    limit_name: str = "",
 ) -> str:
     """Return a chart of bytes, or bytes per second, over time.
 
@@ -53,8 +59,10 @@ def over_time(
         One value per step of time.
     step_seconds : float
         Length of a step, in seconds.
+    seconds : float
+        Duration, which may end within the last step.
     per_point : int, default=1
-        Steps that are drawn as one, at least.
+        Steps that should be drawn as one, where enough points are left.
     limit : float, optional
         A value to compare with, drawn as a dashed line with a name.
 
@@ -63,15 +71,15 @@ def over_time(
     str
         SVG.
     """
-    group = max(per_point, -(-len(values) // _MOST_POINTS))
+    group = max(min(per_point, len(values) // _FEWEST_POINTS), -(-len(values) // _MOST_POINTS))
     fits = np.pad(values, (0, -len(values) % group), constant_values=np.nan).reshape(-1, group)
     # A rate is an average; of what is held, the most matters.
     values = np.nanmax(fits, axis=1) if limit is not None else np.nanmean(fits, axis=1)
     # Room for the name of the limit above it.
     highest = max(float(values.max()), 1.15 * (limit or 0.0)) or 1.0
-    duration = step_seconds * group * len(values)
     floor = _HEIGHT - _BOTTOM
-    xs = np.repeat(np.linspace(_LEFT, _WIDTH, len(values) + 1), 2)[1:-1]
+    edges = np.minimum(np.arange(len(values) + 1) * group * step_seconds / seconds, 1.0)
+    xs = np.repeat(_LEFT + edges * (_WIDTH - _LEFT), 2)[1:-1]
     ys = np.repeat(floor - values / highest * (floor - _TOP), 2)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
     unit = "/s" * (limit is None)
@@ -80,7 +88,7 @@ def over_time(
         f'<polygon class="pale" points="{_LEFT},{floor} {points} {_WIDTH},{floor}"/>',
         f'<polyline class="line" points="{points}"/>',
         _text(_LEFT, _HEIGHT - 6, "start"),
-        _text(_WIDTH, _HEIGHT - 6, format_seconds(duration), "end"),
+        _text(_WIDTH, _HEIGHT - 6, format_seconds(seconds), "end"),
     ]
     if limit is not None:
         y = floor - limit / highest * (floor - _TOP)

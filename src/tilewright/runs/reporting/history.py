@@ -134,8 +134,12 @@ class Timeline:
     def live(self, seconds: float) -> Numbers:
         """Return the bytes in flight in each step of so many seconds; a step without news has those before it."""
         noted = self.live_nbytes[: self._count(seconds)]
-        last = np.maximum.accumulate(np.where(np.isnan(noted), -1, np.arange(len(noted))))
-        return np.where(last < 0, 0.0, noted[last])
+        known = np.flatnonzero(~np.isnan(noted))
+        if not len(known):
+            return np.zeros(len(noted))
+        # Before the first news, which come when something is finished, it was as much.
+        last = known[np.maximum(np.searchsorted(known, np.arange(len(noted)), side="right") - 1, 0)]
+        return noted[last]
 
     def _count(self, seconds: float) -> int:
         return min(MOST_STEPS, max(1, int(np.ceil(seconds / self.step_seconds))))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tilewright.runs.reporting.history import History
 
 _log = logging.getLogger(__name__)
-_MOST_REGIONS, _MOST_WORKERS = 50, 16
+_MOST_REGIONS, _REGIONS_OPEN, _MOST_WORKERS = 100, 6, 16
 _FEWEST_STEPS, _UNITS_PER_POINT = 8, 6
 _LIBRARIES = ("tilewright", "dask", "distributed", "numpy", "torch", "zarr")
 _BRAND = '<p class="brand"><b>tilewright</b> report of a prediction</p>'
@@ -146,8 +146,8 @@ def _when(report: Report) -> str:
         return ""
     # Points of few units would tell of the units, not of the rate.
     per_point = max(1, round(_UNITS_PER_POINT * seconds / line.step_seconds / report.unit_count))
-    rates = over_time(line.rates(seconds), line.step_seconds, per_point=per_point)
-    live = over_time(line.live(seconds), line.step_seconds, limit=planned, limit_name="planned at most")
+    rates = over_time(line.rates(seconds), line.step_seconds, seconds, per_point=per_point)
+    live = over_time(line.live(seconds), line.step_seconds, seconds, limit=planned, limit_name="planned at most")
     return section(
         "How it went on",
         "Gaps are times in which nothing came to its end: models that load, slow stores, other users of the machine.",
@@ -181,7 +181,7 @@ def _pictures(report: Report) -> str:
     return section(
         "What it looks like",
         f"{through}, a part of it where it is large, and the first of several channels. Each array has its own range "
-        "of grey values. Striped parts are not written.",
+        "of grey values. Striped parts are not written, or no numbers.",
         _planes(both),
         f'<div class="two">{charts}</div>',
     )
@@ -199,6 +199,8 @@ def _planes(both: list[tuple[str, Slices]]) -> str:
 def _histogram(name: str, slices: Slices) -> str:
     counts, low, high = slices.histogram()
     text = f"{name}: values of the pictures, from {low:.4g} (black) to {high:.4g} (white)"
+    if not counts.any():
+        text = f"{name}: none of the values of the pictures is a number"
     return f"<figure>{histogram(counts, low, high)}<figcaption>{text}</figcaption></figure>"
 
 
@@ -272,8 +274,11 @@ def _not_written(report: Report) -> str:
     more = len(report.given_up) - len(given_up)
     missing = report.missing_unit_count
     striped = "They are striped on the map, and verify lists them."
-    parts = [table(("Region", "Reason"), given_up, is_words=True)] if given_up else []
-    parts += [note(f"{more:,} more were given up; report.given_up has all of them.")] if more > 0 else []
+    head = ("Region", "Reason")
+    parts = [table(head, given_up[:_REGIONS_OPEN], is_words=True)] if given_up else []
+    if rest := given_up[_REGIONS_OPEN:]:
+        parts.append(f"<details><summary>{len(rest)} more</summary>{table(head, rest, is_words=True)}</details>")
+    parts += [note(f"{more:,} more were given up; verify lists all of them.")] if more > 0 else []
     text = f"{missing:,} units are missing, since the run did not come to them. {striped}"
     parts += [paragraphs([text])] if missing else []
     return section("Regions that are not written", "They hold the fill value of the array.", *parts)

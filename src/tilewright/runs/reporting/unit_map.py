@@ -70,7 +70,7 @@ def _name_of_planes(plan: WritePlan, units: UnitMap, first: int, stop: int) -> s
     """Return the place of planes of cells on the axes before the last two."""
     leading, before = units.shape[:-2], []
     if not leading or prod(leading) == 1:
-        return f"{plan.axes[-2:]}, the whole image"
+        return f"{plan.axes[-2:]}, all of the image"
     begins, ends = np.unravel_index(first, leading), np.unravel_index(stop - 1, leading)
     for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         if leading[axis] == 1:
