@@ -135,7 +135,7 @@ class ImageRun:
         """Return the data type and the channels of the output, or raise an error where tiles do not fit them."""
         first = tiles[0]
         channels = first.shape[0] if self.plan is None else self.plan.channels
-        name, value_range = self.image.source.name, self.output_run.value_range
+        name, value_range = self.image.source.name, self.output_run.options.value_range
         if value_range is not None:
             value_range.check(first.dtype, f"a tile of {name}")
         for tile in tiles:
@@ -161,7 +161,7 @@ class ImageRun:
         """Return the valid region of a tile, in the data type of the output."""
         plan = self.output_run.plan
         region, dtype = crop(tile, plan, number, information.overlap_crop_coords), np.dtype(plan.dtype)
-        value_range = self.output_run.value_range
+        value_range = self.output_run.options.value_range
         if region.dtype == dtype and value_range is None:
             return region
         where = f"tile {number} ({describe_region(plan.axes, plan.valid_region(number))}) of {self.image.name}"
