@@ -220,7 +220,7 @@ def test_labels_are_listed_in_their_image_and_can_be_repaired(folder: Path, pred
 
 def test_labels_that_are_no_whole_numbers_or_of_another_format_are_refused(folder: Path, predict: Predict) -> None:
     image = ome_zarr("s0")
-    with pytest.raises(GeometryError, match="labels must be whole numbers, and the output is of float32"):
+    with pytest.raises(GeometryError, match="labels must be whole numbers, and the data type is float32"):
         predict(lambda tiles: tiles.astype("float32"), image, "raw.zarr/labels/cells", **TILES)
     with pytest.raises(DestinationError, match="must have the Zarr format of their image"):
         predict(threshold, image, "raw.zarr/labels/cells", zarr_format=2, **TILES)

@@ -124,9 +124,7 @@ class PlanRequest:
 def check_labels(dtype: str) -> None:
     """Raise GeometryError where labels would be floats."""
     if dtype.startswith("float"):
-        raise GeometryError(
-            f"labels must be whole numbers, and the data type is {dtype}; give dtype='uint32', say, or labels=False"
-        )
+        raise GeometryError(f"labels must be whole numbers, and the data type is {dtype}; give dtype='uint32', say")
 
 
 @dataclass(frozen=True, slots=True)
