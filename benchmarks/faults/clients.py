@@ -85,6 +85,7 @@ def predict_on_cluster(job: Job, client: Client | None) -> Any:
         chunks=chunks,
         shards=shards,
         compressors=job.case.compressors,
+        levels=1,
         batch_size=job.case.batch_size,
         client=client,
         if_exists=job.if_exists,
@@ -103,7 +104,7 @@ def predict_as_trainer(job: Job, client: Client | None) -> Any:
     loader = SimpleNamespace(dataset=dataset, batch_size=job.case.batch_size)
     trainer = SimpleNamespace(predict_dataloaders=loader)
     writer = tw.WriteTilesZarr(
-        client, chunks=chunks, shards=shards, compressors=job.case.compressors, if_exists=job.if_exists
+        client, chunks=chunks, shards=shards, compressors=job.case.compressors, if_exists=job.if_exists, levels=1
     )
     try:
         writer.prepare(trainer, folder)

@@ -267,7 +267,7 @@ def train(
     import pytorch_lightning as pl
 
     loader = loader_of(sources, num_workers) if loader is None else loader
-    strategy = tw.WriteTilesZarr(window_nbytes=1, **{"if_exists": "resume"} | options)
+    strategy = tw.WriteTilesZarr(window_nbytes=1, **{"if_exists": "resume", "levels": 1} | options)
     callback = tw.PredictionWriterCallback(strategy, dirpath=folder)
     trainer = pl.Trainer(
         callbacks=[callback],

@@ -155,6 +155,7 @@ MODELS = {
     """,
 }
 CUT = ("--axes", "YX", "--tile-size", "48,48", "--overlap", "12,12", "--layout", "compact", "--chunks", "24,24")
+CUT += ("--levels", "1")
 CUT += ("--memory", "256KiB", "--no-progress")
 
 
