@@ -19,7 +19,7 @@ from tilewright.errors import DestinationError, OutputInUseError, ResumeError
 from tilewright.ledger.header import FAMILY, MAGIC, Header
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.ledger.records import RECORD_NBYTES, Record, Records, Status
-from tilewright.stores.patience import naming
+from tilewright.stores.patience import is_fatal, naming
 from tilewright.stores.put import write_file
 from tilewright.stores.removal import remove_file
 
@@ -236,6 +236,8 @@ class Ledger:
             os.ftruncate(self._descriptor, whole)
             self._nbytes = whole
             reason = f"could not write the ledger: {error.strerror}"
+            if is_fatal(error):
+                reason += "; the disk takes nothing any more. Make space, then run again with if_exists='resume'"
             raise DestinationError(error.errno, reason, str(self.file)) from error
 
     def close(self) -> None:
