@@ -4,10 +4,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
 
 import numpy as np
 import zarr
+from tests.faults.support import wait_for
 
 import tilewright as tw
 
@@ -19,7 +19,6 @@ import tensorstore
 spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": sys.argv[1] + "/1"}}
 np.save(sys.argv[2], tensorstore.open(spec).result().read().result())
 """
-SECONDS = 60
 
 
 @dataclass
@@ -34,11 +33,9 @@ class LooksAtTheOutput:
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         self.calls += 1
         if self.calls == self.tile_count // 2:
-            until = monotonic() + SECONDS
-            while not any(path.is_file() for path in self.output.glob("1/c/**/*")) and monotonic() < until:
-                sleep(0.01)
+            wait_for(lambda: any(path.is_file() for path in self.output.glob("1/c/**/*")), "a unit of level 1")
             command = [sys.executable, "-c", READER, str(self.output), str(self.seen)]
-            subprocess.run(command, check=True, timeout=SECONDS)
+            subprocess.run(command, check=True, timeout=60)
         return tiles
 
 

@@ -14,7 +14,7 @@ FACTORS = st.sampled_from([(1, 2, 2), (2, 2, 2), (2, 1, 1), (1, 1, 2)])
 SHAPES = st.tuples(*[st.integers(1, 7)] * 3)
 
 
-def images(dtype: str, **limits: object) -> st.SearchStrategy[np.ndarray]:
+def images(dtype: str) -> st.SearchStrategy[np.ndarray]:
     elements = None
     if dtype.startswith("float"):
         elements = st.floats(-1000, 1000, width=8 * np.dtype(dtype).itemsize)

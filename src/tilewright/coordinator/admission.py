@@ -25,13 +25,14 @@ class Admission:
         self._plan = plan
         self._settled = settled
         self._place = 0
+        self._unit = 0
         self._tiles: tuple[int, ...] = ()
         self._first_open = 0
         self.nbytes: int | None = None
 
     def take(self) -> tuple[int, tuple[int, ...]]:
         """Return the next unit and, where units share tiles, the tiles that begin in it; then look ahead."""
-        taken = self._plan.unit_in_turn(self._place), self._tiles
+        taken = self._unit, self._tiles
         self._place += 1
         self.look_ahead()
         return taken
@@ -49,7 +50,7 @@ class Admission:
         if self._place == plan.unit_count:
             self.nbytes = None
             return
-        unit = plan.unit_in_turn(self._place)
+        unit = self._unit
         if unit >= plan.finest_unit_count:
             self.nbytes = sum(map(plan.tile_nbytes, plan.tiles_of_unit(unit)))
         elif plan.units_are_independent:
@@ -62,8 +63,12 @@ class Admission:
         """Go on to the next unit in which a tile may begin that an open unit needs."""
         plan = self._plan
         if plan.units_are_independent:
-            while self._place < plan.unit_count and plan.unit_in_turn(self._place) in self._settled:
+            while self._place < plan.unit_count:
+                self._unit = plan.unit_in_turn(self._place)
+                if self._unit not in self._settled:
+                    return
                 self._place += 1
             return
+        # Where tiles are shared, the order is that of the numbers.
         first_open = self._first_open = self._settled.first_missing(max(self._first_open, self._place))
-        self._place = max(self._place, first_open - plan.largest_unit_distance)
+        self._unit = self._place = max(self._place, first_open - plan.largest_unit_distance)

@@ -187,7 +187,7 @@ class Coordinator(OpenWork):
         if not self._is_done(unit):
             self._settled.add(unit)
             self._close_unit(unit, Cause.STORED, receipt)
-        tile = self.plan.tile_of_unit(unit)
+        tile = self.plan.tile_of_unit(unit) if self._has_levels else None
         if tile is None:
             return
         if handle is not None:
@@ -225,8 +225,9 @@ class Coordinator(OpenWork):
 
     def _has_room(self, nbytes: int) -> bool:
         """Return whether so many bytes more may be asked for; while nothing is under way, coarser levels make room."""
-        is_below = self.coarser_nbytes <= self.plan.coarser_waiting_nbytes
-        return self.live_nbytes + nbytes <= self.budget_nbytes and (is_below or self.is_idle)
+        if self.live_nbytes + nbytes > self.budget_nbytes:
+            return False
+        return not self._has_levels or self.is_idle or self.coarser_nbytes <= self.plan.coarser_waiting_nbytes
 
     def _ask_for(self, tiles: tuple[int, ...], cause: Cause) -> None:
         """Ask for those of these tiles that are neither held, nor on their way, nor done with."""

@@ -136,6 +136,7 @@ class OpenWork:
         self.owned = ownership.units(plan.unit_count)
         self.live_nbytes = 0
         self.peak_live_nbytes = 0
+        self._has_levels = plan.finest_unit_count < plan.unit_count
         self.coarser_nbytes = 0
         self.peak_coarser_nbytes = 0
         self.given_up: dict[int, Failure] = {}
@@ -207,7 +208,7 @@ class OpenWork:
                 self._open_unit(unit)
         record = self._tiles[tile] = OpenTile(TileState.UNSEEN, len(open_units), self.plan.tile_nbytes(tile))
         self._add_live(record.nbytes)
-        if self.plan.unit_of_tile(tile) is not None:
+        if self._has_levels and self.plan.unit_of_tile(tile) is not None:
             self.coarser_nbytes += record.nbytes
             self.peak_coarser_nbytes = max(self.peak_coarser_nbytes, self.coarser_nbytes)
         return record
@@ -216,15 +217,14 @@ class OpenWork:
         """Forget a tile that no unit needs any more."""
         del self._tiles[tile]
         self.live_nbytes -= record.nbytes
-        if self.plan.unit_of_tile(tile) is not None:
+        if self._has_levels and self.plan.unit_of_tile(tile) is not None:
             self.coarser_nbytes -= record.nbytes
 
     def _made_tiles(self, unit: int) -> tuple[int, ...]:
         """Return the tiles of a unit of a coarser level, where the units that they are made of are all written."""
-        sources = [self.plan.unit_of_tile(tile) for tile in self.plan.tiles_of_unit(unit)]
-        if any(source is None or source not in self._settled for source in sources):
-            return ()
-        return self.plan.tiles_of_unit(unit)
+        tiles = self.plan.tiles_of_unit(unit)
+        sources = map(self.plan.unit_of_tile, tiles)
+        return tiles if all(source is not None and source in self._settled for source in sources) else ()
 
     def _open_units_of(self, tile: int) -> tuple[int, ...]:
         return tuple([unit for unit in self.plan.units_of_tile(tile) if unit in self._units or not self._is_done(unit)])

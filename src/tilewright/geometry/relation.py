@@ -31,6 +31,8 @@ class GridRelation:
         other grid.
     counts : sequence of int
         Number of cells of the other grid per axis.
+    first_cell, first_related : int, optional
+        Numbers of the first cells of both grids; others follow in C order.
 
     Examples
     --------
@@ -41,7 +43,14 @@ class GridRelation:
     ((0, 1), (0, 1, 2, 3))
     """
 
-    def __init__(self, axes: Sequence[Iterable[tuple[Interval, range]]], counts: Sequence[int]) -> None:
+    def __init__(
+        self,
+        axes: Sequence[Iterable[tuple[Interval, range]]],
+        counts: Sequence[int],
+        first_cell: int = 0,
+        first_related: int = 0,
+    ) -> None:
+        self._first_cell = first_cell
         self._axes: list[_Axis] = []
         # Few kinds of cells repeat: an extent and a number of related cells per axis.
         self._kinds: list[list[tuple[int, int]]] = []
@@ -54,7 +63,7 @@ class GridRelation:
             starts, ranks, kinds = array("q", [0]), array("q"), array("q")
             for (start, stop), indices in cells:
                 starts.append(stop)
-                ranks.append(indices.start * stride)
+                ranks.append(indices.start * stride + (0 if axis else first_related))
                 kinds.append(factor * found.setdefault((stop - start, len(indices)), len(found)))
             self._axes.append(_Axis(len(ranks), starts, ranks, kinds))
             self._kinds.append(list(found))
@@ -65,7 +74,7 @@ class GridRelation:
 
     def region(self, cell: int) -> Region:
         """Return the region of a cell."""
-        rest = cell
+        rest = cell - self._first_cell
         region = []
         for axis in reversed(self._axes):
             rest, index = divmod(rest, axis.cell_count)
@@ -92,7 +101,7 @@ class GridRelation:
     def _place(self, cell: int) -> tuple[int, int]:
         """Return the rank of the first related cell, and the kind of the cell."""
         cell_count, _, ranks, kinds = self._last_axis
-        row, index = divmod(cell, cell_count)
+        row, index = divmod(cell - self._first_cell, cell_count)
         rank, kind = self._rows.get(row) or self._place_of_row(cell, row)
         return rank + ranks[index], kind + kinds[index]
 
@@ -123,4 +132,4 @@ class GridRelation:
     def _check(self, cell: int, rest: int) -> None:
         if rest != 0:
             counts = tuple(axis.cell_count for axis in self._axes)
-            raise IndexError(f"there is no cell {cell} on a grid of {counts} cells")
+            raise IndexError(f"there is no cell {cell} on a grid of {counts} cells from {self._first_cell} on")

@@ -22,11 +22,6 @@ class CoarserTile:
         Numbers of the unit, and of the tile.
     part_extents : tuple of int
         Extents of a part.
-
-    Attributes
-    ----------
-    valid : array
-        The elements of the tile; complete once each part was added.
     """
 
     def __init__(self, plan: WritePlan, unit: int, tile: int, part_extents: tuple[int, ...]) -> None:
@@ -38,30 +33,29 @@ class CoarserTile:
         self._part_extents = part_extents
         owned = plan.valid_region(tile)
         self._origin = tuple(start for start, _ in owned)
-        dtype = plan.arrays[number].dtype
-        self._valid: AnyArray = np.empty(extents_of(owned), dtype)
         cuts = zip(part_extents, self._region, self._factors, strict=True)
         # Where a block of elements may lie in two parts, it is made of the whole unit.
-        is_cut = any(extent % factor and stop - start > extent for extent, (start, stop), factor in cuts)
-        self._whole: AnyArray | None = np.empty(extents_of(self._region), dtype) if is_cut else None
+        self._is_cut = any(extent % factor and stop - start > extent for extent, (start, stop), factor in cuts)
+        filled = self._region if self._is_cut else owned
+        self._elements: AnyArray = np.empty(extents_of(filled), plan.arrays[number].dtype)
 
     def add(self, position: tuple[int, ...], part: AnyArray) -> None:
         """Take in the part at a position on the part grid; a part that comes again replaces the first one."""
         region = part_region(position, self._part_extents, self._shape)
         inside = part[tuple(slice(stop - start) for start, stop in region)]
-        if self._whole is not None:
-            self._whole[slices_of(relative_to(region, [start for start, _ in self._region]))] = inside
+        if self._is_cut:
+            self._elements[slices_of(relative_to(region, [start for start, _ in self._region]))] = inside
             return
         coarser = [
             (start // factor, -(-stop // factor)) for (start, stop), factor in zip(region, self._factors, strict=True)
         ]
         into = slices_of(relative_to(tuple(coarser), self._origin))
-        self._valid[into] = reduced(inside, self._factors, self._reduction)
+        self._elements[into] = reduced(inside, self._factors, self._reduction)
 
     @property
     def valid(self) -> AnyArray:
-        """The elements of the tile."""
-        return self._valid if self._whole is None else reduced(self._whole, self._factors, self._reduction)
+        """The elements of the tile, once each part was added."""
+        return reduced(self._elements, self._factors, self._reduction) if self._is_cut else self._elements
 
 
 def part_region(position: tuple[int, ...], part_extents: tuple[int, ...], shape: tuple[int, ...]) -> Region:

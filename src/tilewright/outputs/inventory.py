@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from zarr.abc.store import Store
 
@@ -133,12 +132,11 @@ class Inventory:
     @cached_property
     def own_paths(self) -> frozenset[str]:
         """The paths of the group and of the arrays of the output."""
-        named: dict[str, Any] = {}
-        with suppress(MetadataError):
-            root = read_node(self.listing.read)
-            named = {} if root is None else root.attributes.get(OWN_ATTRIBUTE, {})
-        arrays = named.get("arrays", ()) if isinstance(named, dict) else ()
-        return frozenset(["", FULL_RESOLUTION, *self.recorded, *filter(lambda name: isinstance(name, str), arrays)])
+        root = self._read_nodes.get("")
+        marks = {} if root is None else root.attributes.get(OWN_ATTRIBUTE)
+        named = marks.get("arrays") if isinstance(marks, dict) else None
+        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        return frozenset(["", FULL_RESOLUTION, *self.recorded, *names])
 
     @cached_property
     def nodes(self) -> dict[str, Node]:

@@ -114,6 +114,23 @@ def format_nbytes(nbytes: float) -> str:
     return f"{nbytes:.4g} {units[power]}"
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a duration as a person reads it.
+
+    Examples
+    --------
+    >>> format_seconds(0.5), format_seconds(75), format_seconds(93784)
+    ('0.5 s', '1 min 15 s', '1 d 2 h 3 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join([f"{number} {unit}" for number, unit in parts if number][:3])
+
+
 def describe_region(axes: str, region: Region) -> str:
     """Return a region as a person reads it.
 

@@ -6,7 +6,7 @@ from itertools import accumulate
 from math import prod
 from typing import Any, Self
 
-from tilewright.geometry import AxisTiling, AxisUnits
+from tilewright.geometry import AxisTiling
 from tilewright.geometry.footprint import straddling_extent
 from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.pyramid import Pyramid
@@ -127,14 +127,14 @@ class OutputPlan:
     @cached_property
     def units_are_independent(self) -> bool:
         """Whether every tile lies in one unit, so that one task predicts and writes the unit."""
-        return not any(straddling_extent(tiling, units) for tiling, units in self._axes)
+        return not any(self._straddling)
 
     @cached_property
     def largest_unit_distance(self) -> int:
         """Upper bound of the distance, in ranks, from the unit in which a tile begins to another one that it feeds."""
         distance = 0
-        for tiling, units in self._axes:
-            reach = 0 if not straddling_extent(tiling, units) else tiling.largest_valid_extent // units.step + 2
+        for tiling, units, straddling in zip(self.tilings, self.arrays[0].units, self._straddling, strict=True):
+            reach = 0 if not straddling else tiling.largest_valid_extent // units.step + 2
             distance = distance * units.count + min(reach, units.count - 1)
         return distance
 
@@ -177,11 +177,11 @@ class OutputPlan:
     def coarser_nbytes(self) -> int:
         """Upper bound of the bytes of tiles of coarser levels that are held at any time."""
         waiting_nbytes = self._pyramid.waiting_nbytes
-        return min(waiting_nbytes + self._pyramid.arriving_nbytes(self.admitted_nbytes), self._coarser_array_nbytes)
+        return min(waiting_nbytes + self._pyramid.arriving_nbytes(self.admitted_nbytes), self._pyramid.nbytes)
 
-    @property
-    def _coarser_array_nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays[1:])
+    def admitted_within(self, memory_nbytes: int) -> int:
+        """Return the bytes of tiles that may be admitted so that a memory holds them, and what they become."""
+        return self._pyramid.admitted_within(memory_nbytes)
 
     @property
     def coarser_waiting_nbytes(self) -> int:
@@ -205,16 +205,15 @@ class OutputPlan:
 
     # What it follows from.
 
-    @property
-    def _axes(self) -> tuple[tuple[AxisTiling, AxisUnits], ...]:
-        """The tiles and the units of each axis."""
-        return tuple(zip(self.tilings, self.arrays[0].units, strict=True))
+    @cached_property
+    def _straddling(self) -> tuple[int, ...]:
+        """Upper bound of the extent of a tile that lies in two units, per axis; zero where none does."""
+        return tuple(map(straddling_extent, self.tilings, self.arrays[0].units))
 
     @cached_property
     def _pyramid(self) -> Pyramid:
         """The coarser levels."""
-        straddling = [straddling_extent(tiling, units) for tiling, units in self._axes]
-        return Pyramid(self.arrays, straddling, is_in_any_order=not self.comes_in_tile_order)
+        return Pyramid(self.arrays, self._straddling, is_in_any_order=not self.comes_in_tile_order)
 
     @cached_property
     def _tiled_unit_count(self) -> int:

@@ -54,14 +54,23 @@ class Pyramid:
             pairs = self._pairs(level)
             waiting = 0 if level <= self._nested_count else _waiting_in_order(pairs, self._ahead(level))
             elements += waiting + prod(_touched_extent(*pair) for pair in pairs)
-        return min(elements * itemsize, sum(array.nbytes for array in self._arrays[1:]))
+        return min(elements * itemsize, self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the coarser levels."""
+        return sum(array.nbytes for array in self._arrays[1:])
 
     def arriving_nbytes(self, nbytes: int) -> int:
         """Return an upper bound of the bytes of tiles that units of so many bytes become when they are written."""
-        return ceil(nbytes * self.largest_ratio)
+        return ceil(nbytes * self._largest_ratio)
 
-    @property
-    def largest_ratio(self) -> Fraction:
+    def admitted_within(self, memory_nbytes: int) -> int:
+        """Return the bytes of tiles that may be admitted so that a memory holds them, and what they become."""
+        return floor(memory_nbytes / (1 + self._largest_ratio))
+
+    @cached_property
+    def _largest_ratio(self) -> Fraction:
         """Upper bound of the elements of a tile of a coarser level, as a ratio to those of its unit."""
         levels = range(1, len(self._arrays))
         ratios = [prod((tiles.largest_ratio for tiles in self.tiles(level)), start=Fraction(1)) for level in levels]
@@ -91,12 +100,6 @@ class Pyramid:
 
     def _pairs(self, level: int) -> AxisPairs:
         return list(zip(self.tiles(level), self._arrays[level].units, strict=True))
-
-
-def admitted_nbytes(arrays: Sequence[ArrayPlan], memory_nbytes: int) -> int:
-    """Return the bytes of tiles that may be admitted so that a memory holds them, and what they become."""
-    ratio = Pyramid(arrays, ()).largest_ratio
-    return floor(memory_nbytes / (1 + ratio))
 
 
 def _touched_extent(tiles: HalvedUnits, units: AxisUnits) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from tilewright.geometry import AxisTiling, AxisUnits, GridRelation, Interval, Region
+from tilewright.geometry import AxisTiling, AxisUnits, GridRelation, Interval
 
 
 class AxisTiles(Protocol):
@@ -45,56 +45,29 @@ class ArrayRelation:
     first_tile: int = 0
     first_unit: int = 0
 
-    def tile_region(self, tile: int) -> Region:
-        """Return the elements of a tile, in coordinates of the array."""
-        return self._tiles.region(tile - self.first_tile)
-
-    def tile_elements(self, tile: int) -> int:
-        """Return the number of elements of a tile."""
-        return self._tiles.element_count(tile - self.first_tile)
-
-    def unit_elements(self, unit: int) -> int:
-        """Return the number of elements of a unit."""
-        return self._units.element_count(unit - self.first_unit)
-
-    def units_of_tile(self, tile: int) -> tuple[int, ...]:
-        """Return the units that hold a piece of a tile, in C order."""
-        return self._shifted(self._tiles.related(tile - self.first_tile), self.first_unit)
-
-    def tiles_of_unit(self, unit: int) -> tuple[int, ...]:
-        """Return the tiles that have a piece in a unit, in C order."""
-        return self._shifted(self._units.related(unit - self.first_unit), self.first_tile)
-
-    def tile_count_of_unit(self, unit: int) -> int:
-        """Return the number of tiles that have a piece in a unit."""
-        return self._units.related_count(unit - self.first_unit)
-
-    def tiles_starting_in(self, unit: int) -> tuple[int, ...]:
-        """Return the predicted tiles that begin in a unit, in C order."""
-        return self._beginnings.related(unit)
-
-    @staticmethod
-    def _shifted(numbers: tuple[int, ...], first: int) -> tuple[int, ...]:
-        return tuple([number + first for number in numbers]) if first else numbers
-
     @cached_property
-    def _tiles(self) -> GridRelation:
+    def units_of_tiles(self) -> GridRelation:
+        """The tiles, each with the units that hold a piece of it."""
         on_axes = [
             _related(tiles.valid, tiles.count, units.indices_in)
             for tiles, units in zip(self.tiles, self.units, strict=True)
         ]
-        return GridRelation(on_axes, [units.count for units in self.units])
+        counts = [units.count for units in self.units]
+        return GridRelation(on_axes, counts, self.first_tile, self.first_unit)
 
     @cached_property
-    def _units(self) -> GridRelation:
+    def tiles_of_units(self) -> GridRelation:
+        """The units, each with the tiles that have a piece in it."""
         on_axes = [
             _related(units.span, units.count, tiles.indices_in)
             for tiles, units in zip(self.tiles, self.units, strict=True)
         ]
-        return GridRelation(on_axes, [tiles.count for tiles in self.tiles])
+        counts = [tiles.count for tiles in self.tiles]
+        return GridRelation(on_axes, counts, self.first_unit, self.first_tile)
 
     @cached_property
-    def _beginnings(self) -> GridRelation:
+    def beginnings(self) -> GridRelation:
+        """The units, each with the predicted tiles that begin in it."""
         tilings = [tiles for tiles in self.tiles if isinstance(tiles, AxisTiling)]
         on_axes = [
             _related(units.span, units.count, tiling.starts_in)

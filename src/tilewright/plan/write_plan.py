@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from tilewright.geometry import Region, position_of
+from tilewright.geometry import GridRelation, Region, position_of
 from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.describe import describe, describe_html, describe_region
 from tilewright.plan.output_plan import OutputPlan
@@ -68,7 +68,7 @@ class WritePlan(OutputPlan):
 
     def valid_region(self, tile: int) -> Region:
         """Return what a tile alone contributes, in coordinates of the output."""
-        return self._relation_of_tile(tile).tile_region(tile)
+        return self._tiles_like(tile).region(tile)
 
     def crop_region(self, tile: int) -> Region:
         """Return where the valid region lies inside the padded tile."""
@@ -83,15 +83,15 @@ class WritePlan(OutputPlan):
 
     def units_of_tile(self, tile: int) -> tuple[int, ...]:
         """Return the units that hold a piece of this tile, in C order."""
-        return self._relation_of_tile(tile).units_of_tile(tile)
+        return self._tiles_like(tile).related(tile)
 
     def tiles_of_unit(self, unit: int) -> tuple[int, ...]:
         """Return the tiles that have a piece in this unit, in C order."""
-        return self._relations[self.array_of_unit(unit)].tiles_of_unit(unit)
+        return self._units_like(unit).related(unit)
 
     def tile_count_of_unit(self, unit: int) -> int:
         """Return the number of tiles that have a piece in this unit."""
-        return self._relations[self.array_of_unit(unit)].tile_count_of_unit(unit)
+        return self._units_like(unit).related_count(unit)
 
     def tiles_starting_in(self, unit: int) -> tuple[int, ...]:
         """Return the predicted tiles whose valid region begins in this unit: those to ask for when its turn comes.
@@ -99,7 +99,7 @@ class WritePlan(OutputPlan):
         Each tile begins in one unit, the first in C order of those that it feeds. So when all tiles that begin in a
         unit or before it are there, the unit is complete. Tiles of coarser levels come when their units are written.
         """
-        return self._relations[0].tiles_starting_in(unit) if unit < self.finest_unit_count else ()
+        return self._relations[0].beginnings.related(unit) if unit < self.finest_unit_count else ()
 
     def unit_in_turn(self, place: int) -> int:
         """Return the unit whose turn it is: those of one coarser unit come together, coarser ones at the end."""
@@ -141,11 +141,11 @@ class WritePlan(OutputPlan):
 
     def tile_nbytes(self, tile: int) -> int:
         """Return the bytes of a tile's valid region."""
-        return self._relation_of_tile(tile).tile_elements(tile) * self.itemsize
+        return self._tiles_like(tile).element_count(tile) * self.itemsize
 
     def unit_nbytes(self, unit: int) -> int:
         """Return the bytes of a unit."""
-        return self._relations[self.array_of_unit(unit)].unit_elements(unit) * self.itemsize
+        return self._units_like(unit).element_count(unit) * self.itemsize
 
     def describe_unit(self, unit: int) -> str:
         """Return a unit in words."""
@@ -191,10 +191,25 @@ class WritePlan(OutputPlan):
             relations.append(ArrayRelation(tiles, units, first_tile, first_units[level]))
         return tuple(relations)
 
-    def _relation_of_tile(self, tile: int) -> ArrayRelation:
+    @cached_property
+    def _predicted_tiles(self) -> GridRelation:
+        return self._relations[0].units_of_tiles
+
+    @cached_property
+    def _finest_units(self) -> GridRelation:
+        return self._relations[0].tiles_of_units
+
+    def _tiles_like(self, tile: int) -> GridRelation:
+        """Return the grid that a tile is of."""
         if tile < self.tile_count:
-            return self._relations[0]
-        return self._relations[self.array_of_unit(tile - self.tile_count) + 1]
+            return self._predicted_tiles
+        return self._relations[self.array_of_unit(tile - self.tile_count) + 1].units_of_tiles
+
+    def _units_like(self, unit: int) -> GridRelation:
+        """Return the grid that a unit is of."""
+        if unit < self.finest_unit_count:
+            return self._finest_units
+        return self._relations[self.array_of_unit(unit)].tiles_of_units
 
     @cached_property
     def _crop_starts(self) -> "tuple[CompactArray[int], ...]":

@@ -6,7 +6,6 @@ from typing import Any
 
 from tilewright.errors import GeometryError
 from tilewright.ome.world import GivenWorld
-from tilewright.outputs.options import output_dtype
 from tilewright.plan import PlanRequest, WritePlan
 from tilewright.sources.opening import open_single_source
 from tilewright.sources.readers.reader import ReadFunction
@@ -25,7 +24,7 @@ class PlanKeywords:
     layout: str
     chunks: Sequence[int] | str
     shards: Sequence[int] | str | None
-    dtype: Any
+    dtype: str | None
     memory_nbytes: int | None
     levels: int | str
     labels: bool | None
@@ -57,8 +56,7 @@ def opened_request(
     SourceError
         If the source cannot be opened.
     """
-    dtype = None if given.dtype is None else output_dtype(given.dtype)
-    keywords: dict[str, Any] = vars(given) | {"dtype": dtype}
+    keywords: dict[str, Any] = dict(vars(given))
     planned = _planned_request(plan, keywords)
     axes_given = given.axes if planned is None else planned.axes
     opened = open_single_source(source, axes_given, read_source_func, series)

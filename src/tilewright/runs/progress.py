@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
-from tilewright.plan.describe import format_nbytes
+from tilewright.plan.describe import format_nbytes, format_seconds
 from tilewright.runs.callbacks import Callbacks
-from tilewright.runs.reporting.charts import format_seconds
 
 if TYPE_CHECKING:
     from tilewright.plan import WritePlan

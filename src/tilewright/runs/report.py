@@ -60,8 +60,8 @@ class Report:
     notes : tuple of str
         What else the user should know: which of several images of a file was taken, say.
     digest : str
-        Digest of all stored objects of all levels: the same for the same bytes, whoever wrote them. Empty where units
-        were given up.
+        Digest of all stored objects of all levels. Equal bytes have equal digests, however they were written. It is
+        empty where units are missing or were given up.
     kept_nbytes : int
         Bytes of the units that an earlier run had written, before the codecs.
     history : History or None
@@ -94,6 +94,7 @@ class Report:
     history: History | None = field(default=None, repr=False, compare=False)
     ending: Ending = field(default=Ending(), repr=False)
     source: Source | None = field(default=None, repr=False, compare=False)
+    value_range: ValueRange | None = None
 
     @property
     def missing_unit_count(self) -> int:
@@ -104,8 +105,6 @@ class Report:
     def is_complete(self) -> bool:
         """Whether all units are stored."""
         return not self.missing_unit_count and not self.given_up
-
-    value_range: ValueRange | None = None
 
     @property
     def tile_count(self) -> int:

@@ -19,11 +19,11 @@ from tilewright.geometry.footprint import (
 )
 from tilewright.plan.array_plan import ArrayPlan
 from tilewright.plan.choice.group import UNIT_NBYTES, choose_units, wanted_unit_nbytes
-from tilewright.plan.choice.levels import level_factors, unit_borders, with_coarser_levels
+from tilewright.plan.choice.levels import Factors, level_factors, unit_borders, with_coarser_levels
 from tilewright.plan.choice.stored import StoredExtents, stored_extents
 from tilewright.plan.describe import format_nbytes
 from tilewright.plan.dtypes import dtype_name
-from tilewright.plan.pyramid import Pyramid, admitted_nbytes
+from tilewright.plan.pyramid import Pyramid
 from tilewright.plan.request import Levels, PlanRequest, Request, check_labels
 from tilewright.plan.write_plan import WritePlan
 
@@ -106,7 +106,8 @@ def plan_for_tilings(
         check_labels(request.dtype)
     stored = stored_extents(request, tilings, chunks, shards)
     layout = "compact" if all(tiling.border == 1 for tiling in tilings) else "aligned"
-    plan = _plan(request, layout, tuple(tilings), stored, wanted_unit_nbytes(request), window_nbytes)
+    factors = level_factors(request.axes, request.shape, request.levels, request.scale)
+    plan = _plan(request, layout, tuple(tilings), stored, factors, wanted_unit_nbytes(request), window_nbytes)
     waiting = waiting_elements_in_tile_order(plan.tilings, plan.arrays[0].units)
     plan = replace(plan, comes_in_tile_order=True)
     return replace(plan, waiting_nbytes=waiting * request.itemsize + plan.coarser_waiting_nbytes)
@@ -124,7 +125,7 @@ def with_memory(plan: WritePlan, memory_nbytes: int | None) -> WritePlan:
     least_nbytes = touched_elements(plan.tilings, plan.arrays[0].units) * plan.itemsize
     window_nbytes = WINDOW_NBYTES
     if memory_nbytes is not None:
-        window_nbytes = min(window_nbytes, admitted_nbytes(plan.arrays, memory_nbytes) - plan.waiting_nbytes)
+        window_nbytes = min(window_nbytes, plan.admitted_within(memory_nbytes) - plan.waiting_nbytes)
     return _within_memory(replace(plan, window_nbytes=max(window_nbytes, least_nbytes)), memory_nbytes)
 
 
@@ -138,7 +139,7 @@ def _smallest_that_fits(request: Request, layout: str, stored: StoredExtents, wi
             tilings = request.compact_tilings()
         else:
             tilings = _aligned_tilings(request, borders, LARGEST_UNIT_NBYTES * wanted_nbytes // UNIT_NBYTES)
-        plan = _plan(request, layout, tilings, stored, wanted_nbytes, window_nbytes)
+        plan = _plan(request, layout, tilings, stored, factors, wanted_nbytes, window_nbytes)
         fits = request.memory_nbytes is None or plan.peak_live_nbytes <= request.memory_nbytes
         if fits or wanted_nbytes == 0:
             return plan
@@ -186,21 +187,21 @@ def _plan(
     layout: str,
     tilings: tuple[AxisTiling, ...],
     stored: StoredExtents,
+    factors: Factors,
     wanted_nbytes: int,
     window_nbytes: int | None,
 ) -> WritePlan:
     chunks, shards = stored
-    factors = level_factors(request.axes, request.shape, request.levels, request.scale)
     units = choose_units(request, tilings, unit_borders(shards or chunks, factors), wanted_nbytes)
     arrays = with_coarser_levels(ArrayPlan(request.dtype, units, chunks, shards), factors)
-    straddling = list(map(straddling_extent, tilings, units))
+    pyramid = Pyramid(arrays, tuple(map(straddling_extent, tilings, units)))
     waiting_nbytes = waiting_elements(tilings, units) * request.itemsize
-    waiting_nbytes += Pyramid(arrays, straddling).waiting_nbytes
+    waiting_nbytes += pyramid.waiting_nbytes
     # Less than the tiles of one unit would never finish a unit.
     least_nbytes = touched_elements(tilings, units) * request.itemsize
     window_nbytes = window_nbytes or WINDOW_NBYTES
     if request.memory_nbytes is not None:
-        window_nbytes = min(window_nbytes, admitted_nbytes(arrays, request.memory_nbytes) - waiting_nbytes)
+        window_nbytes = min(window_nbytes, pyramid.admitted_within(request.memory_nbytes) - waiting_nbytes)
     return WritePlan(
         axes=request.axes,
         layout=layout,

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.plan.describe import format_nbytes
+from tilewright.plan.describe import format_nbytes, format_seconds
 
 Numbers = npt.NDArray[np.float64]
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 460, 190, 74, 24, 14
@@ -23,23 +23,6 @@ STAGES = {
     "put": "storing",
 }
 """Stages of the work, and what is said of them."""
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as a person reads it.
-
-    Examples
-    --------
-    >>> format_seconds(0.5), format_seconds(75), format_seconds(93784)
-    ('0.5 s', '1 min 15 s', '1 d 2 h 3 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
-    return " ".join([f"{number} {unit}" for number, unit in parts if number][:3])
 
 
 def over_time(

@@ -13,14 +13,8 @@ from html import escape
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tilewright.plan.describe import format_nbytes
-from tilewright.runs.reporting.charts import (
-    STAGES,
-    format_seconds,
-    histogram,
-    over_time,
-    stacked_bars,
-)
+from tilewright.plan.describe import format_nbytes, format_seconds
+from tilewright.runs.reporting.charts import STAGES, histogram, over_time, stacked_bars
 from tilewright.runs.reporting.ending import FAILED, Ending
 from tilewright.runs.reporting.ending import GIVEN_UP as UNITS_GIVEN_UP
 from tilewright.runs.reporting.markup import figures, fragment, key, note, page, panels, paragraphs, section, table
