@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,9 +76,14 @@ class Running:
     def has_ended(self) -> bool:
         return not self._thread.is_alive()
 
+    def _stack(self) -> str:
+        """Where the function is now."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame))
+
     def end(self, seconds: float = SECONDS) -> Any:
         self._thread.join(seconds)
-        assert self.has_ended, "it hangs"
+        assert self.has_ended, f"it hangs:\n{self._stack()}"
         if self._error is not None:
             raise self._error
         return self._result
