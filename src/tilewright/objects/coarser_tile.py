@@ -5,7 +5,7 @@ import numpy as np
 from tilewright.assemble import AnyArray, slices_of
 from tilewright.geometry import Region, extents_of, relative_to
 from tilewright.objects.encoding import ObjectEncoder
-from tilewright.objects.reduction import reduced
+from tilewright.objects.reduction import Reducer, reduced
 from tilewright.plan import WritePlan
 from tilewright.stores.patience import Patience, answer_of
 from tilewright.stores.places import public_name
@@ -29,6 +29,7 @@ class CoarserTile:
         self._shape = plan.arrays[number].shape
         self._factors = plan.arrays[number + 1].factors
         self._reduction = plan.reduction
+        self._reducer = Reducer(self._factors, plan.reduction)
         self._region = plan.unit_region(unit)
         self._part_extents = part_extents
         owned = plan.valid_region(tile)
@@ -50,7 +51,7 @@ class CoarserTile:
             (start // factor, -(-stop // factor)) for (start, stop), factor in zip(region, self._factors, strict=True)
         ]
         into = slices_of(relative_to(tuple(coarser), self._origin))
-        self._elements[into] = reduced(inside, self._factors, self._reduction)
+        self._reducer.reduce(inside, self._elements[into])
 
     @property
     def valid(self) -> AnyArray:
