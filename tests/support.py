@@ -505,6 +505,16 @@ def read_by_tensorstore(array_folder: str | Path, zarr_format: int) -> np.ndarra
     return tensorstore.open(spec).result().read().result()
 
 
+def read_level(folder: str | Path, level: int, zarr_format: int = 3) -> np.ndarray:
+    """Read one level of an output; images of samples are stacked along an axis of their own."""
+    folder = Path(folder)
+    if not (folder / "OME").exists():
+        return read_by_tensorstore(folder / f"{level}", zarr_format)
+    samples = zarr.open_group(folder / "OME", mode="r").attrs.asdict()
+    paths = samples.get("ome", samples)["series"]
+    return np.stack([read_by_tensorstore(folder / path / f"{level}", zarr_format) for path in paths])
+
+
 class CountingStore(WrapperStore[MemoryStore]):
     """A store in memory that counts what is done to each key."""
 
@@ -607,6 +617,7 @@ __all__ = [
     "noted",
     "objects",
     "read_by_tensorstore",
+    "read_level",
     "run",
     "running_clusters",
     "stitched",

@@ -13,7 +13,7 @@ from tilewright.outputs.arrays import existing_array
 from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, VALUE_RANGE
 from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.outputs.output import Output
-from tilewright.plan import FULL_RESOLUTION, PlanRequest, WritePlan
+from tilewright.plan import PlanRequest, WritePlan
 from tilewright.runs.opened_request import PlanKeywords, opened_request
 from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
@@ -79,9 +79,11 @@ def predict_to_zarr(
         (``raw.h5:/volumes/raw``, needs ``tilewright[hdf5]``) or N5 (``raw.n5/volumes/raw``, needs ``tilewright[n5]``).
         The axes of N5 are in C order, as those of HDF5: the reverse of the dimensions in its metadata.
     destination : path or zarr store
-        Where the group is created whose array ``0`` is the prediction. It is an image of OME-Zarr, unless the source
-        has an axis S. A folder ``labels/NAME`` in an image of OME-Zarr is listed as labels of it; these are whole
-        numbers, and their ledger lies beside the image.
+        Where the group is created whose array ``0`` is the prediction. It is an image of OME-Zarr. Where the source has
+        an axis S, each sample is an image of its own: groups ``0``, ``1``, ... in the layout of bioformats2raw, each
+        with its arrays. Chunks or shards of several samples leave these in one array, which is no image of OME-Zarr. A
+        folder ``labels/NAME`` in an image of OME-Zarr is listed as labels of it; these are whole numbers, and their
+        ledger lies beside the image.
     axes : str, optional
         The axes of the source in its own order, letters of ``STCZYX``; where not given those that the metadata of an
         OME-Zarr, OME-TIFF or ImageJ file name.
@@ -278,11 +280,11 @@ def repair(
     if begun.output.group and not begun.output.is_label:
         raise ResumeError(f"the output {begun.output} is a group of a store; pass the whole store")
     try:
-        array = existing_array(begun.output)
+        array = existing_array(begun.output, plan)
     except FileNotFoundError:
         raise ResumeError(
-            f"the array {begun.output}/{FULL_RESOLUTION} is gone, or its metadata are; use predict_to_zarr with "
-            "if_exists='resume', which creates it again"
+            f"the array {begun.output}/{plan.stored_paths(0)[0]} is gone, or its metadata are; use predict_to_zarr "
+            "with if_exists='resume', which creates it again"
         ) from None
     where = fingerprint[SOURCE_PATH] if source is None else source
     opened = open_single_source(where, fingerprint["source axes"], read_source_func, fingerprint[SERIES])

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,13 @@ from tilewright.locks.output_lock import LEDGER_SUFFIX
 from tilewright.objects.digest import digest_text, sum_of_digests
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.unit_checker import UnitChecker
-from tilewright.outputs.arrays import existing_array, existing_group
-from tilewright.outputs.fingerprint import differences
+from tilewright.outputs.arrays import existing_array, existing_group, metadata_faults
 from tilewright.outputs.output import Output
 from tilewright.outputs.surplus import surplus_objects
 from tilewright.plan import FULL_RESOLUTION, WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.runs.checking import check_units
 from tilewright.runs.progress import ProgressLine
-from tilewright.stores.metadata import array_metadata
 from tilewright.stores.places import public_name
 from tilewright.stores.removal import is_partial
 from tilewright.transport.clients import given_or_current
@@ -40,7 +39,7 @@ class Verification:
     Parameters
     ----------
     name : str
-        The array.
+        The array, or the group where each sample has arrays of its own.
     plan : WritePlan
         Its plan.
     stored_nbytes : int
@@ -53,7 +52,8 @@ class Verification:
     metadata : list of str
         Differences between the metadata of the array and those in the ledger.
     surplus : list of str
-        Keys in the array, relative to it, that are not objects of the plan.
+        Keys that are not objects of the plan, relative to the array; to the group where each sample has arrays of its
+        own.
     digest : str
         Digest of all stored objects, as in `Report`; empty where units are not intact.
     """
@@ -183,14 +183,13 @@ def verify(
         metadata = ["those of the group around the array are missing"]
     encoders: dict[int, ObjectEncoder] = {}
     for number, planned in enumerate(plan.arrays):
-        try:
-            array = existing_array(begun.output, planned.name)
-        except FileNotFoundError:
-            metadata.append("those of the array are missing")
-            continue
-        metadata += differences(begun.header.arrays[planned.name], array_metadata(array))
-        encoders[number] = ObjectEncoder(array)
-        surplus += surplus_objects(begun.output, planned, encoders[number])
+        for path, differing in metadata_faults(begun.output, plan, number, begun.header.arrays[planned.name]):
+            of_sample = f" {path}" if plan.is_collection else ""
+            metadata += [f"{text}, of the array{of_sample}" if of_sample else text for text in differing]
+            metadata += [] if differing else [f"those of the array{of_sample} are missing"]
+        with suppress(FileNotFoundError):
+            encoders[number] = ObjectEncoder(existing_array(begun.output, plan, number))
+            surplus += surplus_objects(begun.output, plan, number, encoders[number])
     with ProgressLine(plan.unit_count, "verifying", shown=progress) as line:
         conditions = check_units(UnitChecker(plan, encoders), records, workers, line.update)
     holder = begun.output.lock().holder()
@@ -199,7 +198,7 @@ def verify(
         surplus = [key for key in surplus if not is_partial(key.rpartition("/")[2])]
     metadata += [f"those of an output that is being replaced lie in {aside}" for aside in begun.output.asides()]
     return Verification(
-        f"{begun.output}/{FULL_RESOLUTION}",
+        str(begun.output) if plan.is_collection else f"{begun.output}/{FULL_RESOLUTION}",
         plan,
         sum(record.stored_nbytes for record in records),
         {unit: condition.value for unit, condition in conditions.items()},

@@ -15,7 +15,7 @@ import tifffile
 import torch
 import zarr
 from distributed import Client
-from tests.support import LayerError, PositionModel, running_clusters, stitched
+from tests.support import LayerError, PositionModel, read_level, running_clusters, stitched
 from torch.utils.data import DataLoader
 
 import tilewright as tw
@@ -100,7 +100,7 @@ def expected_of(stack: np.ndarray, is_tiled: bool) -> np.ndarray:
 
 
 def read_output(path: Path) -> np.ndarray:
-    return tifffile.imread(path) if path.suffix == ".tiff" else zarr.open_group(path, mode="r")["0"][...]
+    return tifffile.imread(path) if path.suffix == ".tiff" else read_level(path, 0)
 
 
 # --- Two packages, two kinds of output, tiles and whole samples.
@@ -328,10 +328,10 @@ def test_mixed_precision_is_written_as_float32(embedded: Client, tmp_path: Path)
     image = STACKS["a"] // 256
     callback = tw.PredictionWriterCallback(tw.WriteTilesZarr(embedded), tmp_path)
     predict(pl, callback, tiled(image), Same(), precision="bf16-true")
-    written = zarr.open_group(tmp_path / "prediction.zarr" / "0", mode="r")["0"]
+    written = read_level(tmp_path / "prediction.zarr" / "0", 0)
     assert written.dtype == "float32"
     # Eight bits is what this precision holds.
-    np.testing.assert_array_equal(written[...].squeeze(), image)
+    np.testing.assert_array_equal(written.squeeze(), image)
 
 
 @pytest.mark.usefixtures("nothing_stays_open")

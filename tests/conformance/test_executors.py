@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.strategies import in_small_units
-from tests.support import Case, PositionModel, Receipts, SeesItsCompany, cases, read_by_tensorstore, run, tree
+from tests.support import Case, PositionModel, Receipts, SeesItsCompany, cases, read_level, run, tree
 from zarr.storage import MemoryStore
 
 from tilewright.assemble import crop
@@ -35,9 +34,8 @@ def check(case: Case, folder: Path, client: Client | None = None) -> dict[str, b
     expected = case.expected()
     assert array.dtype == expected.dtype
     np.testing.assert_array_equal(array[...], expected)
-    np.testing.assert_array_equal(zarr.open_group(folder, mode="r")["0"][...], expected)
     for level, values in enumerate(case.levels()):
-        np.testing.assert_array_equal(read_by_tensorstore(folder / f"{level}", case.zarr_format), values)
+        np.testing.assert_array_equal(read_level(folder, level, case.zarr_format), values)
     return tree(folder)
 
 
@@ -210,8 +208,7 @@ def check_resumed(case: Case, kept: set[int], folder: Path, client: Client | Non
     expected = tree(folder / "whole")
     missing = set(range(case.plan.unit_count)) - kept
     shutil.copytree(folder / "whole", folder / "resumed")
-    group = zarr.open_group(folder / "whole", mode="r")
-    encoders = [ObjectEncoder(group[array.name]) for array in case.plan.arrays]
+    encoders = list(map(ObjectEncoder, case.create(folder / "whole")))
     for unit in missing:
         for position in case.plan.objects_of_unit(unit):
             (folder / "resumed" / encoders[case.plan.array_of_unit(unit)].key(position)).unlink()

@@ -100,7 +100,9 @@ def object_files(output: Path) -> list[Path]:
 
 
 def files_of_unit(output: Path, plan: WritePlan, unit: int) -> list[Path]:
-    return [output.joinpath("0", "c", *map(str, position)) for position in plan.objects_of_unit(unit)]
+    paths, first = plan.stored_paths(plan.array_of_unit(unit)), int(plan.is_collection)
+    places = [(paths[position[0] * first], position[first:]) for position in plan.objects_of_unit(unit)]
+    return [output.joinpath(path, "c", *map(str, position)) for path, position in places]
 
 
 def unit_of(output: Path, plan: WritePlan, file: Path) -> int:

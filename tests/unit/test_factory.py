@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import zarr
 from distributed import Client
+from tests.support import read_level
 
 import tilewright as tw
 
@@ -52,7 +53,7 @@ def read_output(folder: Path, write_type: str) -> np.ndarray:
     assert path.name == {"tiff": "a.b.tiff", "zarr": "a.b.zarr", "custom": "a.b.npy"}[write_type]
     if write_type == "tiff":
         return tifffile.imread(path)
-    return zarr.open_group(path, mode="r")["0"][...] if write_type == "zarr" else np.load(path)
+    return read_level(path, 0) if write_type == "zarr" else np.load(path)
 
 
 @pytest.fixture(params=[None, "embedded", "two_processes"])
@@ -205,7 +206,7 @@ def test_the_callback_is_made_of_the_same_parameters(
         with tifffile.TiffFile(tmp_path / "out" / "a.b.tiff") as file:
             assert file.pages[0].compression.name == "ADOBE_DEFLATE"
     elif write_type == "zarr":
-        assert zarr.open_group(tmp_path / "out" / "a.b.zarr", mode="r")["0"].chunks[-2:] == (8, 8)
+        assert zarr.open_group(tmp_path / "out" / "a.b.zarr", mode="r")["0/0" if tiled else "0"].chunks[-2:] == (8, 8)
     else:
         assert json.loads((tmp_path / "out" / "a.b.json").read_text()) == {"level": 3}
 

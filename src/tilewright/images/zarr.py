@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def write_zarr(
     channel_names: Sequence[str] | None = None,
     ome_version: str | None = None,
 ) -> None:
-    """Write an image to array ``0`` of a Zarr group, which appears under its name when it is complete.
+    """Write an image to a Zarr group, as its array ``0``, which appears under its name when it is complete.
 
     An earlier output of this function that has that name is then replaced, and nothing else is. Where the folder around
     it ends in ``.zarr``, it becomes a group too. A dask array is computed in the calling thread, some chunks at a time;
@@ -66,8 +67,8 @@ def write_zarr(
     img : array
         The image, C(Z)YX or SC(Z)YX, of NumPy or Dask.
     axes : str, optional
-        Its axes, letters of ``STCZYX`` in that order, which are stored as the names of the dimensions. With these, and
-        without S, the group is an image of OME-Zarr.
+        Its axes, letters of ``STCZYX`` in that order, which are stored as the names of the dimensions. With these, the
+        group is an image of OME-Zarr; with S a collection of images, one for each sample, as in `predict_to_zarr`.
     chunks, shards
         As in `plan_write`.
     compressors, fill_value, zarr_format
@@ -149,7 +150,9 @@ def _plan(
         one = [AxisTiling(extent, extent, 0) for extent in held_at_once]
         chunks = plan_for_tilings(names, image.dtype, one, chunks=chunks).chunks
     tilings = [AxisTiling(extent, tile, 0) for extent, tile in zip(image.shape, held_at_once, strict=True)]
-    return plan_for_tilings(names, image.dtype, tilings, chunks=chunks, shards=shards)
+    plan = plan_for_tilings(names, image.dtype, tilings, chunks=chunks, shards=shards)
+    # Without names of its axes, the image is one array.
+    return plan if axes is not None else replace(plan, is_collection=False)
 
 
 def _write_units(path: Path, writer: UnitWriter, read: Callable[[Region], AnyArray]) -> None:

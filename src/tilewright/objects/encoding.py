@@ -6,7 +6,6 @@ here from the metadata of the array. Any other chain of codecs goes through zarr
 Equal chunks become equal bytes: the header of gzip has no time, and Blosc compresses a chunk in one thread.
 """
 
-import posixpath
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +15,10 @@ from typing import Any
 
 import numcodecs
 import numpy as np
-import zarr
 from google_crc32c import value as crc32c
 
 from tilewright.assemble import AnyArray
+from tilewright.objects.sample_arrays import StoredArray, object_key
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.zarr_api import Encoded, encoded_by_zarr
 
@@ -33,15 +32,15 @@ _BLOSC_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 @dataclass(frozen=True)
 class ObjectEncoder:
-    """Encoder of the stored objects of one array, of which only the metadata is used."""
+    """Encoder of the stored objects of one array, of which only the metadata and the place are used."""
 
-    array: zarr.Array[Any]
+    array: StoredArray
     _encode_chunk: EncodeChunk | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_encode_chunk", _direct_encoder(self.array))
 
-    def __reduce__(self) -> tuple[type["ObjectEncoder"], tuple[zarr.Array[Any]]]:
+    def __reduce__(self) -> tuple[type["ObjectEncoder"], tuple[StoredArray]]:
         return ObjectEncoder, (self.array,)
 
     @property
@@ -56,7 +55,7 @@ class ObjectEncoder:
 
     def key(self, position: tuple[int, ...]) -> str:
         """Return the key of an object by its position on the grid."""
-        return posixpath.join(self.array.path, self.array.metadata.encode_chunk_key(position))
+        return object_key(self.array, position)
 
     @cached_property
     def _document(self) -> dict[str, Any]:
@@ -70,7 +69,9 @@ class ObjectEncoder:
         """Return the bytes of one part: a contiguous array of `part_extents` in the data type of the array."""
         if self._encode_chunk is not None:
             return self._encode_chunk(part)
-        return encoded_by_zarr(self._document, part)
+        # Without the axis of samples, where these have arrays of their own.
+        own_ndim = len(self._document["shape"])
+        return encoded_by_zarr(self._document, part.reshape(part.shape[-own_ndim:]))
 
     def join(self, parts: Iterable[Encoded | None]) -> Iterator[Encoded]:
         """Iterate over the bytes of an object, and keep no part of it unless the index of a shard comes first.
@@ -93,9 +94,9 @@ class ObjectEncoder:
             yield _index_of_shard(lengths, start=0)
 
 
-def _direct_encoder(array: zarr.Array[Any]) -> EncodeChunk | None:
+def _direct_encoder(array: StoredArray) -> EncodeChunk | None:
     """Return a function that encodes one chunk, or None where zarr must do it."""
-    metadata = array.metadata
+    metadata: Any = array.metadata
     if metadata.zarr_format == 2:
         if metadata.order != "C" or metadata.filters:
             return None
@@ -173,7 +174,7 @@ def _index_of_shard(lengths: Sequence[int | None], *, start: int) -> bytes:
     return index + int(crc32c(index)).to_bytes(_CHECKSUM_NBYTES, "little")
 
 
-def _index_is_first(array: zarr.Array[Any]) -> bool:
+def _index_is_first(array: StoredArray) -> bool:
     metadata: Any = array.metadata
     sharding = metadata.codecs[0].to_dict()["configuration"]
     return str(getattr(sharding["index_location"], "value", sharding["index_location"])) == "start"

@@ -4,13 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import zarr
-
 from tilewright.conversion import ValueRange
 from tilewright.plan import WritePlan
 from tilewright.sources.source import Source
 from tilewright.sources.source_identity import source_identity
-from tilewright.stores.metadata import array_metadata
+from tilewright.stores.metadata import HasMetadata, array_metadata
 
 Fingerprint = dict[str, Any]
 """All inputs that stored bytes depend on, by name; JSON values."""
@@ -28,7 +26,7 @@ def fingerprint_of(
     model: str,
     predicted_by: str,
     plan: WritePlan,
-    arrays: Sequence[zarr.Array[Any]],
+    arrays: Sequence[HasMetadata],
     value_range: ValueRange | None = None,
 ) -> Fingerprint:
     """Return the fingerprint of one output, with the identity of its model, and its arrays or templates of them."""

@@ -11,10 +11,10 @@ import zarr
 from zarr.storage import LocalStore
 
 from tilewright.errors import GeometryError
-from tilewright.ome.attributes import image_attributes
+from tilewright.ome.attributes import SampleAxisError, collection_attributes, image_attributes
 from tilewright.ome.multiscales import multiscales_of, ome_attributes
 from tilewright.ome.world import World
-from tilewright.outputs.inventory import OWN_ATTRIBUTE, FolderListing
+from tilewright.outputs.inventory import COLLECTION, OWN_ATTRIBUTE, FolderListing
 from tilewright.outputs.options import OutputOptions
 from tilewright.plan import WritePlan
 from tilewright.stores.metadata import MetadataError, Node, read_node
@@ -30,12 +30,13 @@ _WINDOW_OF_FLOATS = 0.0, 1.0
 def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
     """Return the attributes of the group of an output.
 
-    Without names of its axes, or with an axis of samples, it is no image of OME-Zarr.
+    Without names of its axes, or with samples in one array, it is no image of OME-Zarr.
 
     Raises
     ------
     GeometryError
-        If other channels are named than the output has, or labels are no whole numbers.
+        If other channels are named than the output has, or labels are no whole numbers; if there are physical metadata
+        of the user, and nothing that has them.
     """
     if options.is_label and np.dtype(plan.dtype).kind not in "iu":
         raise GeometryError(
@@ -45,20 +46,44 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
     if (mapped := options.value_range) is not None:
         marks |= {"value_range": [mapped.lower, mapped.upper], "scale": mapped.scale, "offset": mapped.offset}
     own = {OWN_ATTRIBUTE: marks}
-    if not options.names_dimensions or "S" in plan.axes:
-        return own
+    if plan.is_collection:
+        marks["samples"] = plan.shape[0]
+        return own | _collection(plan, options)[0]
+    if options.names_dimensions and "S" not in plan.axes:
+        return own | _image_attributes(plan, options)
+    if options.given and options.names_dimensions:
+        raise SampleAxisError(
+            f"scale, units and channel_names cannot be stored for the axes {plan.axes} with stored objects of "
+            f"{plan.arrays[0].stored_extents}, which hold several samples: OME-Zarr has no axis of samples; choose "
+            "chunks and shards of one sample"
+        )
+    return own
+
+
+def attributes_of_groups(plan: WritePlan, options: OutputOptions) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the groups in a collection of samples by their names, of images that of the first."""
+    return {COLLECTION: _collection(plan, options)[1], "0": _image_attributes(plan, options)}
+
+
+def _collection(plan: WritePlan, options: OutputOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    return collection_attributes(str(options.ome_version), [str(sample) for sample in range(plan.shape[0])])
+
+
+def _image_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
+    """Return the attributes of an image, or of each sample in a collection."""
     world = _world(plan, options)
-    return own | image_attributes(
+    first = int(plan.is_collection)
+    return image_attributes(
         str(options.ome_version),
-        plan.axes,
-        plan.arrays[0].shape,
-        level_factors(plan),
+        plan.axes[first:],
+        plan.arrays[0].shape[first:],
+        [factors[first:] for factors in level_factors(plan)],
         world,
         paths=[array.name for array in plan.arrays],
         # Viewers choose a window that fits what is stored, unless the metadata have one.
         windows=[_window(plan.dtype)] * len(world.channel_names) or None,
         is_label=options.is_label or (plan.reduction == "mode" and plan.dtype != "bool"),
-        labelled="../../" if options.is_label else None,
+        labelled="../../" if options.is_label and not plan.is_collection else None,
         method=plan.reduction if len(plan.arrays) > 1 else None,
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from zarr.abc.store import Store
 
@@ -24,6 +25,8 @@ from tilewright.stores.zarr_api import sync
 
 OWN_ATTRIBUTE = "tilewright"
 """Attribute of a group that marks its arrays, which it names, as an output of tilewright."""
+COLLECTION = "OME"
+"""Name of the group in a collection of images that lists them."""
 SHOWN = 10
 """Names in a message, at most."""
 _LARGEST_DOCUMENT_NBYTES = 2**26
@@ -131,12 +134,34 @@ class Inventory:
 
     @cached_property
     def own_paths(self) -> frozenset[str]:
-        """The paths of the group and of the arrays of the output."""
+        """The paths of the groups and of the arrays of the output."""
+        return frozenset(["", FULL_RESOLUTION, *filter(self._is_own_path, self.nodes)])
+
+    def _is_own_path(self, path: str) -> bool:
+        if path in self.recorded:
+            return True
+        named = self._marks.get("arrays")
+        names = named if isinstance(named, list) else []
+        if not self._sample_count:
+            return path in names
+        sample, _, name = path.partition("/")
+        is_sample = sample.isdecimal() and int(sample) < self._sample_count
+        return path == COLLECTION or (is_sample and (not name or name in names))
+
+    @property
+    def _marks(self) -> dict[str, Any]:
         root = self._read_nodes.get("")
         marks = {} if root is None else root.attributes.get(OWN_ATTRIBUTE)
-        named = marks.get("arrays") if isinstance(marks, dict) else None
-        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-        return frozenset(["", FULL_RESOLUTION, *self.recorded, *names])
+        return marks if isinstance(marks, dict) else {}
+
+    @cached_property
+    def _sample_count(self) -> int:
+        """The number of images, where each sample is one; zero where the output is one image."""
+        said = self._marks.get("samples")
+        if isinstance(said, int):
+            return said
+        samples = [path.partition("/")[0] for path in self.recorded if "/" in path]
+        return 1 + max(map(int, samples), default=-1)
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
@@ -158,10 +183,14 @@ class Inventory:
     @property
     def is_own(self) -> bool:
         """Whether the ledger, or the attributes of the group, mark it as an output of tilewright."""
-        root, array = self.nodes.get(""), self.nodes.get(FULL_RESOLUTION)
+        root, path = self.nodes.get(""), FULL_RESOLUTION
+        array = self.nodes.get(path)
+        if self._sample_count and (array is None or not array.is_array):
+            path = f"0/{FULL_RESOLUTION}"
+            array = self.nodes.get(path)
         if (array is not None and not array.is_array) or (root is not None and root.is_array):
             return False
-        if array is not None and replace(array, attributes={}) in self.recorded.get(FULL_RESOLUTION, ()):
+        if array is not None and replace(array, attributes={}) in self.recorded.get(path, ()):
             return True
         return root is not None and OWN_ATTRIBUTE in root.attributes
 

@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 from tilewright.arguments import whole_number
 from tilewright.conversion import ValueRange
 from tilewright.errors import DestinationError, GeometryError
-from tilewright.ome.attributes import VERSIONS, SampleAxisError
+from tilewright.ome.attributes import VERSIONS
 from tilewright.ome.world import GIVES_NOTHING, UNKNOWN_WORLD, GivenWorld, World
 from tilewright.plan import ImageAxes
 from tilewright.plan.dtypes import dtype_name
@@ -84,13 +84,8 @@ class OutputOptions:
         Raises
         ------
         GeometryError
-            If what the user gives does not fit the axes, or cannot be stored for them.
+            If what the user gives does not fit the axes.
         """
-        if self.given and "S" in axes:
-            raise SampleAxisError(
-                f"scale, units and channel_names cannot be stored for an image with the axes {axes}: OME-Zarr has no "
-                "axis of samples; leave them out, or give each sample an output of its own"
-            )
         self.given.on(axes)
         return replace(self, world=world, is_label=is_label)
 

@@ -95,9 +95,9 @@ class Output:
     def __str__(self) -> str:
         return f"{self.folder or public_name(self.store)}"
 
-    def path_of_array(self, name: str) -> str:
-        """Return the path of one of its arrays in the store."""
-        return posixpath.join(self.group, name)
+    def path_of(self, inner: str) -> str:
+        """Return the path in the store of what has a path in its group."""
+        return posixpath.join(self.group, inner)
 
     @property
     def is_only_here(self) -> str:
@@ -139,7 +139,7 @@ class Output:
         is_replaced = options.overwrites and self.exists
         within = place_of_store(self.store) if gives_other_names(self.store) else None
         # The array too: it may be a link.
-        array = place_of_store(self.store, self.path_of_array(FULL_RESOLUTION))
+        array = place_of_store(self.store, self.path_of(FULL_RESOLUTION))
         own = [Target(str(self), place, is_replaced, within) for place in dict.fromkeys((self.place, array))]
         return [*own, *ledgers]
 
@@ -165,7 +165,7 @@ class Output:
         return [] if self.ledger is None else self.ledger.files()
 
     def recorded_nodes(self) -> dict[str, list[Node]]:
-        """Return the array metadata in its ledger by the names of the arrays, those of the last run at the end."""
+        """Return the array metadata in its ledger by the paths of the arrays, those of the last run at the end."""
         try:
             headers = [file.header for file in self._ledger_files() if file.header is not None]
         except ResumeError:
@@ -173,9 +173,11 @@ class Output:
         # A ledger that the user chose may belong to another output.
         named = [header for header in headers if self.ledger_path is None or header.output == str(self)]
         nodes: dict[str, list[Node]] = {}
-        for name, metadata in (array for header in named for array in header.arrays.items()):
-            if (node := array_node(metadata)) is not None:
-                nodes.setdefault(name, []).append(node)
+        for header in named:
+            for number, array in enumerate(header.plan.arrays):
+                if (node := array_node(header.arrays.get(array.name, {}))) is not None:
+                    for path in header.plan.stored_paths(number):
+                        nodes.setdefault(path, []).append(node)
         return nodes
 
     @property

@@ -35,8 +35,10 @@ def plan_rows(plan: WritePlan) -> tuple[tuple[str, str], ...]:
     if len(plan.arrays) > 1:
         coarsest, waiting = plan.arrays[-1].shape, format_nbytes(plan.coarser_nbytes)
         levels = f"{len(plan.arrays)}, the coarsest {coarsest}, for which up to {waiting} wait"
+    samples = () if "S" not in plan.axes else (("samples", _describe_samples(plan)),)
     return (
         ("output", f"{plan.axes} {plan.shape} {plan.dtype}, {format_nbytes(array.nbytes)}"),
+        *samples,
         ("levels", levels),
         ("tiles", f"{plan.tile_count:,} of {plan.tile_size}, overlap {plan.overlap}"),
         ("layout", f"{plan.layout}, {plan.extra_inference:.2f} x the tiles of compact"),
@@ -49,6 +51,15 @@ def plan_rows(plan: WritePlan) -> tuple[tuple[str, str], ...]:
         ("Dask tasks", f"{'' if plan.units_are_independent else 'at most '}{plan.task_count:,}"),
         ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles, more only for a large cluster"),
     )
+
+
+def _describe_samples(plan: WritePlan) -> str:
+    """Return how samples are stored."""
+    count, levels = plan.shape[0], len(plan.arrays)
+    if not plan.is_collection:
+        return f"{count:,} in one array, which is no image of OME-Zarr"
+    arrays = "array" if levels == 1 else f"{levels} arrays"
+    return f"{count:,}, each an image of its own: a group with {arrays}, {count * (1 + levels):,} nodes with metadata"
 
 
 def describe_html(plan: WritePlan) -> str:

@@ -26,6 +26,7 @@ class OutputPlan:
     compact_tile_count: int
     reduction: str = "mean"
     comes_in_tile_order: bool = False
+    is_collection: bool = False
     request: PlanRequest | None = field(default=None, compare=False, repr=False)
     _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
     _last_units: tuple[int, ...] = field(init=False, compare=False, repr=False)
@@ -106,6 +107,18 @@ class OutputPlan:
     def factors(self) -> tuple[tuple[int, ...], ...]:
         """The factors per axis from each level to the next coarser one."""
         return tuple(array.factors for array in self.arrays[1:])
+
+    def stored_paths(self, array: int) -> list[str]:
+        """Return the paths of the Zarr arrays in which an array lies, in the group of the output.
+
+        Examples
+        --------
+        >>> from tilewright.plan import plan_write
+        >>> plan_write((2, 64, 64), "SYX", (32, 32), (8, 8), levels=2).stored_paths(1)
+        ['0/1', '1/1']
+        """
+        name = self.arrays[array].name
+        return [f"{sample}/{name}" for sample in range(self.shape[0])] if self.is_collection else [name]
 
     # What it costs.
 

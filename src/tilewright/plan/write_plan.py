@@ -43,6 +43,8 @@ class WritePlan(OutputPlan):
         How elements become one of the next coarser level: intensities by their mean, labels by the most frequent one.
     comes_in_tile_order : bool
         Whether tiles come in C order of tiles, as from a data loader, and not in the order in which units want them.
+    is_collection : bool
+        Whether each sample is stored as an image of its own, which leaves out the axis S.
     request : PlanRequest, optional
         What the plan was made of, for `predict_to_zarr`; a ledger does not keep it.
     """

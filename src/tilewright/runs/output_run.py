@@ -9,9 +9,7 @@ import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from threading import Thread
-from typing import Any, Self
-
-import zarr
+from typing import Self
 
 from tilewright.coordinator import Coordinator
 from tilewright.errors import NotSharedError, OutputInUseError, ResumeError, RunStoppedError, UnitGivenUpError
@@ -22,6 +20,7 @@ from tilewright.ledger.receipts import UnitReceipt
 from tilewright.ledger.records import Records
 from tilewright.objects.digest import sum_of_digests
 from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.sample_arrays import StoredArray
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
 from tilewright.outputs.arrays import Arrays, create_arrays, open_arrays, template_arrays
@@ -173,7 +172,7 @@ class OutputRun:
         return self._writer.plan
 
     @property
-    def array(self) -> zarr.Array[Any]:
+    def array(self) -> StoredArray:
         """The array at full resolution."""
         return self._writer.encoders[0].array
 
@@ -340,8 +339,8 @@ class OutputRun:
     def _intact_units(self, writer: UnitWriter) -> list[int]:
         """Compare what is stored with what the ledger says, and return the units that are as it says."""
         self.output.remove_partial_files()
-        for array, encoder in zip(writer.plan.arrays, writer.encoders, strict=True):
-            remove_surplus(self.output, array, encoder, self._lock.check)
+        for number, encoder in enumerate(writer.encoders):
+            remove_surplus(self.output, writer.plan, number, encoder, self._lock.check)
         records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
         checker = UnitChecker(writer.plan, dict(enumerate(writer.encoders)))
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)

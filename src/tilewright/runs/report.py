@@ -6,11 +6,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import zarr
-
 from tilewright.conversion import ValueRange
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 from tilewright.objects.digest import digest_text, sum_of_digests
+from tilewright.objects.sample_arrays import StoredArray
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.runs.reporting.ending import Ending
@@ -31,7 +30,7 @@ class Report:
     Parameters
     ----------
     array : zarr.Array
-        The finished output.
+        The finished output. Where each sample is an image of its own, what reads their arrays as one with an axis S.
     plan : WritePlan
         What was planned.
     unit_count, object_count : int
@@ -74,7 +73,7 @@ class Report:
         The values of the model that were mapped onto the data type of the output.
     """
 
-    array: zarr.Array[Any]
+    array: StoredArray
     plan: WritePlan
     unit_count: int
     object_count: int
@@ -253,7 +252,7 @@ class Tally:
     def report(
         self,
         plan: WritePlan,
-        array: zarr.Array[Any],
+        array: StoredArray,
         peak_live_nbytes: int,
         given_up: dict[int, str],
         history: History,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from time import monotonic, sleep
+from typing import Any
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
@@ -11,8 +12,7 @@ from tilewright.errors import DestinationError, NotSharedError
 from tilewright.ledger.receipts import UnitReceipt, process_name
 from tilewright.locks.reach import SEEN_SECONDS
 from tilewright.objects.encoding import ObjectEncoder
-from tilewright.outputs.arrays import existing_array
-from tilewright.outputs.fingerprint import differences
+from tilewright.outputs.arrays import metadata_faults
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan
 from tilewright.stores.metadata import array_metadata
@@ -69,18 +69,17 @@ class Witness:
         for receipt in self._receipts.values():
             self._look(receipt)
         self._check()
-        for array, encoder in zip(self._plan.arrays, self._encoders, strict=True):
-            self._check_metadata(array.name, encoder)
+        for number, encoder in enumerate(self._encoders):
+            self._check_metadata(number, array_metadata(encoder.array))
 
-    def _check_metadata(self, array: str, encoder: ObjectEncoder) -> None:
-        name = f"{self._output}/{array}"
-        try:
-            found = existing_array(self._output, array)
-        except FileNotFoundError:
-            raise DestinationError(
-                f"the metadata of {name} are gone: another program has removed them; run again with if_exists='resume'"
-            ) from None
-        if differing := differences(array_metadata(encoder.array), array_metadata(found)):
+    def _check_metadata(self, number: int, wanted: dict[str, Any]) -> None:
+        for path, differing in metadata_faults(self._output, self._plan, number, wanted):
+            name = f"{self._output}/{path}"
+            if not differing:
+                raise DestinationError(
+                    f"the metadata of {name} are gone: another program has removed them; run again with "
+                    "if_exists='resume'"
+                )
             raise DestinationError(
                 f"the metadata of {name} were changed during the run by another program: {'; '.join(differing)}; run "
                 "again with if_exists='resume' or 'overwrite'"

@@ -5,9 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import zarr
+from typing import Any, Protocol
 
 from tilewright.stores.zarr_api import default_buffer_prototype
 
@@ -18,6 +16,14 @@ _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 ReadObject = Callable[[str], bytes | None]
 """Returns the bytes of an object by its key, or None where there is none."""
+
+
+class HasMetadata(Protocol):
+    """An array of Zarr, or several that have equal metadata."""
+
+    @property
+    def metadata(self) -> Any:
+        """The metadata as zarr holds them."""
 
 
 class MetadataError(ValueError):
@@ -75,7 +81,7 @@ def array_node(document: Mapping[str, Any]) -> Node | None:
         return None
 
 
-def array_metadata(array: zarr.Array[Any]) -> dict[str, Any]:
+def array_metadata(array: HasMetadata) -> dict[str, Any]:
     """Return the stored metadata of an array without its attributes, which any program may change."""
     documents = array.metadata.to_buffer_dict(default_buffer_prototype())
     document = documents["zarr.json" if array.metadata.zarr_format == 3 else ".zarray"]

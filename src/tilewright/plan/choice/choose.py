@@ -211,6 +211,8 @@ def _plan(
         window_nbytes=max(window_nbytes, least_nbytes),
         compact_tile_count=prod(tiling.count for tiling in request.compact_tilings()),
         reduction="mode" if request.labels or request.dtype == "bool" else "mean",
+        # An object with parts of several samples lies in one array.
+        is_collection=request.axes.startswith("S") and arrays[0].stored_extents[0] == 1,
     )
 
 

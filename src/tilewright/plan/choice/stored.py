@@ -125,9 +125,11 @@ def _grown_shards(request: Request, tilings: Sequence[AxisTiling], chunks: tuple
         shards[axis] = extent
         return True
 
-    for axis in reversed(range(len(shards))):
+    # Samples are images of their own.
+    growing = [axis for axis in reversed(range(len(shards))) if request.axes[axis] != "S"]
+    for axis in growing:
         grow(axis, lcm(tilings[axis].step, chunks[axis]))
-    for axis in reversed(range(len(shards))):
+    for axis in growing:
         while grow(axis, 2 * shards[axis]):
             pass
     return tuple(shards)

@@ -289,11 +289,12 @@ def _environment(report: Report | None) -> str:
         settings += [("Tiles", tiles), ("Chunks", _times(plan.chunks))]
         settings += [("Shards", _times(plan.shards))] if plan.shards else []
         rows = settings + rows
-        at = ", ".join("0" for _ in report.plan.shape[:-2])
+        at = ", ".join("0" for _ in plan.shape[plan.is_collection : -2])
+        inside = f"/{plan.stored_paths(0)[0]}" if plan.is_collection else ""
         lines = (
             "import zarr",
-            f'prediction = zarr.open_array("{_array_name(report)}", mode="r")',
-            f"plane = prediction[{at + ', ' if at else ''}:, :]  # a NumPy array {report.plan.axes[-2:]}",
+            f'prediction = zarr.open_array("{_array_name(report)}{inside}", mode="r")',
+            f"plane = prediction[{at + ', ' if at else ''}:, :]  # a NumPy array {plan.axes[-2:]}",
         )
         read = section("How to read it", "In Python:", f"<pre>{escape(chr(10).join(lines))}</pre>")
     return read + section(

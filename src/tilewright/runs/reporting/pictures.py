@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zarr
 
 from tilewright.geometry import Interval
+from tilewright.objects.sample_arrays import SampleArrays
 from tilewright.plan import WritePlan
 from tilewright.plan.axes import SPATIAL
 from tilewright.runs.reporting.history import UnitMap
@@ -49,11 +50,11 @@ class Readable:
     @classmethod
     def of(cls, array: Any, axes: str) -> "Readable | None":
         """Return an array to be read; None where it would have to be computed."""
-        return cls(array, axes) if isinstance(array, np.ndarray | zarr.Array) else None
+        return cls(array, axes) if isinstance(array, np.ndarray | zarr.Array | SampleArrays) else None
 
     def cost_nbytes(self, window: Window) -> int:
         """Return the bytes of the chunks that a window touches."""
-        chunks = self.array.chunks if isinstance(self.array, zarr.Array) else (*[1] * (self.array.ndim - 1), 1024)
+        chunks = getattr(self.array, "chunks", None) or (*[1] * (self.array.ndim - 1), 1024)
         cost = int(self.array.dtype.itemsize)
         for name, chunk, extent in zip(self.axes, chunks, self.array.shape, strict=True):
             taken = window.get(name, 0)
