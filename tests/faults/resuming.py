@@ -96,7 +96,7 @@ def header_of(output: Path) -> Header:
 
 
 def object_files(output: Path) -> list[Path]:
-    return sorted(path for path in (output / "0").rglob("*") if path.is_file() and path.name.isdigit())
+    return sorted(path for path in output.rglob("*") if path.is_file() and path.name.isdigit())
 
 
 def files_of_unit(output: Path, plan: WritePlan, unit: int) -> list[Path]:

@@ -74,6 +74,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "chunks": (12, 12),
         "shards": (24, 24),
     },
+    "samples": {"axes": "SYX", "batch_size": 3},
 }
 
 pytestmark = [
@@ -105,6 +106,9 @@ def test_a_client_that_is_killed_again_and_again_leaves_what_it_has_stored(
     run: str, source: Path, tmp_path: Path
 ) -> None:
     options = RUNS[run]
+    if run == "samples":
+        source = tmp_path / "stack.zarr"
+        zarr.create_array(source, data=IMAGE.reshape(2, -1, IMAGE.shape[1]), chunks=(1, 48, 48))
     predict(tmp_path / "whole.zarr", Company(), source, **options)
     chance = random.Random(run)
     kinds = [*["records"] * 4, *["objects"] * 3, *["a file half-written"] * 2, "the lock"]

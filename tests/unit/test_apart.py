@@ -129,6 +129,22 @@ def test_a_source_is_not_replaced(guise: str, destination: str, embedded: Client
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("array", ["0", "1", "1/0", "0/1"])
+def test_an_array_that_is_a_link_to_the_source_is_not_written(array: str, embedded: Client, tmp_path: Path) -> None:
+    raw, output = tmp_path / "raw.zarr", tmp_path / "out.zarr"
+    samples = {"axes": "SYX"} if "/" in array else {}
+    zarr.create_array(
+        raw, data=np.stack([IMAGE, IMAGE]) if samples else IMAGE, chunks=(1, 32, 32) if samples else (32, 32)
+    )
+    predict(raw, output, levels=2, client=embedded, **samples)
+    (output / array).rename(tmp_path / "moved")
+    (output / array).symlink_to(raw)
+    before = tree(tmp_path)
+    with pytest.raises(DestinationError, match=r"is the source .*raw\.zarr"):
+        predict(raw, output, levels=2, client=embedded, if_exists="resume", **samples)
+    assert tree(tmp_path) == before
+
+
 def test_a_group_is_a_source_as_a_whole_and_an_open_array_by_itself(embedded: Client, tmp_path: Path) -> None:
     path = tmp_path / "raw.zarr"
     zarr.create_group(path).create_array("0", data=IMAGE, chunks=(32, 32))

@@ -1,6 +1,5 @@
 """The arrays of an output are created as planned, and opened only if they still are as planned."""
 
-import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -135,24 +134,20 @@ def _add_samples(output: Output, plan: WritePlan, options: OutputOptions, *, are
 
     Each is put as bytes: to create millions of arrays would take as long as to predict them.
     """
-    documents = StoreListing(template_arrays(plan, options)[0].store, "")
-    keys = [key for key in documents.keys() if "/" in key]  # noqa: SIM118
-    of_first = [key for key in keys if key.startswith("0/")]
-
-    def add(folder: str, key: str) -> None:
-        place = posixpath.join(folder, key.partition("/")[2])
-        if are_new or output.listing.read(place) is None:
-            put_object(output.store, output.path_of(place), [documents.read(key) or b""])
-
-    for key in keys:
-        if key not in of_first:
-            add(COLLECTION, key)
-    for sample in range(plan.shape[0]):
+    templates = StoreListing(template_arrays(plan, options)[0].store, "")
+    documents: dict[str, list[tuple[str, bytes]]] = {COLLECTION: [], "0": []}
+    for key in templates.keys():  # noqa: SIM118
+        folder, _, name = key.partition("/")
+        if name:
+            documents[folder].append((name, templates.read(key) or b""))
+    for folder in (COLLECTION, *map(str, range(plan.shape[0]))):
         if not are_new:
-            with _readable(output, str(sample)):
+            with _readable(output, folder):
                 pass
-        for key in of_first:
-            add(str(sample), key)
+        for name, document in documents[COLLECTION if folder == COLLECTION else "0"]:
+            place = f"{folder}/{name}"
+            if are_new or output.listing.read(place) is None:
+                put_object(output.store, output.path_of(place), [document])
 
 
 def _opened_group(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Group:

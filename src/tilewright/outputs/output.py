@@ -138,9 +138,9 @@ class Output:
         ledgers = [] if self.ledger is None else [Target(f"ledger {self.ledger}", place_of_path(self.ledger.path))]
         is_replaced = options.overwrites and self.exists
         within = place_of_store(self.store) if gives_other_names(self.store) else None
-        # The array too: it may be a link.
-        array = place_of_store(self.store, self.path_of(FULL_RESOLUTION))
-        own = [Target(str(self), place, is_replaced, within) for place in dict.fromkeys((self.place, array))]
+        # The arrays too: each may be a link.
+        arrays = [place_of_store(self.store, self.path_of(path)) for path in (FULL_RESOLUTION, *self.recorded_nodes())]
+        own = [Target(str(self), place, is_replaced, within) for place in dict.fromkeys((self.place, *arrays))]
         return [*own, *ledgers]
 
     @property
