@@ -24,7 +24,13 @@ class Reference:
     names: frozenset[str]
 
     def keys(self, unit: int) -> list[str]:
-        return ["/".join(["c", *map(str, position)]) for position in self.plan.objects_of_unit(unit)]
+        """Return the keys of the objects of a unit, relative to the output."""
+        plan = self.plan
+        paths, first = plan.stored_paths(plan.array_of_unit(unit)), int(plan.is_collection)
+        return [
+            "/".join([paths[first * position[0]], "c", *map(str, position[first:])])
+            for position in plan.objects_of_unit(unit)
+        ]
 
 
 def digest(path: Path) -> str:

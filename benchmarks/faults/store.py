@@ -5,6 +5,7 @@ import errno
 import faulthandler
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from zarr.storage import LocalStore
 
 from benchmarks.faults.cases import InjectedStoreError
 from benchmarks.faults.logs import append_line
+
+OBJECT = re.compile(r"(\d+/){1,2}c/[\d/]+")
+"""Key of an object, relative to the output: of its array, or of the array of a sample."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class FaultyStore(LocalStore):
             faults = StoreFaults.load(folder)
             if faults.in_store:
                 await asyncio.sleep(faults.wait())
-                faults.raise_or_not(folder, key.removeprefix("0/"))
+                faults.raise_or_not(folder, key)
         await super().set(key, value)
 
 
@@ -92,13 +96,13 @@ class Watcher(WorkerPlugin):
         if event != "os.rename":
             return
         source, destination = (os.fspath(argument) for argument in arguments[:2])
-        path, _, key = destination.partition("/0/c/")
-        if not key or not path.startswith(self.root):
+        path, _, key = destination.rpartition(".zarr/")
+        if not OBJECT.fullmatch(key) or not path.startswith(self.root):
             return
         folder = Path(self.root, path.removeprefix(f"{self.root}/").split("/")[0])
         faults = StoreFaults.load(folder)
         if not faults.in_store:
             sleep(faults.wait())
-            faults.raise_or_not(folder, f"c/{key}")
+            faults.raise_or_not(folder, key)
         if Path(source).exists():
-            append_line(folder / "sets", f"c/{key}")
+            append_line(folder / "sets", key)

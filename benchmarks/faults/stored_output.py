@@ -74,7 +74,7 @@ class StoredOutput:
         if what == "tear ledger":
             done = self._tear_ledger()
         else:
-            objects = [path for path in sorted(self._output.glob("0/c/**/*")) if self._key(path) in self.unit_of]
+            objects = [path for path in sorted(self._output.rglob("*")) if self._key(path) in self.unit_of]
             done = bool(objects)
             if objects:
                 self._damage_object(what, self._rng.choice(objects))
@@ -83,7 +83,7 @@ class StoredOutput:
         return done
 
     def _key(self, path: Path) -> str:
-        return str(path.relative_to(self._output / "0"))
+        return str(path.relative_to(self._output))
 
     def _damage_object(self, what: str, path: Path) -> None:
         nbytes = path.stat().st_size
@@ -122,7 +122,7 @@ class StoredOutput:
 
     def _is_stored(self, unit: int) -> bool:
         files = self._reference.files
-        return all(digest(self._output / "0" / key) == files[f"0/{key}"] for key in self._reference.keys(unit))
+        return all(digest(self._output / key) == files[key] for key in self._reference.keys(unit))
 
     def _recorded_units(self) -> set[int]:
         """The units that the ledger says are stored: the last record of each counts."""
