@@ -1,5 +1,6 @@
 """Calls that write, what lies there before, and what a user calls next where such a call was killed."""
 
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -238,6 +239,8 @@ def write_images(folder: Path) -> None:
     """Write the sources of the stand-in for a trainer."""
     for name in "abc":
         tifffile.imwrite(folder / f"{name}.tif", IMAGE + ord(name))
+        # Outputs tell when their source was written.
+        os.utime(folder / f"{name}.tif", (0, 0))
 
 
 def _after_images(folder: Path, call: Call) -> None:

@@ -143,8 +143,19 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def digest(content: dict[str, bytes]) -> str:
-    """Return one digest of all names and bytes."""
-    return xxh3_128_hexdigest(b"".join(name.encode() + b"\0" + content[name] for name in sorted(content)))
+    """Return one digest of all names and bytes, without the provenance, which has versions of this environment."""
+    told = (name.encode() + b"\0" + without_provenance(name, content[name]) for name in sorted(content))
+    return xxh3_128_hexdigest(b"".join(told))
+
+
+def without_provenance(name: str, content: bytes) -> bytes:
+    """Return a file; of the attributes of a group, without what has made the output."""
+    if name.rpartition("/")[2] not in ("zarr.json", ".zattrs"):
+        return content
+    document = json.loads(content)
+    own = document.get("attributes", document).get("tilewright", {})
+    # As zarr writes it, so that nothing else changes.
+    return json.dumps(document, indent=2).encode() if own.pop("provenance", None) else content
 
 
 def main() -> int:

@@ -10,6 +10,9 @@ from pathlib import Path
 # It must be said before distributed is imported.
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")
 
+# All outputs have one date: those of two runs are compared byte by byte.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+
 import dask
 import pytest
 from distributed import Client, LocalCluster

@@ -14,6 +14,7 @@ from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE
 from tilewright.outputs.options import OutputOptions, output_dtype
 from tilewright.outputs.output import Output
 from tilewright.plan import PlanRequest, WritePlan
+from tilewright.provenance.call import Call
 from tilewright.runs.opened_request import PlanKeywords, opened_request
 from tilewright.runs.prediction_run import PredictionRun
 from tilewright.runs.report import Report
@@ -198,6 +199,7 @@ def predict_to_zarr(
     >>> bool((report.array[:] == -image).all())
     True
     """
+    call = Call.of(predict_to_zarr, locals())
     world = GivenWorld(scale, units, channel_names)
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists, given=world, ome_version=ome_version)
     chosen, options = _checked_dtype(dtype, plan, value_range, options)
@@ -211,6 +213,7 @@ def predict_to_zarr(
         options=options,
         request=request,
         plan=plan,
+        call=call,
         batch_size=batch_size,
         client=client,
         progress=progress,

@@ -624,7 +624,7 @@ def test_an_exported_program_predicts_and_is_told_by_its_weights_and_steps() -> 
         tiles = torch.ones(1, 1, 4, 4)
         predictor = Predictor(torch.export.export(network(kind, more=more).eval(), (tiles,)))
         assert predictor.predict(tiles.numpy()).shape == (1, 1, 4, 4)
-        return predictor.identity
+        return predictor.facts.identity
 
     before = identity_of(Network, 0)
     assert identity_of(Network, 0) == before

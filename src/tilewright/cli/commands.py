@@ -11,7 +11,7 @@ import click
 from tilewright import __version__
 from tilewright.cli.as_json import PlanResult, Printer, json_option
 from tilewright.cli.connecting import connected
-from tilewright.cli.failures import INCOMPLETE, Commands
+from tilewright.cli.failures import COMMAND_LINE, INCOMPLETE, Commands
 from tilewright.cli.model_reference import ModelReference
 from tilewright.cli.options import (
     PATH,
@@ -169,19 +169,21 @@ def predict_command(
     printer = Printer(is_json)
     with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination, printer):
         from tilewright.prediction import predict_to_zarr  # noqa: PLC0415
+        from tilewright.provenance.call import by_command  # noqa: PLC0415
 
         _check_device(device, is_here=client is None)
-        report = predict_to_zarr(
-            model,
-            source,
-            destination,
-            compressors=_compressors(compressors, int(zarr_format)),
-            device=device,
-            zarr_format=int(zarr_format),
-            client=client,
-            on_plan=printer.plan,
-            **options,
-        )
+        with by_command(click.get_current_context().meta[COMMAND_LINE], model.file):
+            report = predict_to_zarr(
+                model,
+                source,
+                destination,
+                compressors=_compressors(compressors, int(zarr_format)),
+                device=device,
+                zarr_format=int(zarr_format),
+                client=client,
+                on_plan=printer.plan,
+                **options,
+            )
     printer.result(report)
 
 

@@ -13,12 +13,19 @@ INCOMPLETE = 3
 """Exit status of a command that found or left parts of the output missing or wrong."""
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C has ended, as shells expect it."""
+COMMAND_LINE = "tilewright.command_line"
+"""Key of the command line in the `meta` of a context of click."""
 _STATUS: dict[type[Exception], int] = {RunStoppedError: STOPPED, UnitGivenUpError: INCOMPLETE}
 """Exit status per error; 1 for all others."""
 
 
 class Commands(click.Group):
     """Group of commands that turns errors into one line of text."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the command line, which the outputs tell of, and parse it."""
+        ctx.meta[COMMAND_LINE] = ("tilewright", *args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""

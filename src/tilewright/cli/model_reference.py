@@ -62,6 +62,11 @@ class ModelReference:
             raise ValueError(f"there is no file {path}")
         return cls(str(path), name, str(path.parent))
 
+    @property
+    def file(self) -> str:
+        """The Python or TorchScript file; empty for a module."""
+        return self.module if self.module.endswith((*TORCH_SCRIPT_SUFFIXES, ".py")) else ""
+
     def __str__(self) -> str:
         return f"{self.module}:{self.name}" if self.name else self.module
 

@@ -1,12 +1,43 @@
 """Two models are the same if their weights are equal; models without weights are compared by their code."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 from xxhash import xxh3_64
 
 from tilewright.identity.values import digest_of, value_identity
+
+LIBRARIES = ("torch", "pytorch_lightning", "lightning")
+"""Packages whose classes models and trainers are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a model.
+
+    Parameters
+    ----------
+    identity : str
+        What tells it from others, as `model_identity`.
+    name : str
+        Name of its class or function, without the module; that may have several names.
+    libraries : tuple of str
+        Packages of `LIBRARIES` whose classes it is of.
+    """
+
+    identity: str = ""
+    name: str = ""
+    libraries: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: Any, *others: Any) -> "ModelFacts":
+        """Return the facts of a model; the libraries are those of others too, such as its trainer."""
+        roots = {kind.__module__.partition(".")[0] for thing in (model, *others) for kind in type(thing).__mro__}
+        own = getattr(model, "__qualname__", None) or getattr(model, "__name__", None)
+        name = own if isinstance(own, str) else type(model).__qualname__
+        return cls(model_identity(model), name, tuple(library for library in LIBRARIES if library in roots))
 
 
 def model_identity(model: Any) -> str:

@@ -29,6 +29,8 @@ from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.axes import ORDER, is_in_order
 from tilewright.plan.choice.stored import SMALL_CHUNK_NBYTES
+from tilewright.provenance.call import Call
+from tilewright.provenance.document import Origin
 from tilewright.sources.readers.reader import unmasked
 from tilewright.stores.metadata import is_zarr
 from tilewright.stores.patience import naming
@@ -83,6 +85,7 @@ def write_zarr(
     OSError
         If something has that name that is no output of tilewright, or it cannot be written; the error names it.
     """
+    origin = Origin(Call.of(write_zarr, locals()))
     path = checked_path(file_path).absolute()
     image = img if isinstance(img, dask.array.Array) else np.asarray(unmasked(img))
     options = OutputOptions(
@@ -113,7 +116,8 @@ def write_zarr(
         path.parent.mkdir(parents=True, exist_ok=True)
     with being_written(partial, path, is_folder=True):
         with naming(path):
-            arrays = create_arrays(Output.at(partial), plan, options)
+            provenance = origin.of_image(f"an array {plan.axes} of the shape {plan.shape}")
+            arrays = create_arrays(Output.at(partial), plan, options, provenance)
         writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)))
         _write_units(path, writer, (lambda region: image[slices_of(region)]) if lazy is None else lazy.read)
         with naming(path):

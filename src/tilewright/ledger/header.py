@@ -28,6 +28,8 @@ class Header:
         The plan that numbers the units, the place of the output when the run began, and array metadata by name.
     replaces : {"", "output", "zarr"}
         What this run replaces: nothing, the output of the earlier files of the folder, or any Zarr node.
+    provenance : dict
+        What has made the output; JSON values, which nothing is decided by.
     """
 
     fingerprint: dict[str, Any]
@@ -35,6 +37,7 @@ class Header:
     output: str = ""
     arrays: dict[str, Any] = field(default_factory=dict)
     replaces: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return the beginning of a file: the same line of text twice, so that one damaged byte leaves one intact."""
@@ -59,7 +62,8 @@ class Header:
 
     def _check(self) -> None:
         """Raise if a field has a wrong type, or the plan has no tiles."""
-        if not (isinstance(self.fingerprint, dict) and isinstance(self.arrays, dict) and isinstance(self.output, str)):
+        named = (self.fingerprint, self.arrays, self.provenance)
+        if not (all(isinstance(each, dict) for each in named) and isinstance(self.output, str)):
             raise TypeError("a field of the header has another type")
         if self.replaces not in (NOTHING, OUTPUT, EVERYTHING):
             raise ValueError(f"no run replaces {self.replaces!r}")

@@ -192,8 +192,8 @@ def _first_current(files: list[LedgerFile]) -> int:
 
 
 def _identity_of(header: Header) -> Header:
-    """Return the fields that all headers of one output share: without its place and the memory of a run."""
-    return replace(header, output="", replaces="", plan=replace(header.plan, window_nbytes=0))
+    """Return the fields that all headers of one output share: without its place, its past and the memory of a run."""
+    return replace(header, output="", replaces="", provenance={}, plan=replace(header.plan, window_nbytes=0))
 
 
 class Ledger:

@@ -17,7 +17,7 @@ import numpy as np
 from tilewright.assemble import AnyArray
 from tilewright.conversion import as_array, is_array, is_number
 from tilewright.errors import ModelOutputError, mark_as_raised_by_model
-from tilewright.identity.models import model_identity
+from tilewright.identity.models import ModelFacts
 
 
 class Predictor:
@@ -46,8 +46,8 @@ class Predictor:
         self._lock = threading.Lock()
         self._loaded: Callable[[AnyArray], AnyArray] | None = None
         self._give_back: Callable[[], None] | None = None
-        # What tells the model from others; known when it has predicted.
-        self.identity = ""
+        # Known when it has predicted.
+        self.facts = ModelFacts()
 
     def __reduce__(self) -> tuple[type["Predictor"], tuple[Any, str]]:
         return Predictor, (self.model, self.device)
@@ -98,7 +98,7 @@ class Predictor:
 
     def _load(self) -> Callable[[AnyArray], AnyArray]:
         model = _made_by(self.model)
-        self.identity = model_identity(model)
+        self.facts = ModelFacts.of(model)
         if not _is_torch_module(model):
             return _array_predictor(model)
         self._give_back = _state_of(model)

@@ -13,6 +13,7 @@ import numpy as np
 from tilewright.assemble import AnyArray, crop
 from tilewright.conversion import ValueRange, converted
 from tilewright.errors import ModelOutputError
+from tilewright.identity.models import ModelFacts
 from tilewright.ledger.receipts import StageSeconds
 from tilewright.model.own_memory import OwnMemory, Turn
 from tilewright.model.predictor import Predictor
@@ -79,7 +80,7 @@ class Probe:
 
     channels: int
     dtype: str
-    identity: str
+    model: ModelFacts
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class TilePrediction:
             # A copy: the model may write to its memory again.
             self._probed[0] = prediction.copy()
             self._spent.add(seconds)
-        return Probe(prediction.shape[1], prediction.dtype.name, self.predictor.identity)
+        return Probe(prediction.shape[1], prediction.dtype.name, self.predictor.facts)
 
     def read_tile(self, plan: WritePlan, tile: int) -> AnyArray:
         """Return what the model sees of a tile, C(Z)YX."""

@@ -36,26 +36,32 @@ def template_arrays(plan: WritePlan, options: OutputOptions) -> Arrays:
     return tuple(_as_planned(array, "", plan, number) for number, array in enumerate(created))
 
 
-def create_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
+def create_arrays(
+    output: Output, plan: WritePlan, options: OutputOptions, provenance: dict[str, Any] | None = None
+) -> Arrays:
     """Create the groups and the arrays of an output, and return the arrays, or raise DestinationError."""
     if plan.is_collection:
         with _creating(output):
-            _opened_group(output, plan, options)
+            _opened_group(output, plan, options, provenance)
             _add_samples(output, plan, options)
-    return tuple(_created(output, plan, number, options) for number in range(len(plan.arrays)))
+    return tuple(_created(output, plan, number, options, provenance) for number in range(len(plan.arrays)))
 
 
-def _created(output: Output, plan: WritePlan, number: int, options: OutputOptions) -> StoredArray:
+def _created(
+    output: Output, plan: WritePlan, number: int, options: OutputOptions, provenance: dict[str, Any] | None
+) -> StoredArray:
     if plan.is_collection:
         return existing_array(output, plan, number)
     with _creating(output):
-        return _create_in(_opened_group(output, plan, options), plan, number, options)
+        return _create_in(_opened_group(output, plan, options, provenance), plan, number, options)
 
 
-def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arrays:
+def open_arrays(
+    output: Output, plan: WritePlan, options: OutputOptions, provenance: dict[str, Any] | None = None
+) -> Arrays:
     """Return the arrays of an earlier run, and create missing ones; raise ResumeError if one is not as planned."""
     with _readable(output):
-        _opened_group(output, plan, options)
+        _opened_group(output, plan, options, provenance)
     if plan.is_collection:
         with _creating(output):
             _add_samples(output, plan, options, are_new=False)
@@ -68,7 +74,7 @@ def open_arrays(output: Output, plan: WritePlan, options: OutputOptions) -> Arra
                     f"the array {output}/{path} is not the one that its ledger {output.ledger} is about: "
                     f"{'; '.join(differing)}; use if_exists='overwrite' to write it anew"
                 )
-            found = _created(output, plan, number, options)
+            found = _created(output, plan, number, options, provenance)
         opened.append(found or existing_array(output, plan, number))
     return tuple(opened)
 
@@ -150,9 +156,11 @@ def _add_samples(output: Output, plan: WritePlan, options: OutputOptions, *, are
                 put_object(output.store, output.path_of(place), [document])
 
 
-def _opened_group(output: Output, plan: WritePlan, options: OutputOptions) -> zarr.Group:
+def _opened_group(
+    output: Output, plan: WritePlan, options: OutputOptions, provenance: dict[str, Any] | None
+) -> zarr.Group:
     """Open or create the group of an output, with its attributes; those that it has stay as they are."""
-    attributes = group_attributes(plan, options)
+    attributes = group_attributes(plan, options, provenance)
     group = zarr.open_group(
         output.store, path=output.group, mode="a", zarr_format=_version(options), attributes=attributes
     )

@@ -27,8 +27,10 @@ _WINDOW_OF_FLOATS = 0.0, 1.0
 """Window of a channel of floats, whose values are not known when the output is created."""
 
 
-def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
-    """Return the attributes of the group of an output.
+def group_attributes(
+    plan: WritePlan, options: OutputOptions, provenance: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the attributes of the group of an output, with what has made it.
 
     Without names of its axes, or with samples in one array, it is no image of OME-Zarr.
 
@@ -45,6 +47,8 @@ def group_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]:
     marks: dict[str, Any] = {"arrays": [array.name for array in plan.arrays]}
     if (mapped := options.value_range) is not None:
         marks |= {"value_range": [mapped.lower, mapped.upper], "scale": mapped.scale, "offset": mapped.offset}
+    if provenance:
+        marks["provenance"] = provenance
     own = {OWN_ATTRIBUTE: marks}
     if plan.is_collection:
         marks["samples"] = plan.shape[0]

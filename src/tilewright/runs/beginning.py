@@ -1,7 +1,7 @@
 """Decision of a run: its output is fresh, or is resumed from what an earlier run has begun."""
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from tilewright.errors import ResumeError
 from tilewright.ledger.header import Header
@@ -19,6 +19,9 @@ class Asked(Protocol):
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
         """Return all that the stored bytes follow from."""
 
+    def provenance(self, plan: WritePlan, fingerprint: Fingerprint) -> dict[str, Any]:
+        """Return what makes the output, for the attributes of its group."""
+
     def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
         """Return the plan of the earlier run for the memory that this run has."""
 
@@ -35,11 +38,14 @@ class Beginning:
         All that the stored bytes follow from; equal in both runs.
     is_resumed : bool
         Whether an earlier run has begun the output.
+    provenance : dict
+        What makes the output; once `decided_again` for an output that is resumed, what the earlier run has said.
     """
 
     plan: WritePlan
     fingerprint: Fingerprint
     is_resumed: bool
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def open_run(output: Output, header: Header | None, asked: Asked) -> Beginning:
@@ -52,11 +58,13 @@ def open_run(output: Output, header: Header | None, asked: Asked) -> Beginning:
     """
     if header is None:
         plan = asked.plan(None)
-        return Beginning(plan, asked.fingerprint(plan), is_resumed=False)
+        fingerprint = asked.fingerprint(plan)
+        return Beginning(plan, fingerprint, is_resumed=False, provenance=asked.provenance(plan, fingerprint))
     wanted = asked.plan(header.plan)
     fingerprint = asked.fingerprint(wanted)
     _check_same(output, header, fingerprint)
-    return Beginning(asked.continued(header.plan, wanted), fingerprint, is_resumed=True)
+    plan = asked.continued(header.plan, wanted)
+    return Beginning(plan, fingerprint, is_resumed=True, provenance=asked.provenance(plan, fingerprint))
 
 
 def decided_again(output: Output, header: Header | None, beginning: Beginning) -> Beginning:
@@ -71,6 +79,7 @@ def decided_again(output: Output, header: Header | None, beginning: Beginning) -
         _check_same(output, header, beginning.fingerprint)
         if replace(header.plan, window_nbytes=beginning.plan.window_nbytes) != beginning.plan:
             raise ResumeError(f"another run has begun the output {output} in this moment; run this one again")
+        beginning = replace(beginning, provenance=header.provenance)
     return replace(beginning, is_resumed=header is not None)
 
 

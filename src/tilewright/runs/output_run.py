@@ -14,7 +14,7 @@ from typing import Self
 from tilewright.coordinator import Coordinator
 from tilewright.errors import NotSharedError, OutputInUseError, ResumeError, RunStoppedError, UnitGivenUpError
 from tilewright.executors.placement import Placement
-from tilewright.ledger.header import EVERYTHING, NOTHING, OUTPUT, Header
+from tilewright.ledger.header import EVERYTHING, OUTPUT, Header
 from tilewright.ledger.ledger import Ledger
 from tilewright.ledger.receipts import UnitReceipt
 from tilewright.ledger.records import Records
@@ -24,7 +24,6 @@ from tilewright.objects.sample_arrays import StoredArray
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
 from tilewright.outputs.arrays import Arrays, create_arrays, open_arrays, template_arrays
-from tilewright.outputs.fingerprint import Fingerprint
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.outputs.replacement import Replacement
@@ -126,20 +125,20 @@ class OutputRun:
             If another run has begun something else there since; if the output cannot be created.
         """
         beginning = decided_again(self.output, self.header(), beginning)
-        plan, fingerprint = beginning.plan, beginning.fingerprint
+        plan = beginning.plan
         self._check_reach()
         if beginning.is_resumed:
             self._replacement.go_on()
             self._is_replacing = self._replacement.is_pending
-            arrays = open_arrays(self.output, plan, self.options)
+            arrays = open_arrays(self.output, plan, self.options, beginning.provenance)
         else:
             # Again, now that no other run can create it.
             self.output.check(self.options)
             self.output.check_space(self.options, plan.output_nbytes)
-            arrays = self._create(plan, fingerprint)
+            arrays = self._create(beginning)
         self.output.remove_partial_files_around()
         writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)), guard=self._lock.guard())
-        kept = self._kept_units(writer, fingerprint) if beginning.is_resumed else []
+        kept = self._kept_units(writer, beginning) if beginning.is_resumed else []
         self._callbacks.kept(len(kept), self.tally.kept_nbytes)
         executor = self._placement.executor(plan, writer)
         self._opened.callback(executor.close)
@@ -151,7 +150,7 @@ class OutputRun:
         self._run = Run(self._coordinator, executor, self)
         return self._run
 
-    def _kept_units(self, writer: UnitWriter, fingerprint: Fingerprint) -> list[int]:
+    def _kept_units(self, writer: UnitWriter, beginning: Beginning) -> list[int]:
         """Return the units that need not be written again, and begin a file of the ledger where others must."""
         plan = writer.plan
         kept = self._intact_units(writer)
@@ -163,7 +162,7 @@ class OutputRun:
         self.tally = Tally(kept_unit_count=len(kept), kept_nbytes=kept_nbytes, digest=self._kept_digest)
         self.output.check_space(self.options, missing_nbytes)
         if len(kept) < plan.unit_count:
-            self._append_to_ledger(self._new_header(plan, fingerprint, NOTHING))
+            self._append_to_ledger(self._new_header(beginning))
         return kept
 
     @property
@@ -268,13 +267,13 @@ class OutputRun:
 
     # How it begins.
 
-    def _create(self, plan: WritePlan, fingerprint: Fingerprint) -> Arrays:
+    def _create(self, beginning: Beginning) -> Arrays:
         """Create the output, and before it the ledger: an array without one could never be completed."""
         ledger = self.output.ledger
         self.output.check_ledger()
         self._check_last_holder()
         # In memory first: what zarr does not take must not cost what is there.
-        header = self._new_header(plan, fingerprint, NOTHING)
+        header = self._new_header(beginning)
         self._replacement.settle()
         is_there = not self.output.is_vacant or bool(self.output.asides())
         if is_there or (ledger is not None and ledger.files()):
@@ -286,7 +285,7 @@ class OutputRun:
         if is_there and not self.output.asides():
             self._replacement.make_room(self._number, also_zarr=self.options.overwrites_foreign)
         self._lock.check()
-        return create_arrays(self.output, plan, self.options)
+        return create_arrays(self.output, beginning.plan, self.options, beginning.provenance)
 
     def _check_last_holder(self) -> None:
         """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
@@ -325,10 +324,11 @@ class OutputRun:
             self._lock.check()
             self.output.remove_partial_files()
 
-    def _new_header(self, plan: WritePlan, fingerprint: Fingerprint, replaces: str) -> Header:
+    def _new_header(self, beginning: Beginning) -> Header:
+        plan, fingerprint, provenance = beginning.plan, beginning.fingerprint, beginning.provenance
         templates = map(array_metadata, template_arrays(plan, self.options))
         arrays = dict(zip([array.name for array in plan.arrays], templates, strict=True))
-        return Header(fingerprint, plan, str(self.output), arrays, replaces)
+        return Header(fingerprint, plan, str(self.output), arrays, provenance=provenance)
 
     def _append_to_ledger(self, header: Header) -> None:
         ledger = self.output.ledger

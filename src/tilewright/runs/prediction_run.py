@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tilewright.arguments import flag, seconds, whole_number
@@ -16,6 +16,8 @@ from tilewright.outputs.fingerprint import CLUSTER, Fingerprint, fingerprint_of
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import PlanRequest, WritePlan, plan_of, with_memory
+from tilewright.provenance.call import Call
+from tilewright.provenance.document import Origin, Provenance
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.progress import Progress
 from tilewright.runs.report import Report
@@ -45,6 +47,8 @@ class PredictionRun:
         What is asked for of tiles, storage and memory.
     plan : WritePlan or None
         A plan to execute as it is; one is chosen for the request where there is none.
+    call : Call
+        The call that asked for it.
     batch_size, client, progress, on_plan, grace_seconds, report
         As in `predict_to_zarr`.
     """
@@ -55,6 +59,7 @@ class PredictionRun:
     options: OutputOptions
     request: PlanRequest
     plan: WritePlan | None = None
+    call: Call = field(default_factory=Call)
     batch_size: int = 1
     client: "Client | None" = None
     progress: bool = True
@@ -89,6 +94,7 @@ class PredictionRun:
 
     def _predict(self, saved: SavedReport) -> Report:
         self._check()
+        origin = Origin(self.call)
         value_range = self.options.value_range
         is_converted = self.request.dtype is not None
         prediction = TilePrediction(self.source, self.predictor, self.batch_size, is_converted, value_range)
@@ -111,7 +117,7 @@ class PredictionRun:
             if value_range is not None:
                 value_range.check(probe.dtype)
             output_run = OutputRun(self.output, self.options, placement, line)
-            asked = _AskedPrediction(self, probe, self.request.memory_nbytes or placement.memory_nbytes)
+            asked = _AskedPrediction(self, origin, probe, self.request.memory_nbytes or placement.memory_nbytes)
             beginning = output_run.open(asked)
             if self.on_plan is not None:
                 self.on_plan(beginning.plan)
@@ -163,6 +169,7 @@ class _AskedPrediction:
     """What a prediction is asked to write, once its model is known."""
 
     run: PredictionRun
+    origin: Origin
     probe: Probe
     memory_nbytes: int
 
@@ -187,7 +194,10 @@ class _AskedPrediction:
     def fingerprint(self, plan: WritePlan) -> Fingerprint:
         options = self.run.options
         templates = template_arrays(plan, options)
-        return fingerprint_of(self.run.source, self.probe.identity, CLUSTER, plan, templates, options.value_range)
+        return fingerprint_of(self.run.source, self.probe.model.identity, CLUSTER, plan, templates, options.value_range)
+
+    def provenance(self, plan: WritePlan, fingerprint: Fingerprint) -> Provenance:
+        return self.origin.of_prediction(plan, fingerprint, self.probe.model, self.run.source.name)
 
     def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
         return with_memory(begun, self.memory_nbytes)

@@ -11,6 +11,7 @@ from tilewright.assemble import AnyArray, crop
 from tilewright.conversion import converted
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import ModelOutputError, ResumeError, UnitGivenUpError
+from tilewright.identity.models import ModelFacts
 from tilewright.outputs.apart import check_apart
 from tilewright.outputs.arrays import template_arrays
 from tilewright.outputs.fingerprint import Fingerprint, fingerprint_of
@@ -19,6 +20,7 @@ from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
 from tilewright.plan.describe import describe_region
 from tilewright.plan.request import Levels
+from tilewright.provenance.document import Origin, Provenance
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
@@ -56,8 +58,14 @@ class AskedImage:
         As in `plan_write`.
     options : OutputOptions
         How the array is stored.
-    model, predicted_by : str
-        Identity of the model, and of the trainer.
+    model : ModelFacts
+        What is known of the model.
+    model_file : str
+        Checkpoint that it was loaded from; empty without one.
+    predicted_by : str
+        Identity of the trainer.
+    origin : Origin
+        What all outputs of the trainer have in common.
     """
 
     image: TiledImage
@@ -67,8 +75,10 @@ class AskedImage:
     shards: Sequence[int] | str | None
     options: OutputOptions
     window_nbytes: int | None
-    model: str
+    model: ModelFacts
+    model_file: str
     predicted_by: str
+    origin: Origin
     levels: int | str
     labels: bool
 
@@ -96,10 +106,14 @@ class AskedImage:
         """Return all that the stored bytes follow from."""
         templates = template_arrays(plan, self.options)
         fingerprint = fingerprint_of(
-            self.image.source, self.model, self.predicted_by, plan, templates, self.options.value_range
+            self.image.source, self.model.identity, self.predicted_by, plan, templates, self.options.value_range
         )
         self.image.source.close()
         return fingerprint
+
+    def provenance(self, plan: WritePlan, fingerprint: Fingerprint) -> Provenance:
+        """Return what makes the output."""
+        return self.origin.of_prediction(plan, fingerprint, self.model, self.image.source.name, self.model_file)
 
     def continued(self, begun: WritePlan, plan: WritePlan) -> WritePlan:
         """Return the plan of the earlier run for the memory of this one."""

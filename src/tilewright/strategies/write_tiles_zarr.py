@@ -17,10 +17,12 @@ from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import IncompleteImageError, UnitGivenUpError
 from tilewright.executors.placement import Placement
-from tilewright.identity.models import model_identity
+from tilewright.identity.models import ModelFacts
 from tilewright.model.own_memory import OwnMemory
 from tilewright.ome.world import GivenWorld
 from tilewright.outputs.options import OutputOptions, output_dtype
+from tilewright.provenance.call import Call
+from tilewright.provenance.document import Origin
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
@@ -128,6 +130,7 @@ class WriteTilesZarr(TrainerStrategy):
         channel_names: Sequence[str] | None = None,
         ome_version: str | None = None,
     ) -> None:
+        self._call = Call.of(WriteTilesZarr, locals())
         if window_nbytes is not None:
             whole_number("window_nbytes", window_nbytes)
         check_client(client)
@@ -181,7 +184,9 @@ class WriteTilesZarr(TrainerStrategy):
         outputs = outputs_of(list(images.values()), folder, self.options, self.ledger)
         self.reports = []
         self._runs = ImageRuns(self.reports)
-        self._model = model_identity(getattr(trainer, "lightning_module", None))
+        self._origin = Origin(self._call)
+        self._model = ModelFacts.of(getattr(trainer, "lightning_module", None), trainer)
+        self._model_file = str(getattr(trainer, "ckpt_path", None) or "")
         self._predicted_by = f"a trainer of precision {getattr(trainer, 'precision', 'unknown')}"
         client = self._opened.enter_context(cluster_client(self.client))
         self._placement = self._opened.enter_context(Placement(client))
@@ -314,5 +319,7 @@ class WriteTilesZarr(TrainerStrategy):
             levels=self.levels,
             labels=self.labels,
             model=self._model,
+            model_file=self._model_file,
+            origin=self._origin,
             predicted_by=f"{self._predicted_by}, borders {image.borders}",
         )
