@@ -77,7 +77,10 @@ class Verification:
         return [unit for unit, found in self.conditions.items() if found == condition]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it in types that JSON has; a region is ``[start, stop]`` per axis, in elements."""
+        """Return all of it in types that JSON has.
+
+        A region is ``[start, stop]`` per axis, in elements of its level; level 0 is full resolution.
+        """
         return {
             "array": self.name,
             "axes": self.plan.axes,
@@ -86,9 +89,9 @@ class Verification:
             "object_count": self.plan.object_count,
             "intact_unit_count": self.plan.unit_count - len(self.conditions),
             "stored_nbytes": self.stored_nbytes,
+            "digest": self.digest,
             "units": [
-                {"unit": unit, "condition": condition, "region": [list(axis) for axis in self.plan.unit_region(unit)]}
-                for unit, condition in self.conditions.items()
+                self.plan.place_of_unit(unit) | {"condition": condition} for unit, condition in self.conditions.items()
             ],
             "metadata": list(self.metadata),
             "surplus": list(self.surplus),

@@ -151,6 +151,7 @@ def test_a_report_of_a_thousand_units_tells_what_was_given_up_where_and_why(imag
     assert report.history.units.given_up.sum() == given_up
     said = json.loads(json.dumps(report.to_dict()))
     assert (said["state"], said["unit_count"], len(said["given_up"])) == ("given up", report.unit_count, given_up)
+    assert said["digest"] == ""
     # What reads as the fill value is no value of a picture.
     assert f"Prediction: values of the pictures, from {report.array[:][report.array[:] > 0].min():.4g}" in page.text
     Page(report._repr_html_())
@@ -253,10 +254,29 @@ def test_every_command_prints_one_json_object(image: np.ndarray, tmp_path: Path)
     plan = run("plan", raw, *cut)
     assert plan["tile_count"] == WritePlan.from_dict(plan["plan"]).tile_count
     assert run("predict", raw, out, "--model", "numpy:negative", *cut)["object_count"] == plan["object_count"]
+    digest = run("verify", out)["digest"]
     next((tmp_path / "out.zarr/0/c").glob("*/*")).unlink()
     assert [unit["condition"] for unit in run("verify", out)["units"]] == ["missing"]
     assert run("repair", out, "--model", "numpy:negative")["unit_count"] == 1
-    assert run("verify", out)["is_complete"]
+    verified = run("verify", out)
+    assert verified["is_complete"]
+    assert verified["digest"] == digest == run("repair", out, "--model", "numpy:negative")["digest"] != ""
+
+
+def test_a_region_of_a_coarser_level_names_its_level_in_json(image: np.ndarray, tmp_path: Path) -> None:
+    output, cut = tmp_path / "o.zarr", CUT | {"levels": 3}
+    plan = in_small_units(tw.plan_write(image.shape, dtype=image.dtype, **cut), 2**12)
+    image[100, 100] = -1
+    with pytest.raises(tw.errors.UnitGivenUpError) as raised:
+        tw.predict_to_zarr(fails_where_negative, image, output, plan=plan, progress=False)
+    report, found = raised.value.report, tw.verify(output, progress=False).to_dict()["units"]
+    said = report.to_dict()["given_up"]
+    assert {place["level"] for place in said} == {place["level"] for place in found} == {0, 1, 2}
+    for place in (*said, *found):
+        whole = zarr.open_array(output, path=str(place["level"]), mode="r").shape
+        words = ", ".join(f"{name} {start}:{stop}" for name, (start, stop) in zip("YX", place["region"], strict=True))
+        assert plan.describe_place(place["unit"]) == f"level {place['level']}, " * (place["level"] > 0) + words
+        assert all(start < stop <= extent for (start, stop), extent in zip(place["region"], whole, strict=True))
 
 
 def test_progress_is_whole_lines_in_a_log_and_goes_to_the_logger(

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 from tilewright.geometry import GridRelation, Region, position_of
 from tilewright.plan.array_plan import ArrayPlan
@@ -165,6 +166,11 @@ class WritePlan(OutputPlan):
         """
         array = self.array_of_unit(unit)
         return f"level {array}, " * (array > 0) + describe_region(self.axes, self.unit_region(unit))
+
+    def place_of_unit(self, unit: int) -> dict[str, Any]:
+        """Return where a unit lies in types that JSON has: its number, its level, and its region in that level."""
+        region = [list(interval) for interval in self.unit_region(unit)]
+        return {"unit": unit, "level": self.array_of_unit(unit), "region": region}
 
     def objects_of_unit(self, unit: int) -> tuple[tuple[int, ...], ...]:
         """Return the grid positions of the stored objects of a unit, in C order."""

@@ -136,7 +136,10 @@ class Report:
         return self.stage_seconds.put
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers of the report, in types that JSON has; sizes in bytes, times in seconds."""
+        """Return all numbers of the report, in types that JSON has; sizes in bytes, times in seconds.
+
+        A region is ``[start, stop]`` per axis, in elements of its level; level 0 is full resolution.
+        """
         plan = self.plan
         names = "unit_count object_count kept_unit_count missing_unit_count output_nbytes kept_nbytes stored_nbytes "
         names += "total_seconds peak_live_nbytes peak_memory_nbytes lost_count missing_count is_complete tile_count"
@@ -153,10 +156,8 @@ class Report:
             "planned_output_nbytes": plan.output_nbytes,
             "planned_peak_live_nbytes": plan.peak_live_nbytes,
             "stage_seconds": asdict(self.stage_seconds),
-            "given_up": [
-                {"unit": unit, "region": [list(interval) for interval in plan.unit_region(unit)], "reason": reason}
-                for unit, reason in self.given_up.items()
-            ],
+            "digest": self.digest,
+            "given_up": [plan.place_of_unit(unit) | {"reason": reason} for unit, reason in self.given_up.items()],
             "notes": list(self.notes),
         }
 
