@@ -236,6 +236,7 @@ def repair(
     ledger: "str | os.PathLike[str] | None" = None,
     grace_seconds: float = GRACE_SECONDS,
     read_source_func: "ReadFunction | None" = None,
+    report: "str | os.PathLike[str] | None" = None,
 ) -> Report:
     """Predict and write again exactly what is missing, short, damaged or given up in an output of `predict_to_zarr`.
 
@@ -247,7 +248,7 @@ def repair(
         The model that it was predicted with.
     source : path or array, optional
         The image; the file that it was predicted from where not given.
-    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds, read_source_func
+    batch_size, device, client, memory_nbytes, progress, ledger, grace_seconds, read_source_func, report
         As in `predict_to_zarr`. With another batch size or device a model may give other last digits.
 
     Returns
@@ -319,6 +320,7 @@ def repair(
         client=client,
         progress=progress,
         grace_seconds=grace_seconds,
+        report=report,
     ).predict()
 
 

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -212,6 +215,82 @@ def test_an_error_of_a_run_is_reported_and_goes_on_also_where_no_report_can_be_w
     found = re.search(r"Failed at (\d+)%: (\d+) of 1,024 write units are stored", (tmp_path / "r.html").read_text())
     assert found is not None
     assert 0 < int(found[2]) == len(list((tmp_path / "o.zarr/0/c").glob("*/*"))) < 1024
+
+
+def test_a_repair_is_reported_also_where_it_fails(image: np.ndarray, tmp_path: Path) -> None:
+    output, page = tmp_path / "o.zarr", tmp_path / "r.html"
+    tw.predict_to_zarr(np.negative, image, output, **CUT, progress=False)
+    next((output / "0/c").glob("*/*")).unlink()
+    with pytest.raises(tw.errors.ResumeError):
+        tw.repair(output, np.square, image, progress=False, report=page)
+    assert "Failed before anything was written. " in Page(page.read_text()).text
+    zarr.create_array(tmp_path / "raw.zarr", data=image, chunks=(64, 64))
+    tw.predict_to_zarr(np.negative, tmp_path / "raw.zarr", output, **CUT, progress=False, if_exists="overwrite")
+    next((output / "0/c").glob("*/*")).unlink()
+    command = ["repair", str(output), "--model", "numpy:negative", "--report", str(page)]
+    assert CliRunner().invoke(commands, command).exit_code == 0
+    assert "Complete: " in Page(page.read_text()).text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.zarr", "o.zarr.ledger", "r.html", "raw.zarr"]
+
+
+HEADS = {
+    "complete": "Complete: all 4 write units are stored.",
+    "failed": "Failed at 50%: 2 of 4 write units are stored, and 2 are missing.",
+    "given up": "Not complete: 1 write unit was given up, and 3 of 4 write units are stored.",
+    "incomplete": "Failed at 50%: 2 of 4 write units are stored, and 2 are missing.",
+    "stopped": "Stopped at 75%: 3 of 4 write units are stored, and 1 is missing.",
+}
+"""The second of three images, where something happens in its third unit."""
+ERRORS: dict[str, type[Exception]] = {
+    "failed": ValueError,
+    "given up": tw.errors.UnitGivenUpError,
+    "incomplete": tw.errors.IncompleteImageError,
+    "stopped": tw.errors.RunStoppedError,
+}
+
+
+@pytest.mark.parametrize("ends", HEADS)
+def test_each_image_of_a_trainer_has_a_page_however_the_run_ends(ends: str, tmp_path: Path) -> None:
+    import pytorch_lightning as pl
+    from torch.utils.data import DataLoader
+
+    blocked = tmp_path / "out/prediction.zarr/1/0/c/2"
+
+    class Network(pl.LightningModule):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 6 and ends == "failed":
+                raise ValueError("a <bad> tile")
+            if batch_idx == 6 and ends == "given up":
+                blocked.parent.mkdir(parents=True, exist_ok=True)
+                blocked.write_text("no folder")
+            if batch_idx == 6 and ends == "stopped":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return batch
+
+    # An image of four units, one for each frame; a batch has one of them.
+    images = list(np.random.default_rng(0).random((3, 4, 384, 384), np.float32))
+    dataset = tw.IterableTiledPredDataset(images, axes="TYX", tile_size=(192, 192), overlaps=(0, 0))
+    writer = tw.PredictionWriterCallback(tw.WriteTilesZarr(levels=1, report=tmp_path / "pages"), tmp_path / "out")
+    limit = {"limit_predict_batches": 6} if ends == "incomplete" else {}
+    trainer = pl.Trainer(callbacks=[writer], logger=False, enable_progress_bar=False, **limit)
+    loader = DataLoader(dataset, collate_fn=tw.collate_tiles, batch_size=4)
+    with pytest.raises(ERRORS[ends]) if ends in ERRORS else nullcontext():
+        trainer.predict(Network(), loader, return_predictions=False)
+    pages = {path.name: Page(path.read_text()) for path in (tmp_path / "pages/prediction.zarr").iterdir()}
+    heads = [pages.pop(f"{number}.html").text.split(" report of a prediction ")[1] for number in range(3)]
+    assert not pages
+    assert heads[0].startswith(HEADS["complete"])
+    assert heads[1].startswith(HEADS[ends])
+    never_begun = {"failed": "Failed", "incomplete": "Failed", "stopped": "Stopped"}.get(ends)
+    assert heads[2].startswith(f"{never_begun} before anything was written." if never_begun else HEADS["complete"])
+    assert "What it looks like" in heads[0]
+
+
+def test_the_pages_of_a_trainer_need_a_folder() -> None:
+    with pytest.raises(
+        ValueError, match=r"report must be a folder, in which each image has a page, got 'report\.html'"
+    ):
+        tw.WriteTilesZarr(report="report.html")
 
 
 def test_a_command_that_is_told_to_stop_leaves_a_report_and_one_json_object(image: np.ndarray, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tilewright.cli.options import (
     model_options,
     numbers_option,
     plan_options,
+    report_option,
     run_options,
     series_option,
     world_options,
@@ -143,7 +144,7 @@ def plan_command(
     default="fail",
     help="What to do where DESTINATION exists: overwrite an output of tilewright, or any Zarr; begin or complete it.",
 )
-@click.option("--report", metavar="FILE", help="An HTML file for the report, written however the run ends.")
+@report_option
 @run_options
 @json_option
 def predict_command(
@@ -210,6 +211,7 @@ def verify_command(destination: str, scheduler: str | None, is_json: bool, **opt
 @click.argument("destination", type=PATH)
 @click.option("--source", type=PATH, help="The source, if it was moved.")
 @model_options
+@report_option
 @run_options
 @json_option
 def repair_command(

@@ -134,6 +134,9 @@ world_options = _with_options(
         help="Name of a channel of the output, once for each; else those of the source.",
     ),
 )
+report_option = click.option(
+    "--report", type=PATH, metavar="FILE", help="An HTML file for the report, written however the run ends."
+)
 cluster_options = _with_options(
     click.option(
         "--scheduler",

@@ -1,6 +1,6 @@
 """One image of a trainer: what is asked for, and how far its output is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from tilewright.assemble import AnyArray, crop
 from tilewright.conversion import converted
 from tilewright.datasets.tiled_image import TiledImage
-from tilewright.errors import ModelOutputError, ResumeError, UnitGivenUpError
+from tilewright.errors import ModelOutputError, ResumeError, RunStoppedError, UnitGivenUpError
 from tilewright.identity.models import ModelFacts
 from tilewright.outputs.apart import check_apart
 from tilewright.outputs.arrays import template_arrays
@@ -24,6 +24,7 @@ from tilewright.provenance.document import Origin, Provenance
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
+from tilewright.runs.reporting.saving import SavedReport
 from tilewright.runs.run import Run
 from tilewright.sources.naming import zarr_output_names
 from tilewright.strategies.trainer_strategy import Key
@@ -44,6 +45,12 @@ def outputs_of(images: Sequence[TiledImage], folder: Path, options: OutputOption
         # There may be more files than one process can have open.
         source.close()
     return outputs
+
+
+def pages_of(images: Sequence[TiledImage], folder: Path | None) -> list[Path | None]:
+    """Return the HTML file for the report of each image; None where there is no folder for them."""
+    names = zarr_output_names([image.source.address for image in images])
+    return [None if folder is None else folder / f"{Path(name, group)}.html" for name, group in names]
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ class ImageRun:
 
     image: TiledImage
     output_run: OutputRun
+    saved: SavedReport
     plan: WritePlan | None = None
     is_resumed: bool = False
 
@@ -142,8 +150,16 @@ class ImageRun:
     def begin(self, beginning: Beginning) -> None:
         """Create the output, or take it up."""
         self.output_run.begin(beginning).complete_levels()
-        self.output_run.tally.notes = self.image.source.notes
+        self.output_run.tally.notes, self.output_run.tally.source = self.image.source.notes, self.image.source
+        self.saved.so_far = self.output_run.report_so_far
         self.plan = beginning.plan
+
+    def end(self, error: BaseException | None) -> None:
+        """Let go of the output, and save its report."""
+        self.output_run.close()
+        self.saved.end(error)
+        # A picture of it may have opened it.
+        self.image.source.close()
 
     def dtype_and_channels(self, tiles: Sequence[AnyArray], asked_dtype: str | None) -> tuple[str, int]:
         """Return the data type and the channels of the output, or raise an error where tiles do not fit them."""
@@ -239,9 +255,17 @@ class ImageRuns(dict[Key, ImageRun]):
                 continue
             image_run.run.advance()
             if image_run.run.coordinator.is_finished:
+                ended_by: UnitGivenUpError | None = None
                 try:
                     self._reports.append(image_run.output_run.report())
                 except UnitGivenUpError as error:
                     self.given_up.append(str(error))
-                image_run.output_run.close()
+                    ended_by = error
+                image_run.end(ended_by)
                 del self[key]
+
+    def end(self, error: BaseException | None, errors: Mapping[Key, BaseException]) -> None:
+        """Let go of the images that are not complete: each has ended by an error of its own, or by that of the run."""
+        ended_by = error or RunStoppedError("the prediction was ended before all tiles were predicted")
+        for key, image_run in self.items():
+            image_run.end(errors.get(key, ended_by))

@@ -1,6 +1,7 @@
 """Tiles that a trainer predicts go to the cluster; each stored object is written once, whole; an image is an array."""
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -26,9 +27,10 @@ from tilewright.provenance.document import Origin
 from tilewright.runs.beginning import Beginning
 from tilewright.runs.output_run import OutputRun
 from tilewright.runs.report import Report
+from tilewright.runs.reporting.saving import SavedReport
 from tilewright.stopping import GRACE_SECONDS
 from tilewright.stores.local_paths import local_path
-from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns, outputs_of
+from tilewright.strategies.image_run import AskedImage, ImageRun, ImageRuns, outputs_of, pages_of
 from tilewright.strategies.predictions import tiles_and_information
 from tilewright.strategies.trainer_strategy import Key, TrainerStrategy
 from tilewright.strategies.write_strategy import check_extents, loaders_of
@@ -61,6 +63,9 @@ class WriteTilesZarr(TrainerStrategy):
         Bytes of tiles that may be in flight beyond those that must wait for their neighbours.
     ledger : path, optional
         A local folder for the ledgers, one folder in it for each image; beside the outputs where not given.
+    report : path, optional
+        A local folder for the reports. Each image has a page ``<name of its output>.html`` there, which is written when
+        the image is complete, and also where the run fails or is stopped, as in `predict_to_zarr`.
     scale, units, channel_names, ome_version
         Physical metadata of all images, as in `predict_to_zarr`; those of each source where not given.
 
@@ -129,6 +134,7 @@ class WriteTilesZarr(TrainerStrategy):
         units: str | Mapping[str, str] | None = None,
         channel_names: Sequence[str] | None = None,
         ome_version: str | None = None,
+        report: "str | os.PathLike[str] | None" = None,
     ) -> None:
         self._call = Call.of(WriteTilesZarr, locals())
         if window_nbytes is not None:
@@ -151,6 +157,9 @@ class WriteTilesZarr(TrainerStrategy):
         self.levels = levels if levels == "auto" else whole_number("levels", levels)
         self.labels = flag("labels", labels)
         self.ledger = None if ledger is None else local_path(ledger, "ledger")
+        self.report = None if report is None else local_path(report, "report")
+        if self.report is not None and self.report.suffix in (".html", ".htm"):
+            raise ValueError(f"report must be a folder, in which each image has a page, got {str(report)!r:.200}")
         self.reports: list[Report] = []
         self._forget()
 
@@ -158,6 +167,7 @@ class WriteTilesZarr(TrainerStrategy):
         super()._forget()
         self._opened = ExitStack()
         self._runs = ImageRuns(self.reports)
+        self._errors: dict[Key, BaseException] = {}
         self._memory = OwnMemory()
 
     def _take_in(self, trainer: Any, prediction: Any, batch: Any, dataloader_idx: int) -> None:
@@ -190,10 +200,11 @@ class WriteTilesZarr(TrainerStrategy):
         self._predicted_by = f"a trainer of precision {getattr(trainer, 'precision', 'unknown')}"
         client = self._opened.enter_context(cluster_client(self.client))
         self._placement = self._opened.enter_context(Placement(client))
-        for (key, image), output in zip(images.items(), outputs, strict=True):
+        pages = pages_of(list(images.values()), self.report)
+        for (key, image), output, page in zip(images.items(), outputs, pages, strict=True):
             options = self._options_of(image, is_label=output.is_label)
             output_run = self._opened.enter_context(OutputRun(output, options, self._placement))
-            self._runs[key] = ImageRun(image, output_run)
+            self._runs[key] = ImageRun(image, output_run, SavedReport(page, str(output), makes_folder=True))
         # All are compared before the first one is changed.
         found = {key: self._compared(self._runs[key]) for key in images}
         needed = [self._take_up(self._runs[key], found[key]) for key in images]
@@ -220,12 +231,13 @@ class WriteTilesZarr(TrainerStrategy):
             for image_run in self._runs.begun():
                 image_run.run.finish()
             self._runs.close_complete()
-            incomplete = [image_run.describe_incomplete() for image_run in self._runs.values()]
+            incomplete = {key: image_run.describe_incomplete() for key, image_run in self._runs.items()}
+            self._errors |= {key: IncompleteImageError(text) for key, text in incomplete.items()}
             given_up = self._runs.given_up
         finally:
             self.abort()
         if incomplete:
-            raise IncompleteImageError("; ".join([*incomplete, *given_up]))
+            raise IncompleteImageError("; ".join([*incomplete.values(), *given_up]))
         if given_up:
             raise UnitGivenUpError("; ".join(given_up))
         _log.info("all %d images are complete: every element was predicted and written once", len(self.reports))
@@ -234,11 +246,12 @@ class WriteTilesZarr(TrainerStrategy):
     def abort(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Let what is in flight be written, and close the cluster if it was opened here. What is written stays."""
         datasets = [] if self._run is None else self._run[0]
-        begun, opened = self._runs.begun(), self._opened
+        runs, errors, opened = self._runs, self._errors, self._opened
+        error = sys.exception()
         until = monotonic() + grace_seconds
         self._forget()
         try:
-            for image_run in begun:
+            for image_run in runs.begun():
                 # The caller has an error of its own.
                 with suppress(Exception):
                     image_run.run.drain(until - monotonic())
@@ -246,7 +259,10 @@ class WriteTilesZarr(TrainerStrategy):
             for dataset in datasets:
                 if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):
                     dataset.open_tiles.keep_all()
-            opened.close()
+            try:
+                opened.close()
+            finally:
+                runs.end(error, errors)
 
     def _compared(self, image_run: ImageRun) -> Beginning | None:
         """Return how an image begins that an earlier run has begun; None where the first tile is needed to know."""

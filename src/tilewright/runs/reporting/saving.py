@@ -27,6 +27,8 @@ class SavedReport:
         Path of the HTML file; None to save none.
     destination : str
         Name of the output.
+    makes_folder : bool, default=False
+        Whether the folder of the file is made.
 
     Attributes
     ----------
@@ -34,9 +36,10 @@ class SavedReport:
         Returns the report of what is done, by how the run has ended, once the output has begun.
     """
 
-    def __init__(self, path: "str | os.PathLike[str] | None", destination: str) -> None:
+    def __init__(self, path: "str | os.PathLike[str] | None", destination: str, *, makes_folder: bool = False) -> None:
         self._path = None if path is None else Path(path)
         self._destination = destination
+        self._makes_folder = makes_folder
         self.so_far: Callable[[Ending], Report] | None = None
 
     def __enter__(self) -> Self:
@@ -45,9 +48,15 @@ class SavedReport:
     def __exit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Save the report of a run that has ended, by an error where there was one."""
         if self._path is None:
             return
         try:
+            if self._makes_folder:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
             ending = Ending.of(error)
             if self.so_far is None:
                 save_text(self._path, failure_page(ending, self._destination))
