@@ -2,11 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+from base64 import b64decode
 from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -114,10 +116,11 @@ def test_a_history_counts_each_unit_once_in_its_cell_its_time_and_its_process(pl
         elif state == "g":
             history.given_up(unit)
         history.in_flight(unit)
-    counts, finest = plan.arrays[0].unit_counts, states[: plan.finest_unit_count]
-    assert history.units.factors == (1,) * len(counts)
-    for state, found in zip("wkg", (history.units.written, history.units.kept, history.units.given_up), strict=True):
-        np.testing.assert_array_equal(found, np.reshape([each == state for each in finest], counts))
+    for number, (array, units) in enumerate(zip(plan.arrays, history.levels, strict=True)):
+        assert units.factors == (1,) * len(array.unit_counts)
+        of_level = [state for unit, state in enumerate(states) if plan.array_of_unit(unit) == number]
+        for state, found in zip("wkg", (units.written, units.kept, units.given_up), strict=True):
+            np.testing.assert_array_equal(found, np.reshape([each == state for each in of_level], array.unit_counts))
     written = [unit for unit, state in enumerate(states) if state == "w"]
     nbytes = sum(map(plan.unit_nbytes, written))
     assert nbytes == history.written_nbytes == history.timeline.nbytes.sum()
@@ -151,7 +154,7 @@ def test_a_report_of_a_thousand_units_tells_what_was_given_up_where_and_why(imag
         assert format_nbytes(nbytes) in page.text
     assert len(page.places) == 3  # the map, and a plane of source and prediction
     assert report.output_nbytes == image.nbytes - sum(map(report.plan.unit_nbytes, report.given_up))
-    assert report.history.units.given_up.sum() == given_up
+    assert report.history.levels[0].given_up.sum() == given_up
     said = json.loads(json.dumps(report.to_dict()))
     assert (said["state"], said["unit_count"], len(said["given_up"])) == ("given up", report.unit_count, given_up)
     assert said["digest"] == ""
@@ -171,6 +174,25 @@ def test_a_report_of_a_resumed_run_knows_what_was_kept_and_saves_itself(image: n
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.zarr", "o.zarr.ledger", "r.html"]
 
 
+def test_a_plane_that_is_too_large_to_be_read_is_shown_as_a_whole_from_the_level_that_fits(tmp_path: Path) -> None:
+    image = np.zeros((6000, 6000), np.uint8)
+    image[2500:3500, 2500:3500] = 255
+    cut = {"axes": "YX", "tile_size": (1000, 1000), "overlap": (0, 0), "chunks": (500, 500)}
+    report = tw.predict_to_zarr(np.positive, image, tmp_path / "o.zarr", **cut, levels=3, progress=False)
+    html = report.to_html()
+    assert len(html) < MOST_NBYTES
+    page = Page(html)
+    assert "Prediction, all of it at level 1 Y 0:3000 in steps of 10; X 0:3000 in steps of 10" in page.text
+    assert "Prediction, a part at full resolution Y " in page.text
+    pictures = [np.asarray(Image.open(BytesIO(b64decode(place.partition(",")[2])))) for place in page.places[-3:]]
+    whole, of_source, of_prediction = pictures
+    assert whole.shape == (300, 300)
+    np.testing.assert_array_equal(whole[125:175, 125:175], 255)
+    np.testing.assert_array_equal(of_source, of_prediction)
+    for level, shape in enumerate(("6,000 × 6,000 36 tiles", "3,000 × 3,000 ", "1,500 × 1,500 ")):
+        assert f" {level} {shape}" in page.text
+
+
 def test_a_history_and_its_page_stay_small_for_a_run_of_200_000_units() -> None:
     plan = tw.plan_write((2048, 5120, 5120), "ZYX", (64,) * 3, (0,) * 3, chunks=(64,) * 3, dtype="uint8")
     plan = in_small_units(plan)
@@ -184,7 +206,7 @@ def test_a_history_and_its_page_stay_small_for_a_run_of_200_000_units() -> None:
         else:
             history.given_up(unit)
         history.in_flight(unit)
-    assert history.units.written.size <= MOST_CELLS
+    assert history.levels[0].written.size <= MOST_CELLS
     assert len(history.processes) <= MOST_PROCESSES + 1
     assert len(history.timeline.rates(clock.now)) <= MOST_STEPS
     array = zarr.create_array({}, shape=plan.shape, chunks=plan.chunks, dtype="uint8")
@@ -351,6 +373,12 @@ def test_a_region_of_a_coarser_level_names_its_level_in_json(image: np.ndarray, 
     report, found = raised.value.report, tw.verify(output, progress=False).to_dict()["units"]
     said = report.to_dict()["given_up"]
     assert {place["level"] for place in said} == {place["level"] for place in found} == {0, 1, 2}
+    text = Page(report.to_html()).text
+    counts = [sum(place["level"] == level for place in said) for level in range(3)]
+    assert f"With them, {counts[1] + counts[2]} units of coarser levels could not be made." in text
+    for level, array in enumerate(plan.arrays):
+        units = math.prod(array.unit_counts)
+        assert f" {units:,} {units - counts[level]:,} {counts[level]} 0 " in text
     for place in (*said, *found):
         whole = zarr.open_array(output, path=str(place["level"]), mode="r").shape
         words = ", ".join(f"{name} {start}:{stop}" for name, (start, stop) in zip("YX", place["region"], strict=True))

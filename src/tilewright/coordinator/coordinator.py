@@ -276,7 +276,7 @@ class Coordinator(OpenWork):
         """Give up the units of coarser levels that a unit would have been a part of."""
         tile = self.plan.tile_of_unit(unit)
         for coarser in () if tile is None else self._open_units_of(tile):
-            reason = f"{self.plan.describe_unit(unit)} was given up, which it is made of"
+            reason = f"{self.plan.describe_unit(unit)} was given up, and this one is made of it"
             self._close_unit(coarser, Cause.ATTEMPTS_SPENT, Failure(reason, is_final=True, is_consequence=True))
 
     def _deliver(self) -> None:

@@ -181,10 +181,14 @@ class WritePlan(OutputPlan):
         """Return the number of the array that a unit belongs to."""
         return bisect_left(self._last_units, unit)
 
+    def first_unit(self, array: int) -> int:
+        """Return the number of the first unit of an array."""
+        return self._last_units[array - 1] + 1 if array else 0
+
     def _array_and_rank(self, unit: int) -> tuple[ArrayPlan, int]:
         """Return the array of a unit, and the rank of the unit in it."""
         array = self.array_of_unit(unit)
-        return self.arrays[array], unit - (self._last_units[array - 1] + 1 if array else 0)
+        return self.arrays[array], unit - self.first_unit(array)
 
     # What the answers are looked up in.
 

@@ -66,10 +66,17 @@ class Ending:
         more = f", {given_up:,} were given up" * bool(given_up)
         return f"{how}: {stored}{more}, and {missing:,} {'is' if missing == 1 else 'are'} missing."
 
-    def next_steps(self, given_up: dict[str, str], *, has_begun: bool = True) -> list[str]:
+    def next_steps(self, given_up: dict[str, str], coarser: int = 0, *, has_begun: bool = True) -> list[str]:
         """Return what the reader is to know and to do now, in short paragraphs; nothing where all is complete.
 
-        Regions that were given up have their reasons.
+        Parameters
+        ----------
+        given_up : dict of str to str
+            Regions that were given up, and why.
+        coarser : int, default=0
+            Units of coarser levels that were given up with them.
+        has_begun : bool, default=True
+            Whether the output has begun.
         """
         go_on = "run it again with the same arguments and `if_exists='resume'` (command line: `--if-exists resume`)"
         keeps = "What is stored is compared with the ledger then, and is kept."
@@ -81,8 +88,10 @@ class Ending:
             reason, count = Counter(given_up.values()).most_common(1)[0]
             most = f" ({count:,} of {len(given_up):,})" if count < len(given_up) else ""
             more = f" and {len(given_up) - 1:,} more" * (len(given_up) > 1)
+            units = "1 unit" if coarser == 1 else f"{coarser:,} units"
+            also = f" With them, {units} of coarser levels could not be made." * bool(coarser)
             return [
-                f"Where: {next(iter(given_up))}{more}.",
+                f"Where: {next(iter(given_up))}{more}.{also}",
                 f"The reason{most}: {without_secrets(reason)}",
                 f"These regions hold the fill value, which is no result. Remove the cause, then {go_on}: only what is "
                 "missing is predicted again.",

@@ -29,7 +29,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 class UnitMap:
-    """Counts of written, kept and given-up units of the array at full resolution, in cells of neighbouring units.
+    """Counts of written, kept and given-up units of one array, in cells of neighbouring units.
 
     Parameters
     ----------
@@ -71,21 +71,23 @@ class UnitMap:
             of_axis = np.minimum(factor, count - factor * np.arange(cells))
             self.total = np.multiply.outer(self.total, of_axis)
 
-    def cell_of(self, unit: int) -> tuple[int, ...] | None:
-        """Return the cell of a unit; None where the unit is one of another array."""
-        if unit >= prod(self.unit_counts):
-            return None
-        position = position_of(unit, self.unit_counts)
+    def cell_of(self, rank: int) -> tuple[int, ...]:
+        """Return the cell of a unit, by its rank in the array."""
+        position = position_of(rank, self.unit_counts)
         return tuple([index // factor for index, factor in zip(position, self.factors, strict=True)])
 
-    def keep(self, units: Sequence[int]) -> None:
-        """Count units that an earlier run has written."""
-        for start in range(0, len(units), _BLOCK):
-            block = np.asarray(units[start : start + _BLOCK], np.int64)
-            positions = np.unravel_index(block[block < prod(self.unit_counts)], self.unit_counts)
+    def keep(self, ranks: npt.NDArray[np.int64]) -> None:
+        """Count units that an earlier run has written, by their ranks in the array."""
+        for start in range(0, len(ranks), _BLOCK):
+            positions = np.unravel_index(ranks[start : start + _BLOCK], self.unit_counts)
             cells = [index // factor for index, factor in zip(positions, self.factors, strict=True)]
             numbers = np.ravel_multi_index(cells, self.shape)
             self.kept += np.bincount(numbers, minlength=prod(self.shape)).reshape(self.shape)
+
+    @property
+    def unit_count(self) -> int:
+        """The units of the array."""
+        return prod(self.unit_counts)
 
     @property
     def is_filled(self) -> npt.NDArray[np.bool_]:
@@ -182,8 +184,8 @@ class History:
         Start of the run, in local time.
     written_nbytes : int
         Bytes of the units that were written, before the codecs.
-    units : UnitMap
-        The map.
+    levels : tuple of UnitMap
+        The map of each array, the one at full resolution first.
     timeline : Timeline
         The time.
     processes : dict of str to ProcessHistory
@@ -196,7 +198,7 @@ class History:
         self._started = clock()
         self.started_at = datetime.now().astimezone()
         self.written_nbytes = 0
-        self.units = UnitMap(plan.arrays[0].unit_counts)
+        self.levels = tuple(UnitMap(array.unit_counts) for array in plan.arrays)
         self.timeline = Timeline()
         self.processes: dict[str, ProcessHistory] = {}
         self._numbers: dict[str, int] = {}
@@ -206,9 +208,18 @@ class History:
         """Seconds since the start."""
         return self._clock() - self._started
 
+    @property
+    def latest_seconds(self) -> float:
+        """When the last unit was written, in seconds from the start; 0 before."""
+        latest = [float(np.nanmax(level.last_seconds)) for level in self.levels if level.written.any()]
+        return max(latest, default=0.0)
+
     def kept(self, units: Sequence[int]) -> None:
         """Take in the units that an earlier run has written."""
-        self.units.keep(units)
+        numbers = np.asarray(units, np.int64)
+        for array, level in enumerate(self.levels):
+            first = self._plan.first_unit(array)
+            level.keep(numbers[(first <= numbers) & (numbers < first + level.unit_count)] - first)
 
     def written(self, receipt: UnitReceipt) -> None:
         """Take in a unit that is stored."""
@@ -222,17 +233,19 @@ class History:
         process.seconds.add(receipt.seconds)
         process.peak_memory_nbytes = max(process.peak_memory_nbytes, receipt.peak_memory_nbytes)
         process.lost_count += receipt.lost_count
-        cell = self.units.cell_of(receipt.unit)
-        if cell is not None:
-            self.units.written[cell] += 1
-            self.units.last_seconds[cell] = seconds
-            self.units.processes[cell] = self._numbers.setdefault(name, len(self._numbers))
+        level, cell = self._level_and_cell(receipt.unit)
+        level.written[cell] += 1
+        level.last_seconds[cell] = seconds
+        level.processes[cell] = self._numbers.setdefault(name, len(self._numbers))
 
     def given_up(self, unit: int) -> None:
         """Take in a unit that is given up."""
-        cell = self.units.cell_of(unit)
-        if cell is not None:
-            self.units.given_up[cell] += 1
+        level, cell = self._level_and_cell(unit)
+        level.given_up[cell] += 1
+
+    def _level_and_cell(self, unit: int) -> tuple[UnitMap, tuple[int, ...]]:
+        array = self._plan.array_of_unit(unit)
+        return self.levels[array], self.levels[array].cell_of(unit - self._plan.first_unit(array))
 
     def in_flight(self, nbytes: int) -> None:
         """Take in how many bytes of tiles are held or asked for now."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 import platform
+import posixpath
 import socket
 from html import escape
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from tilewright.plan import FULL_RESOLUTION
 from tilewright.plan.describe import format_nbytes, format_seconds
 from tilewright.runs.reporting.charts import STAGES, histogram, over_time, stacked_bars
 from tilewright.runs.reporting.ending import FAILED, Ending
 from tilewright.runs.reporting.ending import GIVEN_UP as UNITS_GIVEN_UP
+from tilewright.runs.reporting.levels import levels_section
 from tilewright.runs.reporting.markup import figures, fragment, key, note, page, panels, paragraphs, section, table
-from tilewright.runs.reporting.pictures import Readable, Slices, orthogonal_slices
+from tilewright.runs.reporting.pictures import Readable, Slices, orthogonal_slices, stored_levels, whole_slices
 from tilewright.runs.reporting.unit_map import EARLY, GIVEN_UP, KEPT, LATE, planes_per_panel, unit_map
 from tilewright.stores.places import public_name, without_secrets
 
@@ -46,6 +50,7 @@ def run_page(report: Report, *, with_pictures: bool = True) -> str:
     body = [
         _top(report),
         _where(report),
+        _levels(report),
         _not_written(report),
         _when(report),
         _pictures(report) if with_pictures else "",
@@ -74,16 +79,23 @@ def _headline(report: Report) -> str:
     return report.ending.headline(done, report.plan.unit_count, len(report.given_up))
 
 
-def _next(ending: Ending, given_up: dict[str, str], *, has_begun: bool = True) -> str:
-    steps = ending.next_steps(given_up, has_begun=has_begun)
+def _next(ending: Ending, given_up: dict[str, str], coarser: int = 0, *, has_begun: bool = True) -> str:
+    steps = ending.next_steps(given_up, coarser, has_begun=has_begun)
     looks = "next alarm" if ending.state in (FAILED, UNITS_GIVEN_UP) else "next"
     return f'<div class="{looks}">{paragraphs(steps)}</div>' * bool(steps)
 
 
 def _given_up(report: Report) -> dict[str, str]:
-    """Return the regions that were given up, in words, with their reasons."""
+    """Return the regions that were given up, in words, with their reasons; those at full resolution first."""
     plan = report.plan
-    return {plan.describe_place(unit): reason for unit, reason in report.given_up.items()}
+    return {plan.describe_place(unit): reason for unit, reason in sorted(report.given_up.items())}
+
+
+def _causes(report: Report) -> dict[str, str]:
+    """Return those of them that the others follow from: those at full resolution, where there are some."""
+    given_up = _given_up(report)
+    count = sum(unit < report.plan.finest_unit_count for unit in report.given_up)
+    return dict(islice(given_up.items(), count)) if count else given_up
 
 
 def _top(report: Report) -> str:
@@ -98,19 +110,21 @@ def _top(report: Report) -> str:
         (format_nbytes(report.stored_nbytes), f"stored of {format_nbytes(report.output_nbytes)} written"),
         (format_nbytes(report.peak_memory_nbytes), "memory of the largest process"),
     ]
+    causes = _causes(report)
     begun = f"{report.history.started_at:%d %B %Y, %H:%M}. " if report.history else ""
     what = f"{begun}{_array_name(report)}: {plan.axes} {_times(plan.shape)}, {plan.dtype}."
     details = f"<details><summary>Traceback</summary><pre>{escape(report.ending.details)}</pre></details>"
     return (
         f'{_BRAND}<h1>{escape(_headline(report))}</h1><p class="lead">{escape(what)}</p>'
-        f"{_next(report.ending, _given_up(report))}{details * bool(report.ending.details)}{figures(values)}"
+        f"{_next(report.ending, causes, len(report.given_up) - len(causes))}"
+        f"{details * bool(report.ending.details)}{figures(values)}"
     )
 
 
 def _where(report: Report) -> str:
-    if report.history is None or report.history.units.written.size == 1:
+    if report.history is None or report.history.levels[0].written.size == 1:
         return ""
-    units, plan = report.history.units, report.plan
+    units, plan = report.history.levels[0], report.plan
     rgb = [f"rgb{colour}".replace(" ", "") for colour in (EARLY, LATE, KEPT, GIVEN_UP)]
     end = format_seconds(report.total_seconds)
     time = f"written in this run, from the start (pale) to the end after {end} (dark)"
@@ -123,10 +137,15 @@ def _where(report: Report) -> str:
     group = f". {planes} planes of cells are drawn as one, in which all shows that is not written" * (planes > 1)
     return section(
         "Where it was written",
-        f"{cell}; a write unit is up to {_times(plan.arrays[0].unit_extents)} elements ({plan.axes}){group}.",
-        unit_map(plan, units),
+        f"{cell} at full resolution; a write unit is what one task writes, "
+        f"up to {_times(plan.arrays[0].unit_extents)} elements ({plan.axes}){group}.",
+        unit_map(plan, units, report.history.latest_seconds),
         key(entries),
     )
+
+
+def _levels(report: Report) -> str:
+    return "" if report.history is None else levels_section(report.plan, report.history)
 
 
 def _when(report: Report) -> str:
@@ -157,25 +176,29 @@ def _pictures(report: Report) -> str:
     if report.history is None or not report.unit_count + report.kept_unit_count:
         return ""
     try:
-        prediction = Readable.of(report.array, report.plan.axes)
         source = None
         if report.source is not None:
             source = Readable.of(report.source.opened(), report.source.axes.names)
-        if prediction is None:
-            return ""
-        units = report.history.units
-        predicted, read = orthogonal_slices(report.plan, units, list(report.given_up), prediction, source)
+        levels = stored_levels(report.plan, report.array, report.history.levels, report.given_up)
+        predicted, read, is_part = orthogonal_slices(levels[0], source)
+        fitting = whole_slices(levels) if is_part else None
     except Exception as error:
         _log.warning("the pictures of the report could not be read", exc_info=True)
         return section("What it looks like", f"The pictures could not be read: {without_secrets(error)}", "<p></p>")
-    both = [("Source", read)] if read is not None else []
-    both.append(("Prediction", predicted))
+    whole = ""
+    if fitting is not None:
+        level = f" at level {fitting[0]}" * (fitting[0] != FULL_RESOLUTION)
+        whole = _planes([(f"Prediction, all of it{level}", fitting[1])])
+    part = ", a part at full resolution" * is_part
+    both = [(f"Source{part}", read)] if read is not None else []
+    both.append((f"Prediction{part}", predicted))
     through = "Planes through one point that is written" if len(predicted.pictures) > 1 else "The plane"
+    channel = ", of the first channel" * (report.plan.channels > 1)
     charts = "".join(_histogram(name, slices) for name, slices in both)
     return section(
         "What it looks like",
-        f"{through}, a part of it where it is large, and the first of several channels. Each array has its own range "
-        "of grey values. Striped parts are not written, or no numbers.",
+        f"{through}{channel}. Each row has its own range of grey values. Striped parts are not written, or no numbers.",
+        whole,
         _planes(both),
         f'<div class="two">{charts}</div>',
     )
@@ -222,7 +245,7 @@ def _plan_and_actual(report: Report) -> str:
     ]
     return section(
         "Planned and done",
-        "A write unit is what one task writes: whole stored objects, each written once.",
+        "A write unit consists of whole stored objects, each written once; units of all levels are counted.",
         table(("", "Planned", "Done"), rows),
         "".join(map(note, report.notes)),
     )
@@ -290,12 +313,16 @@ def _environment(report: Report | None) -> str:
         settings += [("Shards", _times(plan.shards))] if plan.shards else []
         rows = settings + rows
         at = ", ".join("0" for _ in plan.shape[plan.is_collection : -2])
-        inside = f"/{plan.stored_paths(0)[0]}" if plan.is_collection else ""
-        lines = (
+        group = _array_name(report) if plan.is_collection else posixpath.dirname(_array_name(report))
+        places = [posixpath.join(group, plan.stored_paths(level)[0]) for level in range(len(plan.arrays))]
+        finest, coarsest = places[0], places[-1]
+        lines = [
             "import zarr",
-            f'prediction = zarr.open_array("{_array_name(report)}{inside}", mode="r")',
+            f'prediction = zarr.open_array("{finest}", mode="r")',
             f"plane = prediction[{at + ', ' if at else ''}:, :]  # a NumPy array {plan.axes[-2:]}",
-        )
+        ]
+        if coarsest != finest:
+            lines.append(f'coarsest = zarr.open_array("{coarsest}", mode="r")')
         read = section("How to read it", "In Python:", f"<pre>{escape(chr(10).join(lines))}</pre>")
     return read + section(
         "Settings and machine", "Of the process that led the run.", table(("", ""), rows, is_words=True)

@@ -1,22 +1,24 @@
 """Slices of source and prediction at the size of a page, read with strides from a few stored chunks.
 
-A plane of a large volume lies in too many chunks to be read for a picture: then its middle part is shown. Elements that
-were not written are transparent, and are in no histogram: a fill value is no result.
+A plane of a large volume lies in too many chunks to be read for a picture: then its middle part is shown, and the whole
+plane from the finest level where that costs little. Elements that were not written are transparent, and are in no
+histogram: a fill value is no result.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from tilewright.geometry import Interval
-from tilewright.objects.sample_arrays import SampleArrays
-from tilewright.plan import WritePlan
+from tilewright.geometry import Interval, Region
+from tilewright.objects.sample_arrays import SampleArrays, StoredArray
+from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.plan.axes import SPATIAL
 from tilewright.runs.reporting.history import UnitMap
 from tilewright.runs.reporting.markup import image
@@ -81,6 +83,12 @@ class Picture:
     height: int
     width: int
 
+    @classmethod
+    def of(cls, window: Window, plane: str, values: npt.NDArray[np.float64]) -> "Picture":
+        """Return the picture of the values in a window."""
+        height, width = (window[name].stop - window[name].start for name in plane)  # type: ignore[union-attr]
+        return cls(_name(window, plane), values, height, width)
+
     def html(self, low: float, high: float) -> str:
         """Return the picture, grey from the low to the high value."""
         is_there = np.isfinite(self.values)
@@ -122,27 +130,122 @@ class Slices:
         return counts, low, high
 
 
-def orthogonal_slices(
-    plan: WritePlan, units: UnitMap, given_up: Sequence[int], prediction: Readable, source: Readable | None
-) -> tuple[Slices, Slices | None]:
-    """Return planes of prediction and source through one point that is written, near the middle."""
-    point = _written_point(plan, units)
-    spatial = [name for name in plan.axes if name in SPATIAL]
-    extents = dict(zip(plan.axes, plan.shape, strict=True))
-    of_prediction, of_source = [], []
-    for plane in reversed(list(combinations(spatial, 2))):
-        window: Window = {**point, **{name: _strided(0, extents[name]) for name in plane}}
-        window |= {"C": 0} if "C" in plan.axes else {}
-        for readable in filter(None, (prediction, source)):
-            window = _affordable(readable, window, plane, point)
-        predicted = prediction.read(window, "".join(plane))
-        predicted[~_is_written(plan, units, given_up, window, plane)] = np.nan
-        name = _name(window, plane)
-        height, width = (window[n].stop - window[n].start for n in plane)  # type: ignore[union-attr]
-        of_prediction.append(Picture(name, predicted, height, width))
+@dataclass(frozen=True)
+class StoredLevel:
+    """What is stored of one level.
+
+    Parameters
+    ----------
+    axes : str
+        Its axes.
+    array : ArrayPlan
+        Its plan.
+    units : UnitMap
+        Its units by state.
+    given_up : list of Region
+        Regions of its units that were given up.
+    readable : Readable
+        Its array.
+    """
+
+    axes: str
+    array: ArrayPlan
+    units: UnitMap
+    given_up: Sequence[Region]
+    readable: Readable
+
+    def whole_planes(self) -> list[tuple[str, Window]]:
+        """Return the planes through the written point: the axes of each, and its window."""
+        extents = dict(zip(self.axes, self.array.shape, strict=True))
+        spatial = [name for name in self.axes if name in SPATIAL]
+        planes = ["".join(plane) for plane in reversed(list(combinations(spatial, 2)))]
+        channel = {"C": 0} if "C" in self.axes else {}
+        wholes = {name: _strided(0, extents[name]) for name in spatial}
+        return [(plane, {**self.point, **{name: wholes[name] for name in plane}, **channel}) for plane in planes]
+
+    def picture(self, plane: str, window: Window) -> "Picture":
+        """Return a plane, without what is not stored."""
+        values = self.readable.read(window, plane)
+        values[~self._is_written(window, plane)] = np.nan
+        return Picture.of(window, plane, values)
+
+    @cached_property
+    def point(self) -> dict[str, int]:
+        """An element that is written, the middle one where that is; the middle one where nothing is."""
+        middle = [extent // 2 for extent in self.array.shape]
+        cells = np.argwhere(self.units.is_filled & (self.units.given_up == 0))
+        if len(cells):
+            distances = np.abs((cells + 0.5) / np.array(self.units.shape) - 0.5).sum(axis=1)
+            best = cells[int(distances.argmin())]
+            for axis, of_axis in enumerate(self.array.units):
+                start, stop = self._elements(axis, int(best[axis]))
+                if not start <= middle[axis] < stop:
+                    middle[axis] = (start + stop) // 2
+                middle[axis] = min(middle[axis], of_axis.extent - 1)
+        return dict(zip(self.axes, middle, strict=True))
+
+    def _elements(self, axis: int, cell: int) -> Interval:
+        """Return the elements of a cell on one axis."""
+        of_axis, factor = self.array.units[axis], self.units.factors[axis]
+        return of_axis.span(cell * factor)[0], of_axis.span(min((cell + 1) * factor, of_axis.count) - 1)[1]
+
+    def _is_written(self, window: Window, plane: str) -> Mask:
+        """Return which elements of a plane are stored, as exactly as the map of units knows."""
+        positions, cells = [], []
+        for name, of_axis, factor in zip(self.axes, self.array.units, self.units.factors, strict=True):
+            taken = window[name]
+            elements = np.arange(taken.start, taken.stop, taken.step) if isinstance(taken, slice) else np.array([taken])
+            positions.append(elements)
+            cells.append(np.array([of_axis.index_at(int(element)) // factor for element in elements]))
+        mask: Mask = self.units.is_filled[np.ix_(*cells)]
+        for region in self.given_up[:_MOST_GIVEN_UP]:
+            within = zip(positions, region, strict=True)
+            mask[np.ix_(*[(start <= elements) & (elements < stop) for elements, (start, stop) in within])] = False
+        return mask.reshape([len(taken) for taken, name in zip(positions, self.axes, strict=True) if name in plane])
+
+
+def stored_levels(
+    plan: WritePlan, finest: StoredArray, maps: Sequence[UnitMap], given_up: Iterable[int]
+) -> list[StoredLevel]:
+    """Return the levels of an output, by its array at full resolution."""
+    levels = []
+    for number, (array, units) in enumerate(zip(plan.arrays, maps, strict=True)):
+        stored = _of_level(finest, array.name) if number else finest
+        regions = [plan.unit_region(unit) for unit in given_up if plan.array_of_unit(unit) == number]
+        levels.append(StoredLevel(plan.axes, array, units, regions, Readable(stored, plan.axes)))
+    return levels
+
+
+def _of_level(finest: StoredArray, name: str) -> StoredArray:
+    """Return the array of another level of an output."""
+    if isinstance(finest, SampleArrays):
+        other = replace(finest, name=name)
+        return replace(other, one=zarr.open_array(finest.store, path=other.path_of(0), mode="r"))
+    path = posixpath.join(posixpath.dirname(finest.path), name)
+    return zarr.open_array(finest.store, path=path, mode="r")
+
+
+def orthogonal_slices(level: StoredLevel, source: Readable | None) -> tuple[Slices, Slices | None, bool]:
+    """Return the same planes of a level and of the source, and whether these are parts: whole ones cost too much."""
+    of_level, of_source, is_part = [], [], False
+    for plane, whole in level.whole_planes():
+        window = whole
+        for readable in filter(None, (level.readable, source)):
+            window = _affordable(readable, window, plane, level.point)
+        is_part |= window != whole
+        of_level.append(level.picture(plane, window))
         if source is not None:
-            of_source.append(Picture(name, source.read(window, "".join(plane)), height, width))
-    return Slices(of_prediction), Slices(of_source) if of_source else None
+            of_source.append(Picture.of(window, plane, source.read(window, plane)))
+    return Slices(of_level), Slices(of_source) if of_source else None, is_part
+
+
+def whole_slices(levels: Sequence[StoredLevel]) -> tuple[str, Slices] | None:
+    """Return the whole planes of the finest level where they cost few bytes, and its name; None where they never do."""
+    for level in levels:
+        planes = level.whole_planes()
+        if all(level.readable.cost_nbytes(window) <= PLANE_NBYTES for _, window in planes):
+            return level.array.name, Slices([level.picture(plane, window) for plane, window in planes])
+    return None
 
 
 def _strided(start: int, stop: int) -> slice:
@@ -161,43 +264,6 @@ def _affordable(readable: Readable, window: Window, plane: Sequence[str], point:
         start = min(max(taken.start, point[longest] - length // 2), taken.stop - length)
         window = window | {longest: _strided(start, start + length)}
     return window
-
-
-def _written_point(plan: WritePlan, units: UnitMap) -> dict[str, int]:
-    """Return an element that is written, the middle one where that is; the middle one where nothing is."""
-    middle = [extent // 2 for extent in plan.shape]
-    cells = np.argwhere(units.is_filled & (units.given_up == 0))
-    if len(cells):
-        distances = np.abs((cells + 0.5) / np.array(units.shape) - 0.5).sum(axis=1)
-        best = cells[int(distances.argmin())]
-        for axis, of_axis in enumerate(plan.arrays[0].units):
-            start, stop = _elements(units, plan, axis, int(best[axis]))
-            if not start <= middle[axis] < stop:
-                middle[axis] = (start + stop) // 2
-            middle[axis] = min(middle[axis], of_axis.extent - 1)
-    return dict(zip(plan.axes, middle, strict=True))
-
-
-def _elements(units: UnitMap, plan: WritePlan, axis: int, cell: int) -> Interval:
-    """Return the elements of a cell on one axis."""
-    of_axis, factor = plan.arrays[0].units[axis], units.factors[axis]
-    return of_axis.span(cell * factor)[0], of_axis.span(min((cell + 1) * factor, of_axis.count) - 1)[1]
-
-
-def _is_written(plan: WritePlan, units: UnitMap, given_up: Sequence[int], window: Window, plane: Sequence[str]) -> Mask:
-    """Return which elements of a plane are stored, as exactly as the map of units knows."""
-    positions, cells = [], []
-    for name, of_axis, factor in zip(plan.axes, plan.arrays[0].units, units.factors, strict=True):
-        taken = window[name]
-        elements = np.arange(taken.start, taken.stop, taken.step) if isinstance(taken, slice) else np.array([taken])
-        positions.append(elements)
-        cells.append(np.array([of_axis.index_at(int(element)) // factor for element in elements]))
-    mask: Mask = units.is_filled[np.ix_(*cells)]
-    for unit in given_up[:_MOST_GIVEN_UP]:
-        if unit < prod(units.unit_counts):
-            region = zip(positions, plan.unit_region(unit), strict=True)
-            mask[np.ix_(*[(start <= elements) & (elements < stop) for elements, (start, stop) in region])] = False
-    return mask.reshape([len(taken) for taken, name in zip(positions, plan.axes, strict=True) if name in plane])
 
 
 def _name(window: Window, plane: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from math import prod
 
 import numpy as np
 
-from tilewright.plan import WritePlan
+from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.runs.reporting.history import UnitMap
 from tilewright.runs.reporting.markup import image, panels
 from tilewright.runs.reporting.png import Pixels, data_url
@@ -16,14 +16,15 @@ EARLY, LATE = (190, 224, 219), (13, 110, 101)
 KEPT, GIVEN_UP = (146, 155, 166), (209, 52, 56)
 
 
-def unit_map(plan: WritePlan, units: UnitMap) -> str:
-    """Return the map of the units as HTML: one picture per plane of units, or per group of planes.
+def unit_map(plan: WritePlan, units: UnitMap, latest_seconds: float) -> str:
+    """Return the map of the units at full resolution as HTML: one picture per plane of units, or per group of planes.
 
-    Cells with a unit that was given up are shown as such, whatever else is in them. Missing cells are transparent.
+    Cells with a unit that was given up are shown as such, whatever else is in them. Missing cells are transparent. The
+    darkest colour is that of the latest second.
     """
     rows, columns = units.shape[-2:]
     planes, group = plane_count(units), planes_per_panel(units)
-    pixels = _coloured(units).reshape(planes, rows, columns, 4)
+    pixels = _coloured(units, latest_seconds).reshape(planes, rows, columns, 4)
     is_given_up = units.given_up.reshape(planes, rows, columns) > 0
     height, width = plan.shape[-2:]
     figures = []
@@ -32,6 +33,16 @@ def unit_map(plan: WritePlan, units: UnitMap) -> str:
         name = _name_of_planes(plan, units, first, min(first + group, planes))
         figures.append(image(data_url(picture), name, height, width))
     return panels(2 if len(figures) == 1 else min(max(len(figures), 3), 4), figures)
+
+
+def level_map(axes: str, array: ArrayPlan, units: UnitMap, latest_seconds: float) -> str:
+    """Return the map of the units of a coarser level as one picture, in which all planes are drawn as one."""
+    rows, columns = units.shape[-2:]
+    pixels = _coloured(units, latest_seconds).reshape(-1, rows, columns, 4)
+    is_given_up = units.given_up.reshape(-1, rows, columns) > 0
+    name = f"Level {array.name}: {axes} {' × '.join(map(str, array.shape))}"
+    height, width = array.shape[-2:]
+    return image(data_url(_merged(pixels, is_given_up)), name, height, width)
 
 
 def plane_count(units: UnitMap) -> int:
@@ -44,13 +55,12 @@ def planes_per_panel(units: UnitMap) -> int:
     return -(-plane_count(units) // MOST_PANELS)
 
 
-def _coloured(units: UnitMap) -> Pixels:
+def _coloured(units: UnitMap, latest_seconds: float) -> Pixels:
     """Return the colour of each cell, RGB and alpha."""
     colours = np.zeros((*units.shape, 4), np.uint8)
     colours[units.kept > 0] = (*KEPT, 255)
     is_written = units.written > 0
-    latest = max(float(np.nanmax(units.last_seconds)) if is_written.any() else 0.0, 1e-9)
-    age = (units.last_seconds[is_written] / latest)[:, np.newaxis]
+    age = (units.last_seconds[is_written] / max(latest_seconds, 1e-9))[:, np.newaxis]
     colours[is_written, :3] = np.rint((1 - age) * EARLY + age * np.array(LATE))
     colours[is_written, 3] = 255
     colours[units.given_up > 0] = (*GIVEN_UP, 255)
