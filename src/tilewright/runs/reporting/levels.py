@@ -6,7 +6,7 @@ from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.runs.reporting.history import History
 from tilewright.runs.reporting.markup import panels, section, table
-from tilewright.runs.reporting.unit_map import level_map
+from tilewright.runs.reporting.unit_map import level_map, plane_count
 
 _COLUMNS = 4
 _HEAD = ("Array", "Elements", "Made of", "Write units", "Stored", "Given up", "Missing", "Size")
@@ -18,18 +18,20 @@ def levels_section(plan: WritePlan, history: History) -> str:
         return ""
     latest = history.latest_seconds
     coarser = list(zip(plan.arrays, history.levels, strict=True))[1:]
-    maps = [level_map(plan.axes, array, units, latest) for array, units in coarser]
+    # A level of one unit has no places to tell apart.
+    mapped = [(array, units) for array, units in coarser if units.unit_count > 1]
+    maps = [level_map(plan.axes, array, units, latest) for array, units in mapped]
+    planes = "all planes of a level as one" if any(plane_count(units) > 1 for _, units in mapped) else "a level"
     rows = [_row(plan, history, number) for number in range(len(plan.arrays))]
     halved = sorted({letter for array in plan.arrays[1:] for letter in _halved(plan, array)}, key=plan.axes.index)
-    are_maps = any(units.unit_count > 1 for _, units in coarser)
     return section(
         "Levels",
         f"The output holds the image {len(plan.arrays)} times, so that viewers can show all of it at once: array 0 has "
         f"full resolution, each further one half as many elements along {', '.join(halved)}. The units of a level are "
         "made of those below: where one was given up, all coarser levels have a gap."
-        + " Each picture shows all planes of a level as one, in the colours of the map above."
-        * are_maps,
-        panels(_COLUMNS, maps) if are_maps else "",
+        + f" Each picture shows {planes}, in the colours of the map above."
+        * bool(maps),
+        panels(_COLUMNS, maps) if maps else "",
         table(_HEAD, rows),
     )
 
@@ -41,12 +43,14 @@ def _halved(plan: WritePlan, array: ArrayPlan) -> list[str]:
 def _row(plan: WritePlan, history: History, number: int) -> tuple[str, ...]:
     array, units = plan.arrays[number], history.levels[number]
     tilings, _ = plan.tiles_of_array(number)
+    count = prod(tiling.count for tiling in tilings)
+    made_of = f"unit{'s' * (count > 1)} of {number - 1}" if number else f"tile{'s' * (count > 1)}"
     given_up = int(units.given_up.sum())
     stored = int(units.written.sum() + units.kept.sum())
     return (
         array.name,
         " × ".join(f"{extent:,}" for extent in array.shape),
-        f"{prod(tiling.count for tiling in tilings):,} {f'units of {number - 1}' if number else 'tiles'}",
+        f"{count:,} {made_of}",
         f"{units.unit_count:,}",
         f"{stored:,}",
         f"{given_up:,}",
