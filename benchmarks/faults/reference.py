@@ -6,7 +6,9 @@ from pathlib import Path
 
 from xxhash import xxh3_128_hexdigest
 
-from tilewright.ledger.records import RECORD_NBYTES, Record
+from benchmarks.faults.outcome import InvariantError
+from tilewright.ledger.ledger import LedgerFile
+from tilewright.ledger.records import Record, record_nbytes
 from tilewright.ledger.records import Status as Recorded
 from tilewright.plan import WritePlan
 
@@ -56,7 +58,16 @@ def records_in(file: Path) -> list[Record | None]:
     *_, rest = raw.split(b"\n", 2)
     if raw.count(b"\n") < 2:
         return []
-    return [Record.from_bytes(rest[i : i + RECORD_NBYTES]) for i in range(0, len(rest), RECORD_NBYTES)]
+    nbytes = nbytes_of_records(file)
+    return [Record.from_bytes(rest[i : i + nbytes]) for i in range(0, len(rest), nbytes)]
+
+
+def nbytes_of_records(file: Path) -> int:
+    """Return the bytes of each record in a file of a ledger."""
+    header = LedgerFile(file).header
+    if header is None:
+        raise InvariantError(f"{file} has no header")
+    return record_nbytes(header.plan)
 
 
 def written_in(file: Path) -> list[int]:

@@ -9,11 +9,10 @@ from typing import Any
 import tilewright as tw
 from benchmarks.faults.logs import first_words, line_count, lines_of
 from benchmarks.faults.outcome import InvariantError, Outcome
-from benchmarks.faults.reference import Reference, digest, files_of, names_in, records_in, written_in
+from benchmarks.faults.reference import Reference, digest, files_of, names_in, nbytes_of_records, records_in, written_in
 from benchmarks.faults.schedule import OTHER_OUTPUT, REFUSED_RESUME, WORKERS, Schedule
 from tilewright.executors.executor import TASKS_PER_THREAD
 from tilewright.ledger.ledger import LedgerFolder
-from tilewright.ledger.records import RECORD_NBYTES
 from tilewright.ledger.records import Status as Recorded
 
 
@@ -110,7 +109,7 @@ class StoredOutput:
         if not nbytes:
             return False
         before = Counter(written_in(files[-1]))
-        torn = self._rng.randint(1, min(4 * RECORD_NBYTES, nbytes))
+        torn = self._rng.randint(1, min(4 * nbytes_of_records(files[-1]), nbytes))
         os.truncate(files[-1], files[-1].stat().st_size - torn)
         self._torn += before - Counter(written_in(files[-1]))
         return True

@@ -82,9 +82,10 @@ def predict_to_zarr(
     destination : path or zarr store
         Where the group is created whose array ``0`` is the prediction. It is an image of OME-Zarr. Where the source has
         an axis S, each sample is an image of its own: groups ``0``, ``1``, ... in the layout of bioformats2raw, each
-        with its arrays. Chunks or shards of several samples leave these in one array, which is no image of OME-Zarr. A
-        folder ``labels/NAME`` in an image of OME-Zarr is listed as labels of it; these are whole numbers, and their
-        ledger lies beside the image.
+        with its arrays. Chunks or shards of several samples leave these in one array, which is no image of OME-Zarr.
+        When all units are stored, and none is given up, each channel gets the window of its finite values, also by a
+        later run that resumes or repairs; labels, bools and zip files get none. A folder ``labels/NAME`` in an image of
+        OME-Zarr is listed as labels of it; these are whole numbers, and their ledger lies beside the image.
     axes : str, optional
         The axes of the source in its own order, letters of ``STCZYX``; where not given those that the metadata of an
         OME-Zarr, OME-TIFF or ImageJ file name.

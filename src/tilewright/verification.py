@@ -144,6 +144,9 @@ def verify(
 ) -> Verification:
     """Compare every stored object of an output with its ledger.
 
+    The attributes of the group are not compared. So an output is complete, too, whose run was killed before it wrote
+    the windows of the channels; a run that resumes or repairs writes them.
+
     Parameters
     ----------
     destination : path or zarr store

@@ -17,8 +17,8 @@ from tests.support import identities, note, tree
 
 import tilewright as tw
 from tilewright.ledger.header import Header
-from tilewright.ledger.ledger import LedgerFolder
-from tilewright.ledger.records import RECORD_NBYTES, Record
+from tilewright.ledger.ledger import LedgerFile, LedgerFolder
+from tilewright.ledger.records import Record
 from tilewright.plan import WritePlan
 from tilewright.transport.clients import open_embedded_cluster
 
@@ -79,10 +79,7 @@ def ledger_files(output: Path) -> list[Path]:
 
 def records_in(file: Path) -> list[Record]:
     """The records of one session, of which the last may be torn."""
-    raw = file.read_bytes()
-    first = 2 * (raw.index(b"\n") + 1)
-    places = range(first, len(raw) - RECORD_NBYTES + 1, RECORD_NBYTES)
-    return [record for place in places if (record := Record.from_bytes(raw[place : place + RECORD_NBYTES])) is not None]
+    return [record for raw in LedgerFile(file).records() if (record := Record.from_bytes(raw)) is not None]
 
 
 def records_of(output: Path) -> list[Record]:

@@ -59,7 +59,7 @@ from tilewright.errors import (
     ResumeError,
 )
 from tilewright.ledger.header import Header
-from tilewright.ledger.records import RECORD_NBYTES, Record, Status
+from tilewright.ledger.records import Record, Status, record_nbytes
 from tilewright.plan import WritePlan
 from tilewright.transport.clients import shares_memory
 
@@ -167,7 +167,7 @@ def cut_ledger(output: Path, record_count: int) -> None:
     """Leave the ledger as it was after so many units."""
     (file,) = ledger_files(output)
     raw = file.read_bytes()
-    file.write_bytes(raw[: 2 * (raw.index(b"\n") + 1) + record_count * RECORD_NBYTES])
+    file.write_bytes(raw[: 2 * (raw.index(b"\n") + 1) + record_count * record_nbytes(header_of(output).plan)])
 
 
 def test_a_complete_output_is_resumed_without_a_prediction_but_the_first_tile(output: Path, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ from zarr.storage import LocalStore, MemoryStore
 import tilewright as tw
 from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError, RunStoppedError, UnitGivenUpError
-from tilewright.ledger.records import RECORD_NBYTES
+from tilewright.ledger.ledger import LedgerFolder
+from tilewright.ledger.records import record_nbytes
 from tilewright.signals import StopSignals
 from tilewright.stopping import StopRequest
 from tilewright.stores.places import public_name
@@ -656,8 +657,9 @@ def test_a_ledger_that_does_not_fit_the_disk_ends_the_run_and_keeps_whole_record
     (file,) = ledger.glob("*.ledger")
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(file)
-    raw = file.read_bytes()
-    assert (len(raw) - 2 * (raw.index(b"\n") + 1)) % RECORD_NBYTES == 0
+    raw, header = file.read_bytes(), LedgerFolder(ledger).header()
+    assert header is not None
+    assert (len(raw) - 2 * (raw.index(b"\n") + 1)) % record_nbytes(header.plan) == 0
     recorded = {record.unit for record in records_in(file)}
     (disk.path / "filler").unlink()
     conditions = tw.verify(output, ledger=ledger, progress=False).conditions

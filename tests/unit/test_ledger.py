@@ -22,13 +22,14 @@ from tilewright.errors import DestinationError, ResumeError
 from tilewright.ledger.header import Header
 from tilewright.ledger.ledger import Ledger, LedgerFolder
 from tilewright.ledger.receipts import UnitReceipt
-from tilewright.ledger.records import RECORD_NBYTES, Record, Status
+from tilewright.ledger.records import Record, Status, record_nbytes
 from tilewright.plan import WritePlan, plan_write
 
 PLAN = plan_write((100_000, 100_000), "YX", (64, 64), (16, 16), chunks=(48, 48), memory_nbytes=2**20)
 """It has more units than any test records."""
 HEADER = Header({"model": "a", "chunks": [64, 64]}, PLAN)
 HEADER_NBYTES = len(HEADER.to_bytes())
+RECORD_NBYTES = record_nbytes(PLAN)
 
 FULL_MESSAGE = "could not write the ledger"
 
@@ -39,8 +40,14 @@ def in_64_bits() -> st.SearchStrategy[int]:
 
 def records_of(units: st.SearchStrategy[int]) -> st.SearchStrategy[Record]:
     """What a run may say of a unit; nothing is known of the objects of one that was given up."""
-    written = st.builds(Record, units, st.just(Status.WRITTEN), st.integers(0, 2**32 - 1), in_64_bits(), in_64_bits())
-    return st.one_of(written, st.builds(Record, units, st.just(Status.GIVEN_UP)))
+    extremes = st.binary(min_size=PLAN.extremes_nbytes, max_size=PLAN.extremes_nbytes)
+    status, count = st.just(Status.WRITTEN), st.integers(0, 2**32 - 1)
+    written = st.builds(Record, units, status, count, in_64_bits(), in_64_bits(), st.just(0), extremes)
+    return st.one_of(written, st.builds(given_up, units))
+
+
+def given_up(unit: int, plan: WritePlan = PLAN) -> Record:
+    return Record(unit, Status.GIVEN_UP, extremes=bytes(plan.extremes_nbytes))
 
 
 FEW_UNITS = st.integers(0, 5)
@@ -52,7 +59,8 @@ def add(ledger: Ledger, record: Record) -> None:
     if record.status is Status.GIVEN_UP:
         ledger.add_given_up(record.unit)
     else:
-        ledger.add_written(UnitReceipt(record.unit, record.object_count, record.stored_nbytes, record.digest))
+        unit, count, nbytes, digest = record.unit, record.object_count, record.stored_nbytes, record.digest
+        ledger.add_written(UnitReceipt(unit, count, nbytes, digest, extremes=record.extremes))
 
 
 def add_all(ledger: Ledger, records: Sequence[Record]) -> Sequence[Record]:
@@ -61,12 +69,13 @@ def add_all(ledger: Ledger, records: Sequence[Record]) -> Sequence[Record]:
     return records
 
 
-def some_records(count: int, first: int = 0) -> list[Record]:
+def some_records(count: int, first: int = 0, plan: WritePlan = PLAN) -> list[Record]:
     """Records of which every byte matters."""
+    extremes = bytes(1 + place % 255 for place in range(plan.extremes_nbytes))
     return [
-        Record(unit, Status.GIVEN_UP)
+        given_up(unit, plan)
         if unit % 4 == 3
-        else Record(unit, Status.WRITTEN, unit + 1, 1000 + unit, 2**63 + 12345 * unit)
+        else Record(unit, Status.WRITTEN, unit + 1, 1000 + unit, 2**63 + 12345 * unit, extremes=extremes)
         for unit in range(first, first + count)
     ]
 
@@ -141,7 +150,7 @@ def test_the_header_comes_back_as_it_was_given(fingerprint: dict[str, Any], plan
     assert line.count(b"\n") == 1
     assert Header.from_line(line) == header
     with temporary_folder() as folder:
-        record_run(folder, some_records(2), header)
+        record_run(folder, some_records(2, plan=plan), header)
         found = LedgerFolder(folder).header()
         assert found == header
         assert found is not None
@@ -149,7 +158,7 @@ def test_the_header_comes_back_as_it_was_given(fingerprint: dict[str, Any], plan
         assert found.plan.unit_count == plan.unit_count
         assert found.plan.objects_of_unit(plan.unit_count - 1) == plan.objects_of_unit(plan.unit_count - 1)
         assert found.plan.tiles_of_unit(0) == plan.tiles_of_unit(0)
-        assert said_in(folder) == by_unit(some_records(min(2, plan.unit_count)))
+        assert said_in(folder) == by_unit(some_records(min(2, plan.unit_count), plan=plan))
 
 
 def test_a_folder_that_is_not_there_has_no_ledger(tmp_path: Path) -> None:
@@ -170,7 +179,7 @@ def test_other_files_in_the_folder_are_no_ledger(tmp_path: Path) -> None:
 
 
 def test_the_runs_count_in_the_order_in_which_they_began(tmp_path: Path) -> None:
-    runs = [[Record(0, Status.WRITTEN, 1, number, number)] for number in range(12)]
+    runs = [[replace(some_records(1)[0], stored_nbytes=number)] for number in range(12)]
     files = [record_run(tmp_path, run) for run in runs]
     assert files == sorted(files)
     assert said_in(tmp_path) == by_unit(runs[-1])
@@ -227,7 +236,7 @@ def test_a_later_run_does_not_touch_the_file_of_an_earlier_one(tmp_path: Path) -
     with first.open("ab") as file:
         file.write(some_records(1, first=4)[0].to_bytes()[:17])
     content, status = first.read_bytes(), first.stat()
-    later = [Record(1, Status.GIVEN_UP), *some_records(2, first=6)]
+    later = [given_up(1), *some_records(2, first=6)]
     second = record_run(tmp_path, later)
     assert second != first
     assert first.read_bytes() == content
@@ -241,7 +250,7 @@ def test_a_later_run_does_not_touch_the_file_of_an_earlier_one(tmp_path: Path) -
 @pytest.mark.parametrize("earlier_runs", [0, 1])
 def test_cutting_the_last_file_at_any_byte_loses_whole_records_from_its_end(earlier_runs: int, tmp_path: Path) -> None:
     # The last run says something else of the same units.
-    earlier = [Record(unit, Status.GIVEN_UP) for unit in range(3)] * earlier_runs
+    earlier = [given_up(unit) for unit in range(3)] * earlier_runs
     if earlier_runs:
         record_run(tmp_path, earlier)
     later = some_records(5)
@@ -276,7 +285,7 @@ def changes_of(byte: int) -> set[int]:
 
 @pytest.mark.slow
 def test_a_changed_byte_costs_its_own_record_at_most(tmp_path: Path) -> None:
-    earlier = [Record(unit, Status.GIVEN_UP) for unit in range(3)]
+    earlier = [given_up(unit) for unit in range(3)]
     record_run(tmp_path, earlier)
     later = some_records(5)
     file = record_run(tmp_path, later)
@@ -334,14 +343,14 @@ def test_a_status_that_no_run_gives_is_no_record() -> None:
     assert Record.from_bytes(known) == record
     for status in (0, 3, 255, 2**16 - 1):
         # Of a later version, say: with a right checksum.
-        raw = Record(record.unit, status, *(1, 2, 3)).to_bytes()  # type: ignore[arg-type]
+        raw = replace(record, status=status).to_bytes()  # type: ignore[arg-type]
         assert Record.from_bytes(raw) is None
 
 
 def test_the_header_is_that_of_the_first_file_that_can_be_read(tmp_path: Path) -> None:
     first = record_run(tmp_path, some_records(2))
     record_run(tmp_path, some_records(2, first=2))
-    first.write_bytes(first.read_bytes().replace(b"tilewright-ledger-4", b"tilewright-ledger-1"))
+    first.write_bytes(first.read_bytes().replace(b"tilewright-ledger-5", b"tilewright-ledger-1"))
     assert LedgerFolder(tmp_path).header() == HEADER
     # Records of a file do not count where it is not known what it is about.
     assert said_in(tmp_path) == by_unit(some_records(2, first=2))
@@ -470,7 +479,7 @@ def test_files_of_one_ledger_must_be_about_the_same_output(tmp_path: Path) -> No
 
 
 def test_a_record_of_a_unit_that_the_plan_does_not_have_is_none(tmp_path: Path) -> None:
-    record_run(tmp_path, [Record(PLAN.unit_count, Status.WRITTEN, 1, 1, 1), *some_records(2)])
+    record_run(tmp_path, [*some_records(1, first=PLAN.unit_count), *some_records(2)])
     assert said_in(tmp_path) == by_unit(some_records(2))
 
 
@@ -492,7 +501,7 @@ def test_a_record_of_a_unit_that_the_plan_does_not_have_is_none(tmp_path: Path) 
 def test_a_header_that_was_made_by_hand_is_none(change: dict[str, Any], tmp_path: Path) -> None:
     fields = json.loads(HEADER.to_bytes().splitlines()[0].split(b" ", 2)[2]) | change
     text = json.dumps(fields).encode()
-    (tmp_path / "000001.ledger").write_bytes(2 * (b"tilewright-ledger-4 %08x %s\n" % (crc32(text), text)))
+    (tmp_path / "000001.ledger").write_bytes(2 * (b"tilewright-ledger-5 %08x %s\n" % (crc32(text), text)))
     with pytest.raises(ResumeError, match="damaged"):
         LedgerFolder(tmp_path).header()
 

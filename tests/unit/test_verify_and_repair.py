@@ -24,7 +24,7 @@ import tilewright as tw
 from tilewright.cli.commands import commands as main
 from tilewright.errors import DestinationError, OutputInUseError, ResumeError, SourceError, UnitGivenUpError
 from tilewright.ledger.ledger import LedgerFolder
-from tilewright.ledger.records import Record, Status
+from tilewright.ledger.records import Record, Status, record_nbytes
 from tilewright.locks.lock import WriterLock
 
 INCOMPLETE = 3
@@ -118,7 +118,7 @@ def give_up(output: Path, unit: int) -> None:
     """Say in the ledger that a unit was given up, as a run does that could not predict a tile of it."""
     (file,) = ledger_of(output).glob("*.ledger")
     with file.open("ab") as opened:
-        opened.write(Record(unit, Status.GIVEN_UP).to_bytes())
+        opened.write(Record(unit, Status.GIVEN_UP, extremes=bytes(plan_of(output).extremes_nbytes)).to_bytes())
 
 
 def spoil(output: Path) -> dict[int, str]:
@@ -218,7 +218,7 @@ def test_of_an_output_that_is_gone_everything_is_missing(lost: str, output: Path
 def test_the_last_record_of_a_unit_counts(output: Path) -> None:
     (file,) = ledger_of(output).glob("*.ledger")
     raw = file.read_bytes()
-    first = raw[2 * (raw.index(b"\n") + 1) :][: len(Record(0, Status.WRITTEN).to_bytes())]
+    first = raw[2 * (raw.index(b"\n") + 1) :][: record_nbytes(plan_of(output))]
     unit = Record.from_bytes(first).unit
     give_up(output, unit)
     assert verify(output).conditions == {unit: "given up"}

@@ -20,10 +20,11 @@ from tilewright.errors import DestinationExistsError, GeometryError
 from tilewright.geometry import AxisTiling, Region
 from tilewright.images.lazy_image import LazyImage, takes_lazy_image
 from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.extremes import ImageExtremes
 from tilewright.objects.unit_writer import UnitWriter
 from tilewright.ome.world import UNKNOWN_WORLD, GivenWorld
 from tilewright.outputs.arrays import create_arrays
-from tilewright.outputs.group_attributes import list_labels
+from tilewright.outputs.group_attributes import list_labels, write_windows
 from tilewright.outputs.options import OutputOptions, checked_path
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan, plan_for_tilings
@@ -70,7 +71,8 @@ def write_zarr(
         The image, C(Z)YX or SC(Z)YX, of NumPy or Dask.
     axes : str, optional
         Its axes, letters of ``STCZYX`` in that order, which are stored as the names of the dimensions. With these, the
-        group is an image of OME-Zarr; with S a collection of images, one for each sample, as in `predict_to_zarr`.
+        group is an image of OME-Zarr, with the window of each channel; with S a collection of images, one for each
+        sample, as in `predict_to_zarr`.
     chunks, shards
         As in `plan_write`.
     compressors, fill_value, zarr_format
@@ -119,8 +121,10 @@ def write_zarr(
             provenance = origin.of_image(f"an array {plan.axes} of the shape {plan.shape}")
             arrays = create_arrays(Output.at(partial), plan, options, provenance)
         writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)))
-        _write_units(path, writer, (lambda region: image[slices_of(region)]) if lazy is None else lazy.read)
+        read = (lambda region: image[slices_of(region)]) if lazy is None else lazy.read
+        windows = _write_units(path, writer, read).windows()
         with naming(path):
+            write_windows(arrays[0].store, "", plan, options, windows)
             if path.parent.suffix == ".zarr" and not is_zarr(path.parent):
                 # Another process may do so in this moment, and writes the same.
                 with suppress(ContainsGroupError):
@@ -159,8 +163,9 @@ def _plan(
     return plan if axes is not None else replace(plan, is_collection=False)
 
 
-def _write_units(path: Path, writer: UnitWriter, read: Callable[[Region], AnyArray]) -> None:
+def _write_units(path: Path, writer: UnitWriter, read: Callable[[Region], AnyArray]) -> ImageExtremes:
     plan = writer.plan
+    extremes = ImageExtremes(plan)
     # The last one is kept: the next unit may lie in it too.
     held = -1
     values: AnyArray = np.empty(0)
@@ -171,8 +176,10 @@ def _write_units(path: Path, writer: UnitWriter, read: Callable[[Region], AnyArr
                 held, values = tile, read(plan.valid_region(tile))
             buffer.place(tile, values)
         with naming(path):
-            writer.write(unit, buffer)
+            receipt = writer.write(unit, buffer).receipt
+        extremes.add(unit, receipt.extremes)
         writer.recycle(unit, buffer)
+    return extremes
 
 
 def _check_group_around(path: Path, zarr_format: int) -> None:

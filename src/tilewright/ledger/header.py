@@ -10,7 +10,7 @@ from tilewright.plan import WritePlan
 
 FAMILY = b"tilewright-ledger"
 """First bytes of a ledger file of any version."""
-MAGIC = FAMILY + b"-4"
+MAGIC = FAMILY + b"-5"
 """First bytes of a ledger file of this version."""
 NOTHING, OUTPUT, EVERYTHING = "", "output", "zarr"
 """What a run may replace: nothing, an output of tilewright, any Zarr node."""

@@ -1,8 +1,9 @@
 """A unit in the ledger is stored: its record is appended after its objects, and a torn record is ignored.
 
 The ledger is a folder beside the store, with one file per run, named after the fencing number of the run. A file holds
-the header twice, each time as one line of text, and then records of a fixed length. The last record of a unit counts. A
-header with `replaces` ends the earlier files: they are about the output that was replaced.
+the header twice, each time as one line of text, and then records of one length, which follows from the plan in the
+header. The last record of a unit counts. A header with `replaces` ends the earlier files: they are about the output
+that was replaced.
 """
 
 import errno
@@ -18,7 +19,8 @@ from typing import BinaryIO
 from tilewright.errors import DestinationError, OutputInUseError, ResumeError
 from tilewright.ledger.header import FAMILY, MAGIC, Header
 from tilewright.ledger.receipts import UnitReceipt
-from tilewright.ledger.records import RECORD_NBYTES, Record, Records, Status
+from tilewright.ledger.records import Record, Records, Status, record_nbytes
+from tilewright.plan import WritePlan
 from tilewright.stores.patience import is_fatal, naming
 from tilewright.stores.put import write_file
 from tilewright.stores.removal import remove_file
@@ -26,6 +28,7 @@ from tilewright.stores.removal import remove_file
 _SUFFIX = ".ledger"
 _NAME = re.compile(r"\d{6}\.ledger")
 _LARGEST_HEADER_NBYTES = 2**24
+_BUFFER_NBYTES = 2**21
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class LedgerFile:
             return
         with self._opened() as opened:
             opened.seek(start)
-            while raw := opened.read(RECORD_NBYTES):
+            nbytes = record_nbytes(header.plan)
+            # The last one may be torn.
+            while len(raw := opened.read(nbytes)) == nbytes:
                 if Record.from_bytes(raw) is not None:
                     yield raw
 
@@ -88,7 +93,7 @@ class LedgerFile:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ResumeError(f"{self.path} has the name of a ledger file, but is no regular file; move it away")
-        return os.fdopen(descriptor, "rb", buffering=2**16 * RECORD_NBYTES)
+        return os.fdopen(descriptor, "rb", buffering=_BUFFER_NBYTES)
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,10 @@ class LedgerFolder:
         """Return the last record of each unit of the plan."""
         files = self.current()
         header = self._header_of(files)
-        records = Records(b"".join(record for file in files for record in file.records()))
-        return records if header is None else records.below(header.plan.unit_count)
+        if header is None:
+            return Records()
+        raw = b"".join(record for file in files for record in file.records())
+        return Records(raw, record_nbytes(header.plan)).below(header.plan.unit_count)
 
     def next_number(self) -> int:
         """Return a fencing number above those of all earlier runs."""
@@ -170,7 +177,7 @@ class LedgerFolder:
         beginning = header.to_bytes()
         with naming(self.path):
             write_file(file, [beginning], check)
-        return Ledger(file, len(beginning))
+        return Ledger(file, len(beginning), header.plan)
 
     def remove(self, files: list[LedgerFile], check: Callable[[], None]) -> None:
         """Remove ledger files; files that tilewright did not write stay."""
@@ -199,9 +206,11 @@ def _identity_of(header: Header) -> Header:
 class Ledger:
     """The ledger file of one run, open for appending after its header; `flush` writes the collected records."""
 
-    def __init__(self, file: Path, header_nbytes: int) -> None:
+    def __init__(self, file: Path, header_nbytes: int, plan: WritePlan) -> None:
         self.file = file
         self._header_nbytes = header_nbytes
+        self._record_nbytes = record_nbytes(plan)
+        self._extremes_nbytes = plan.extremes_nbytes
         self._waiting = bytearray()
         with naming(file):
             self._descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -211,11 +220,12 @@ class Ledger:
     def add_written(self, receipt: UnitReceipt) -> None:
         """Collect the record of a unit whose objects are all stored."""
         unit, count, nbytes = receipt.unit, receipt.object_count, receipt.stored_nbytes
-        self._waiting += Record(unit, Status.WRITTEN, count, nbytes, receipt.digest, receipt.array).to_bytes()
+        extremes = receipt.extremes.ljust(self._extremes_nbytes, b"\0")
+        self._waiting += Record(unit, Status.WRITTEN, count, nbytes, receipt.digest, receipt.array, extremes).to_bytes()
 
     def add_given_up(self, unit: int, array: int = 0) -> None:
         """Collect the record of a failed unit, which holds the fill value."""
-        self._waiting += Record(unit, Status.GIVEN_UP, array=array).to_bytes()
+        self._waiting += Record(unit, Status.GIVEN_UP, array=array, extremes=bytes(self._extremes_nbytes)).to_bytes()
 
     @property
     def has_waiting(self) -> bool:
@@ -231,7 +241,7 @@ class Ledger:
                 del self._waiting[:written]
         except OSError as error:
             # A torn record is cut off: otherwise the next record would begin in the middle of it.
-            whole = self._nbytes - (self._nbytes - self._header_nbytes) % RECORD_NBYTES
+            whole = self._nbytes - (self._nbytes - self._header_nbytes) % self._record_nbytes
             self._waiting.clear()
             os.ftruncate(self._descriptor, whole)
             self._nbytes = whole

@@ -45,6 +45,8 @@ class UnitReceipt:
     ----------
     unit, object_count, stored_nbytes, digest, array : int
         As in `Record`.
+    extremes : bytes
+        As in `Record`, but only of the channels that the unit has.
     seconds : StageSeconds
         Seconds per stage.
     peak_memory_nbytes : int
@@ -67,6 +69,7 @@ class UnitReceipt:
     missing: frozenset[int] = frozenset()
     process: str = ""
     array: int = 0
+    extremes: bytes = b""
 
 
 def peak_memory_nbytes() -> int:

@@ -1,4 +1,4 @@
-"""A record holds the state of one unit, in a fixed number of bytes with a checksum."""
+"""A record holds the state of one unit, in as many bytes as all records of a plan, with a checksum."""
 
 import struct
 from collections.abc import Iterator
@@ -8,11 +8,23 @@ from zlib import crc32
 
 import numpy as np
 
+from tilewright.plan import WritePlan
+
 _FIELDS = struct.Struct("<QQQIHH")
 _CHECKSUM = struct.Struct("<I")
-RECORD_NBYTES = _FIELDS.size + _CHECKSUM.size
-"""Bytes of the ledger per unit."""
-_ROW = np.dtype([("unit", "<u8"), ("rest", f"V{RECORD_NBYTES - 8}")])
+_LEAST_NBYTES = _FIELDS.size + _CHECKSUM.size
+
+
+def record_nbytes(plan: WritePlan) -> int:
+    """Return the bytes of the record of a unit of a plan.
+
+    Examples
+    --------
+    >>> from tilewright.plan import plan_write
+    >>> record_nbytes(plan_write((64, 64), "YX", (32, 32), (8, 8), dtype="uint16"))
+    40
+    """
+    return _LEAST_NBYTES + plan.extremes_nbytes
 
 
 class Status(IntEnum):
@@ -37,6 +49,8 @@ class Record:
         Whether the unit is stored or given up.
     object_count, stored_nbytes, digest : int
         Number of the stored objects, their encoded bytes, and their `UnitDigest`.
+    extremes : bytes
+        Extremes of the channels of the unit, as `UnitExtremes` has them; zeros behind them, and in a unit without.
     """
 
     unit: int
@@ -45,6 +59,7 @@ class Record:
     stored_nbytes: int = 0
     digest: int = 0
     array: int = 0
+    extremes: bytes = b""
 
     def to_bytes(self) -> bytes:
         """Return the record as stored in the file.
@@ -56,35 +71,42 @@ class Record:
         True
         """
         fields = _FIELDS.pack(self.unit, self.stored_nbytes, self.digest, self.object_count, self.status, self.array)
-        return fields + _CHECKSUM.pack(crc32(fields))
+        checked = fields + self.extremes
+        return checked + _CHECKSUM.pack(crc32(checked))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "Record | None":
-        """Return the record in these bytes, or None if they are cut short or damaged."""
-        if len(raw) < RECORD_NBYTES:
+        """Return the record that these bytes are, or None if they are damaged."""
+        end = len(raw) - _CHECKSUM.size
+        if end < _FIELDS.size:
             return None
         unit, stored_nbytes, digest, object_count, status, array = _FIELDS.unpack_from(raw)
-        (checksum,) = _CHECKSUM.unpack_from(raw, _FIELDS.size)
-        if checksum != crc32(raw[: _FIELDS.size]) or status not in _STATUSES:
+        (checksum,) = _CHECKSUM.unpack_from(raw, end)
+        if checksum != crc32(raw[:end]) or status not in _STATUSES:
             return None
-        return cls(unit, Status(status), object_count, stored_nbytes, digest, array)
+        return cls(unit, Status(status), object_count, stored_nbytes, digest, array, raw[_FIELDS.size : end])
 
 
 class Records:
     """The last record of each unit, in the order of units, kept as stored bytes: there may be millions.
 
-    It is made of whole records one after the other, the oldest first.
+    Parameters
+    ----------
+    raw : bytes
+        Whole records one after the other, the oldest first.
+    nbytes : int
+        Bytes of a record.
 
     Examples
     --------
     >>> made = [Record(3, Status.GIVEN_UP), Record(1, Status.WRITTEN, 1, 8, 2), Record(3, Status.WRITTEN, 1, 8, 4)]
-    >>> records = Records(b"".join(record.to_bytes() for record in made))
+    >>> records = Records(b"".join(record.to_bytes() for record in made), len(made[0].to_bytes()))
     >>> list(records) == [made[1], made[2]], records.absent(5)
     (True, [0, 2, 4])
     """
 
-    def __init__(self, raw: bytes) -> None:
-        rows = np.frombuffer(raw, _ROW)[::-1]
+    def __init__(self, raw: bytes = b"", nbytes: int = _LEAST_NBYTES) -> None:
+        rows = np.frombuffer(raw, np.dtype([("unit", "<u8"), ("rest", f"V{nbytes - 8}")]))[::-1]
         self._units, last = np.unique(rows["unit"], return_index=True)
         self._rows = rows[last]
 
@@ -93,7 +115,7 @@ class Records:
 
     def below(self, unit_count: int) -> "Records":
         """Return the records of the units of a plan, without records of units that the plan does not have."""
-        kept = Records(b"")
+        kept = Records()
         is_kept = self._units < unit_count
         kept._units, kept._rows = self._units[is_kept], self._rows[is_kept]
         return kept

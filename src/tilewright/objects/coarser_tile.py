@@ -26,12 +26,10 @@ class CoarserTile:
 
     def __init__(self, plan: WritePlan, unit: int, tile: int, part_extents: tuple[int, ...]) -> None:
         number = plan.array_of_unit(unit)
-        self._shape = plan.arrays[number].shape
         self._factors = plan.arrays[number + 1].factors
         self._reduction = plan.reduction
         self._reducer = Reducer(self._factors, plan.reduction)
         self._region = plan.unit_region(unit)
-        self._part_extents = part_extents
         owned = plan.valid_region(tile)
         self._origin = tuple(start for start, _ in owned)
         cuts = zip(part_extents, self._region, self._factors, strict=True)
@@ -40,10 +38,8 @@ class CoarserTile:
         filled = self._region if self._is_cut else owned
         self._elements: AnyArray = np.empty(extents_of(filled), plan.arrays[number].dtype)
 
-    def add(self, position: tuple[int, ...], part: AnyArray) -> None:
-        """Take in the part at a position on the part grid; a part that comes again replaces the first one."""
-        region = part_region(position, self._part_extents, self._shape)
-        inside = part[tuple(slice(stop - start) for start, stop in region)]
+    def add(self, region: Region, inside: AnyArray) -> None:
+        """Take in a part, as far as the image reaches; a part that comes again replaces the first one."""
         if self._is_cut:
             self._elements[slices_of(relative_to(region, [start for start, _ in self._region]))] = inside
             return

@@ -14,9 +14,10 @@ import numpy as np
 from tilewright.assemble import AnyArray, UnitBuffer, UnitParts, UnitTiles
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes, process_name
 from tilewright.locks.guard import Guard
-from tilewright.objects.coarser_tile import CoarserTile, stored_tile
+from tilewright.objects.coarser_tile import CoarserTile, part_region, stored_tile
 from tilewright.objects.digest import DigestedObject, UnitDigest
 from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.extremes import UnitExtremes
 from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.stores.patience import Check, Patience, allowed
 from tilewright.stores.put import put_object
@@ -57,13 +58,17 @@ class StoredUnit(NamedTuple):
 
 @dataclass(frozen=True)
 class _EncodedObject:
-    """Object that is assembled and encoded part by part while it is stored; each attempt begins anew."""
+    """Object that is assembled and encoded part by part while it is stored; each attempt begins anew.
+
+    What else is made of the parts takes in each one while it is in the cache.
+    """
 
     encoder: ObjectEncoder
     unit_parts: UnitParts
     positions: Sequence[tuple[int, ...] | None]
     seconds: StageSeconds
-    coarser: CoarserTile | None
+    shape: tuple[int, ...]
+    takers: Sequence[CoarserTile | UnitExtremes]
 
     def __iter__(self) -> Iterator[Encoded]:
         return self.encoder.join(map(self._encoded, self.positions))
@@ -73,9 +78,11 @@ class _EncodedObject:
             return None
         start = perf_counter()
         part = self.unit_parts.part(position)
-        if self.coarser is not None:
-            # While the part is in the cache.
-            self.coarser.add(position, part)
+        if self.takers:
+            region = part_region(position, part.shape, self.shape)
+            inside = part[tuple([slice(stop - start) for start, stop in region])]
+            for taker in self.takers:
+                taker.add(region, inside)
         assembled = perf_counter()
         encoded = self.encoder.encode_part(part)
         self.seconds.assemble += assembled - start
@@ -140,15 +147,26 @@ class UnitWriter:
         array, encoder = self.plan.arrays[number], self.encoders[number]
         tile = self.plan.tile_of_unit(unit)
         coarser = None if tile is None else CoarserTile(self.plan, unit, tile, encoder.part_extents)
+        extremes = UnitExtremes(self.plan, unit) if number == 0 and self.plan.extremes_nbytes else None
+        takers = [taker for taker in (extremes, coarser) if taker is not None]
         for position in self.plan.objects_of_unit(unit):
             positions = list(_parts_of(position, array, encoder.part_extents))
-            stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds, coarser))
+            stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds, array.shape, takers))
             put_object(encoder.array.store, encoder.key(position), stored, self.patience, self._check)
             digest.add(position, stored.digest)
             object_count += 1
         seconds.put = perf_counter() - start - seconds.assemble - seconds.encode
-        nbytes, value, memory, process = digest.nbytes, digest.value, peak_memory_nbytes(), process_name()
-        receipt = UnitReceipt(unit, object_count, nbytes, value, seconds, memory, process=process, array=number)
+        receipt = UnitReceipt(
+            unit,
+            object_count,
+            digest.nbytes,
+            digest.value,
+            seconds,
+            peak_memory_nbytes(),
+            process=process_name(),
+            array=number,
+            extremes=b"" if extremes is None else extremes.to_bytes(),
+        )
         return StoredUnit(receipt, None if coarser is None else coarser.valid)
 
     def stored_tile(self, unit: int) -> AnyArray:

@@ -104,13 +104,43 @@ def image_attributes(
     if is_label:
         said["image-label"] = {"version": version} | ({} if labelled is None else {"source": {"image": labelled}})
     elif windows is not None:
-        said["omero"] = _omero(axes, shape, world, windows)
+        said["omero"] = omero_attributes(version, axes, shape, world, windows)
     if version != "0.4":
         return {"ome": {"version": version, **said}}
     multiscale["version"] = version
-    if "omero" in said:
-        said["omero"]["version"] = version
     return said
+
+
+def omero_attributes(
+    version: str, axes: str, shape: Sequence[int], world: World, windows: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """Return how the channels of an image are shown; parameters as in `image_attributes`.
+
+    Raises
+    ------
+    GeometryError
+        If there are other channels than windows or names.
+
+    Examples
+    --------
+    >>> channels = omero_attributes("0.5", "YX", (8, 8), World(channel_names=("nuclei",)), [(2, 7)])["channels"]
+    >>> channels[0]["label"], channels[0]["window"]
+    ('nuclei', {'start': 2, 'end': 7, 'min': 2, 'max': 7})
+    """
+    extents = dict(zip(axes, shape, strict=True))
+    count, names = extents.get("C", 1), world.channel_names
+    for what, values in (("channel names", names), ("windows", windows)):
+        if values and len(values) != count:
+            raise GeometryError(f"there are {len(values)} {what}, and the image has {count} channels: {values}")
+    channels = []
+    for number, (least, most) in enumerate(windows):
+        label = {"label": names[number]} if names else {}
+        color = "FFFFFF" if count == 1 else _COLORS[number % len(_COLORS)]
+        window = {"start": least, "end": most, "min": least, "max": most}
+        channels.append({**label, "color": color, "window": window, "active": True})
+    model = "greyscale" if count == 1 else "color"
+    said = {"channels": channels, "rdefs": {"defaultT": 0, "defaultZ": extents.get("Z", 1) // 2, "model": model}}
+    return said | ({"version": version} if version == "0.4" else {})
 
 
 def collection_attributes(version: str, paths: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,19 +189,3 @@ def _transforms(axes: str, factors: Sequence[int], world: World) -> Any:
 def _sequence(path: str, steps: Any) -> Any:
     ends = {"input": {"path": path}, "output": {"name": _SYSTEM}}
     return [{"type": "sequence", **ends, "transformations": steps}]
-
-
-def _omero(axes: str, shape: Sequence[int], world: World, windows: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    extents = dict(zip(axes, shape, strict=True))
-    count, names = extents.get("C", 1), world.channel_names
-    for what, values in (("channel names", names), ("windows", windows)):
-        if values and len(values) != count:
-            raise GeometryError(f"there are {len(values)} {what}, and the image has {count} channels: {values}")
-    channels = []
-    for number, (least, most) in enumerate(windows):
-        label = {"label": names[number]} if names else {}
-        color = "FFFFFF" if count == 1 else _COLORS[number % len(_COLORS)]
-        window = {"start": least, "end": most, "min": least, "max": most}
-        channels.append({**label, "color": color, "window": window, "active": True})
-    model = "greyscale" if count == 1 else "color"
-    return {"channels": channels, "rdefs": {"defaultT": 0, "defaultZ": extents.get("Z", 1) // 2, "model": model}}

@@ -1,6 +1,15 @@
-"""The group of an output is marked as one of tilewright, and is an image of OME-Zarr wherever its axes allow that."""
+"""The group of an output is marked as one of tilewright, and is an image of OME-Zarr wherever its axes allow that.
 
+Windows of display come from the values of the whole image. So they are written when all units of all levels are stored,
+and not before; until then named channels have the window of the data type, and others have none. An output with units
+that were given up keeps what it has. Channels of bools keep the window 0 to 1 if they have names, and else none; labels
+have no windows.
+"""
+
+import json
+import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import mul
 from pathlib import Path
@@ -8,16 +17,22 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ZipStore
 
-from tilewright.errors import GeometryError
+from tilewright.errors import DestinationError, GeometryError, OutputInUseError
 from tilewright.ome.attributes import SampleAxisError, collection_attributes, image_attributes
 from tilewright.ome.multiscales import multiscales_of, ome_attributes
+from tilewright.ome.windows import Windows, with_windows
 from tilewright.ome.world import World
 from tilewright.outputs.inventory import COLLECTION, OWN_ATTRIBUTE, FolderListing
 from tilewright.outputs.options import OutputOptions
 from tilewright.plan import WritePlan
 from tilewright.stores.metadata import MetadataError, Node, read_node
+from tilewright.stores.patience import Check, allowed
+from tilewright.stores.places import public_name, without_secrets
+from tilewright.stores.put import get_object, put_object
+from tilewright.stores.zarr_api import unwrapped
 
 LABELS = "labels"
 """Name of the group in an image whose groups are labels of it, and of the attribute that lists them."""
@@ -84,12 +99,59 @@ def _image_attributes(plan: WritePlan, options: OutputOptions) -> dict[str, Any]
         [factors[first:] for factors in level_factors(plan)],
         world,
         paths=[array.name for array in plan.arrays],
-        # Viewers choose a window that fits what is stored, unless the metadata have one.
+        # Viewers choose a window that fits what is stored, unless the metadata have one: see `write_windows`.
         windows=[_window(plan.dtype)] * len(world.channel_names) or None,
         is_label=options.is_label or (plan.reduction == "mode" and plan.dtype != "bool"),
         labelled="../../" if options.is_label and not plan.is_collection else None,
         method=plan.reduction if len(plan.arrays) > 1 else None,
     )
+
+
+def write_windows(
+    store: Store,
+    group: str,
+    plan: WritePlan,
+    options: OutputOptions,
+    windows: Sequence[Windows],
+    check: Check = allowed,
+) -> None:
+    """Write the windows of each sample into the attributes of its image, once the output is complete.
+
+    All other attributes stay. A document is put once, and not at all where it has these windows, or in a zip file, of
+    which no entry can be replaced.
+
+    Raises
+    ------
+    DestinationError
+        If a document is gone, is no JSON, or cannot be written.
+    """
+    if isinstance(unwrapped(store), ZipStore):
+        return
+    first, name = int(plan.is_collection), "zarr.json" if options.zarr_format == 3 else ".zattrs"
+    for sample, of_sample in enumerate(windows):
+        key = posixpath.join(group, str(sample) if plan.is_collection else "", name)
+        _write_windows_of_image(store, key, plan.axes[first:], plan.shape[first:], of_sample, check)
+
+
+def _write_windows_of_image(
+    store: Store, key: str, axes: str, shape: Sequence[int], windows: Windows, check: Check
+) -> None:
+    try:
+        document = json.loads(bytes(get_object(store, key)))
+        is_attributes = key.endswith(".zattrs")
+        found = document if is_attributes else document.get("attributes", {})
+        attributes = with_windows(found, axes, shape, windows)
+        if attributes == found:
+            return
+        document = attributes if is_attributes else {**document, "attributes": attributes}
+        put_object(store, key, [json.dumps(document, indent=2).encode()], check=check)
+    except OutputInUseError:
+        raise
+    except (OSError, ValueError, AttributeError) as error:
+        raise DestinationError(
+            f"all objects are stored, but the windows of the channels could not be written to "
+            f"{public_name(store, key)}: {without_secrets(error)}; run again with if_exists='resume'"
+        ) from error
 
 
 def labelled_image(folder: Path) -> Path | None:

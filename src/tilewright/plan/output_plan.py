@@ -103,6 +103,19 @@ class OutputPlan:
         """The number of channels of the output."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
 
+    @cached_property
+    def extremes_nbytes(self) -> int:
+        """Bytes of the least and the greatest value of each channel of each sample in a unit, at most.
+
+        Zero where none are taken, since no window of display follows from them: for labels, bools, complex numbers, and
+        samples in one array.
+        """
+        has_windows = self.is_collection or "S" not in self.axes
+        if not has_windows or self.reduction == "mode" or self.dtype.startswith("complex"):
+            return 0
+        units = zip(self.axes, self.arrays[0].units, strict=True)
+        return 2 * self.itemsize * prod(on_axis.largest for axis, on_axis in units if axis in "SC")
+
     @property
     def factors(self) -> tuple[tuple[int, ...], ...]:
         """The factors per axis from each level to the next coarser one."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from tilewright.errors import ResumeError
+from tilewright.errors import OutputInUseError, ResumeError
 from tilewright.ledger.header import Header
+from tilewright.locks.holder import Holder
 from tilewright.outputs.fingerprint import Fingerprint, differences
 from tilewright.outputs.output import Output
 from tilewright.plan import WritePlan
@@ -81,6 +82,19 @@ def decided_again(output: Output, header: Header | None, beginning: Beginning) -
             raise ResumeError(f"another run has begun the output {output} in this moment; run this one again")
         beginning = replace(beginning, provenance=header.provenance)
     return replace(beginning, is_resumed=header is not None)
+
+
+def check_last_holder(output: Output, last: Holder | None) -> None:
+    """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
+
+    Where each object is a file, such a task finds that its temporary file is gone; see `put_object`.
+    """
+    if last is None or not last.may_still_write or output.is_fenced or output.listing.is_empty:
+        return
+    raise OutputInUseError(
+        f"the run of process {last.process} on {last.host} has not given the output {output} back, and its tasks may "
+        "still write there; complete it with if_exists='resume' and the same arguments, or choose another destination"
+    )
 
 
 def _check_same(output: Output, header: Header, fingerprint: Fingerprint) -> None:

@@ -20,16 +20,18 @@ from tilewright.ledger.receipts import UnitReceipt
 from tilewright.ledger.records import Records
 from tilewright.objects.digest import sum_of_digests
 from tilewright.objects.encoding import ObjectEncoder
+from tilewright.objects.extremes import ImageExtremes
 from tilewright.objects.sample_arrays import StoredArray
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
 from tilewright.outputs.arrays import Arrays, create_arrays, open_arrays, template_arrays
+from tilewright.outputs.group_attributes import write_windows
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.outputs.replacement import Replacement
 from tilewright.outputs.surplus import remove_surplus
 from tilewright.plan import WritePlan
-from tilewright.runs.beginning import Asked, Beginning, decided_again, open_run
+from tilewright.runs.beginning import Asked, Beginning, check_last_holder, decided_again, open_run
 from tilewright.runs.callbacks import Callbacks
 from tilewright.runs.checking import check_units
 from tilewright.runs.report import Report, Tally, describe_given_up
@@ -138,6 +140,7 @@ class OutputRun:
             arrays = self._create(beginning)
         self.output.remove_partial_files_around()
         writer = UnitWriter(plan, tuple(map(ObjectEncoder, arrays)), guard=self._lock.guard())
+        self._extremes = ImageExtremes(plan)
         kept = self._kept_units(writer, beginning) if beginning.is_resumed else []
         self._callbacks.kept(len(kept), self.tally.kept_nbytes)
         executor = self._placement.executor(plan, writer)
@@ -186,6 +189,9 @@ class OutputRun:
         """Return what was done, or raise UnitGivenUpError with the report where units were given up."""
         coordinator = self.run.coordinator
         self._witness.look_again()
+        if coordinator.written_count == self.plan.unit_count:
+            windows = self._extremes.windows()
+            write_windows(self.output.store, self.output.group, self.plan, self.options, windows, self._lock.check)
         report = self.report_so_far(Ending(GIVEN_UP if coordinator.given_up else COMPLETE))
         if report.given_up:
             error = UnitGivenUpError(describe_given_up(str(self.output), self.plan, report.given_up))
@@ -229,6 +235,7 @@ class OutputRun:
         """Record a unit that is stored."""
         self._witness.hear(receipt)
         self.tally.add(receipt)
+        self._extremes.add(receipt.unit, receipt.extremes)
         self._history.written(receipt)
         if self._ledger is not None:
             self._ledger.add_written(receipt)
@@ -271,7 +278,7 @@ class OutputRun:
         """Create the output, and before it the ledger: an array without one could never be completed."""
         ledger = self.output.ledger
         self.output.check_ledger()
-        self._check_last_holder()
+        check_last_holder(self.output, self._lock.taken_from)
         # In memory first: what zarr does not take must not cost what is there.
         header = self._new_header(beginning)
         self._replacement.settle()
@@ -286,20 +293,6 @@ class OutputRun:
             self._replacement.make_room(self._number, also_zarr=self.options.overwrites_foreign)
         self._lock.check()
         return create_arrays(self.output, beginning.plan, self.options, beginning.provenance)
-
-    def _check_last_holder(self) -> None:
-        """Refuse to write something else where a task of a dead run may still write, which nothing would notice.
-
-        Where each object is a file, such a task finds that its temporary file is gone; see `put_object`.
-        """
-        last = self._lock.taken_from
-        if last is None or not last.may_still_write or self.output.is_fenced or self.output.listing.is_empty:
-            return
-        raise OutputInUseError(
-            f"the run of process {last.process} on {last.host} has not given the output {self.output} back, and its "
-            "tasks may still write there; complete it with if_exists='resume' and the same arguments, or choose "
-            "another destination"
-        )
 
     def _finish_replacement(self) -> None:
         try:
@@ -341,9 +334,12 @@ class OutputRun:
         self.output.remove_partial_files()
         for number, encoder in enumerate(writer.encoders):
             remove_surplus(self.output, writer.plan, number, encoder, self._lock.check)
-        records = self.output.ledger.records() if self.output.ledger is not None else Records(b"")
+        records = self.output.ledger.records() if self.output.ledger is not None else Records()
         checker = UnitChecker(writer.plan, dict(enumerate(writer.encoders)))
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
         kept = [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
+        for record in records:
+            if record.unit not in faulty:
+                self._extremes.add(record.unit, record.extremes)
         self._kept_digest = sum_of_digests(record.digest for record in records if record.unit not in faulty)
         return kept
