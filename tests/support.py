@@ -418,6 +418,14 @@ def tree(folder: str | Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
+def stored_files(folder: str | Path) -> dict[str, bytes]:
+    """Every file of an output, without what its attributes tell of call and model: others may store the same."""
+    files = tree(folder)
+    document = json.loads(files["zarr.json"])
+    assert document["attributes"]["tilewright"].pop("provenance")
+    return files | {"zarr.json": json.dumps(document).encode()}
+
+
 def objects(store: MemoryStore, *, prefix: str = "") -> dict[str, bytes]:
     """Every data object of a store in memory, by its key."""
     return {

@@ -41,7 +41,7 @@ from tests.support import (
     note,
     noted,
     raise_in_the_third_layer,
-    tree,
+    stored_files,
 )
 from zarr.storage import LocalStore, MemoryStore
 
@@ -215,7 +215,7 @@ def unbroken(source: Path, embedded: Client, tmp_path_factory: pytest.TempPathFa
         for stored in CHUNKS:
             path = folder / f"{layout} {stored}.zarr"
             predict(np.negative, source, path, stored=stored, client=embedded, layout=layout)
-            outputs[layout, stored] = tree(path)
+            outputs[layout, stored] = stored_files(path)
     return outputs
 
 
@@ -280,7 +280,7 @@ def test_a_bad_tile_costs_its_units_and_nothing_else(
     report = predict(model, source, output, **request)
     assert report.given_up == {}
     assert (report.unit_count, report.kept_unit_count) == (len(units), plan.unit_count - len(units))
-    assert tree(output) == unbroken[layout, stored]
+    assert stored_files(output) == unbroken[layout, stored]
     assert tw.verify(output, progress=False).is_complete
 
 
@@ -292,7 +292,7 @@ def test_a_tile_that_fails_less_often_than_it_may_costs_nothing(
     model = Fails(tmp_path, IN_THE_MIDDLE, fails)
     report = predict(model, source, tmp_path / "o.zarr", stored=stored, layout=layout)
     assert report.given_up == {}
-    assert tree(tmp_path / "o.zarr") == unbroken[layout, stored]
+    assert stored_files(tmp_path / "o.zarr") == unbroken[layout, stored]
     bad = batches_with(report.plan, 1, model.element)
     in_groups = not shares_memory(client)
     assert model.calls(report.plan) == calls_of(report.plan, 1, bad, in_groups=in_groups, fails=fails)
@@ -480,7 +480,7 @@ def test_an_object_that_cannot_be_stored_costs_its_unit_and_nothing_else(
     puts = {key: store.puts(key) for keys_of_unit in keys.values() for key in keys_of_unit}
     assert puts == dict.fromkeys(puts, 1) | {key: ATTEMPTS * ATTEMPTS}
     assert predict(np.negative, source, output, layout=layout, if_exists="resume").unit_count == 1
-    assert tree(output) == unbroken[layout, "chunks"]
+    assert stored_files(output) == unbroken[layout, "chunks"]
 
 
 @pytest.mark.usefixtures("_impatience", "client")
@@ -491,7 +491,7 @@ def test_an_object_that_is_refused_less_often_than_it_may_costs_nothing(
 ) -> None:
     store = Refuses(tmp_path / "o.zarr", tmp_path, {"0/c/2/2": times, "0/c/0/0": 1}, "EIO")
     assert predict(np.negative, source, store, layout=layout).given_up == {}
-    assert tree(tmp_path / "o.zarr") == unbroken[layout, "chunks"]
+    assert stored_files(tmp_path / "o.zarr") == unbroken[layout, "chunks"]
     assert (store.puts("0/c/2/2"), store.puts("0/c/0/0"), store.puts("0/c/1/1")) == (times + 1, 2, 1)
 
 
@@ -628,7 +628,7 @@ def test_a_damaged_unit_that_cannot_be_written_again_reads_as_the_fill_value(
     check_given_up(error, output, [unit], kept=plan.unit_count - 1)
     cured.touch()
     predict(model, source, output, layout=layout, if_exists="resume")
-    assert tree(output) == unbroken[layout, "chunks"]
+    assert stored_files(output) == unbroken[layout, "chunks"]
 
 
 # --- Sources that cannot be read everywhere.

@@ -27,7 +27,7 @@ from tests.faults.support import (
     wait_once,
     waiting_process,
 )
-from tests.support import note, noted, tree
+from tests.support import note, noted, stored_files
 from zarr.storage import LocalStore
 
 import tilewright as tw
@@ -196,7 +196,7 @@ class Run:
         assert report.given_up == {}
         assert report.kept_unit_count + report.unit_count == report.plan.unit_count
         assert tw.verify(self.output, progress=False).is_complete
-        assert tree(self.output) == self.unbroken
+        assert stored_files(self.output) == self.unbroken
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def unbroken(source: Path, embedded: Client, tmp_path_factory: pytest.TempPathFa
     """What a run that nothing happens to leaves."""
     run = Run(tmp_path_factory.mktemp("unbroken"), source, "compact", {})
     np.testing.assert_array_equal(run(np.negative, client=embedded).array[...], -IMAGE)
-    return tree(run.output)
+    return stored_files(run.output)
 
 
 @pytest.fixture
