@@ -168,7 +168,8 @@ class Output:
         """Return the array metadata in its ledger by the paths of the arrays, those of the last run at the end."""
         try:
             headers = [file.header for file in self._ledger_files() if file.header is not None]
-        except ResumeError:
+        except (ResumeError, DestinationError):
+            # `check` says so, where the place of the output is none.
             return {}
         # A ledger that the user chose may belong to another output.
         named = [header for header in headers if self.ledger_path is None or header.output == str(self)]
