@@ -22,13 +22,14 @@ class CoarserTile:
         Numbers of the unit, and of the tile.
     part_extents : tuple of int
         Extents of a part.
+    reducer : Reducer
+        Reduction to the next coarser level, which this tile alone uses until it is whole.
     """
 
-    def __init__(self, plan: WritePlan, unit: int, tile: int, part_extents: tuple[int, ...]) -> None:
+    def __init__(self, plan: WritePlan, unit: int, tile: int, part_extents: tuple[int, ...], reducer: Reducer) -> None:
         number = plan.array_of_unit(unit)
         self._factors = plan.arrays[number + 1].factors
-        self._reduction = plan.reduction
-        self._reducer = Reducer(self._factors, plan.reduction)
+        self.reducer = reducer
         self._region = plan.unit_region(unit)
         owned = plan.valid_region(tile)
         self._origin = tuple(start for start, _ in owned)
@@ -47,12 +48,17 @@ class CoarserTile:
             (start // factor, -(-stop // factor)) for (start, stop), factor in zip(region, self._factors, strict=True)
         ]
         into = slices_of(relative_to(tuple(coarser), self._origin))
-        self._reducer.reduce(inside, self._elements[into])
+        self.reducer.reduce(inside, self._elements[into])
 
     @property
     def valid(self) -> AnyArray:
         """The elements of the tile, once each part was added."""
-        return reduced(self._elements, self._factors, self._reduction) if self._is_cut else self._elements
+        if not self._is_cut:
+            return self._elements
+        shape = [-(-extent // factor) for extent, factor in zip(self._elements.shape, self._factors, strict=True)]
+        whole: AnyArray = np.empty(shape, self._elements.dtype)
+        self.reducer.reduce(self._elements, whole)
+        return whole
 
 
 def part_region(position: tuple[int, ...], part_extents: tuple[int, ...], shape: tuple[int, ...]) -> Region:

@@ -37,6 +37,9 @@ class Reducer:
         self._halved = [axis for axis, factor in enumerate(factors) if factor == 2]
         self._memory: list[AnyArray] = [np.empty(0, np.uint8)] * len(self._factors)
 
+    def __reduce__(self) -> tuple[type["Reducer"], tuple[tuple[int, ...], str]]:
+        return Reducer, (self._factors, self._reduction)
+
     def reduce(self, image: AnyArray, out: AnyArray) -> None:
         """Fill `out` with an image, of any data type, on the next coarser level; the image begins at an even element.
 

@@ -18,6 +18,7 @@ from tilewright.objects.coarser_tile import CoarserTile, part_region, stored_til
 from tilewright.objects.digest import DigestedObject, UnitDigest
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.extremes import UnitExtremes
+from tilewright.objects.reduction import Reducer
 from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.stores.patience import Check, Patience, allowed
 from tilewright.stores.put import put_object
@@ -103,6 +104,7 @@ class UnitWriter:
     guard: Guard | None = None
     _unit_memory: tuple[_Memory, ...] = field(init=False, repr=False, compare=False)
     _part_memory: tuple[_Memory, ...] = field(init=False, repr=False, compare=False)
+    _reducers: tuple[deque[Reducer], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most_nbytes = min(KEPT_NBYTES, self.plan.peak_live_nbytes)
@@ -114,6 +116,8 @@ class UnitWriter:
             parts.append(_Memory(prod(encoder.part_extents) * array.itemsize, most_nbytes))
         object.__setattr__(self, "_unit_memory", tuple(units))
         object.__setattr__(self, "_part_memory", tuple(parts))
+        # With their memory, for the next units.
+        object.__setattr__(self, "_reducers", tuple(deque[Reducer]() for _ in self.plan.arrays))
 
     def buffer(self, unit: int) -> UnitBuffer:
         """Return an empty buffer for the tiles of a unit."""
@@ -146,7 +150,7 @@ class UnitWriter:
         digest = UnitDigest(number)
         array, encoder = self.plan.arrays[number], self.encoders[number]
         tile = self.plan.tile_of_unit(unit)
-        coarser = None if tile is None else CoarserTile(self.plan, unit, tile, encoder.part_extents)
+        coarser = None if tile is None else self._coarser_tile(number, unit, tile)
         extremes = UnitExtremes(self.plan, unit) if number == 0 and self.plan.extremes_nbytes else None
         takers = [taker for taker in (extremes, coarser) if taker is not None]
         for position in self.plan.objects_of_unit(unit):
@@ -167,7 +171,19 @@ class UnitWriter:
             array=number,
             extremes=b"" if extremes is None else extremes.to_bytes(),
         )
-        return StoredUnit(receipt, None if coarser is None else coarser.valid)
+        if coarser is None:
+            return StoredUnit(receipt)
+        valid = coarser.valid
+        self._reducers[number].append(coarser.reducer)
+        return StoredUnit(receipt, valid)
+
+    def _coarser_tile(self, array: int, unit: int, tile: int) -> CoarserTile:
+        """Return a tile of the next coarser level to be filled; its reducer has the memory of an earlier one."""
+        try:
+            reducer = self._reducers[array].pop()
+        except IndexError:
+            reducer = Reducer(self.plan.arrays[array + 1].factors, self.plan.reduction)
+        return CoarserTile(self.plan, unit, tile, self.encoders[array].part_extents, reducer)
 
     def stored_tile(self, unit: int) -> AnyArray:
         """Return a unit that is stored as a tile of the next coarser level."""
