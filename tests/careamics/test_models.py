@@ -66,7 +66,7 @@ def test_an_untrained_model_is_refused(tmp_path: Path) -> None:
     from careamics import CAREamist
     from careamics.config.factories import create_n2v_config
 
-    untrained = CAREamist(create_n2v_config("new", "array", "YX", [16, 16], 2), work_dir=tmp_path)
+    untrained = CAREamist(create_n2v_config("new", "array", "YX", [32, 32], 8), work_dir=tmp_path)
     with pytest.raises(ValueError, match="was not trained"):
         tw.predict_to_zarr(untrained, image_of((40, 40)), tmp_path / "out.zarr")
 
