@@ -13,9 +13,9 @@ HAS_CAREAMICS = find_spec("careamics") is not None
 collect_ignore_glob = [] if HAS_CAREAMICS else ["test_*.py"]
 
 if HAS_CAREAMICS:
-    from careamics import CAREamist
     from careamics.config.factories import create_care_config, create_n2v_config
 
+    from careamics import CAREamist
     from tilewright.careamics import PredictionWriter
 
 
@@ -36,7 +36,9 @@ class Trained:
     tile_size: tuple[int, ...]
     overlap: tuple[int, ...]
 
-    def predict(self, source: Any, strategy: Any = None, folder: Path | None = None, **options: Any) -> list[np.ndarray]:
+    def predict(
+        self, source: Any, strategy: Any = None, folder: Path | None = None, **options: Any
+    ) -> list[np.ndarray]:
         """Return what CAREamics predicts of the tiles of a source; a strategy writes them besides."""
         options = {"tile_size": self.tile_size, "tile_overlap": self.overlap, "batch_size": 3, **options}
         self.writer.writing_predictions = strategy is not None

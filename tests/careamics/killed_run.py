@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from careamics import CAREamist
 from careamics.lightning.data import CareamicsDataModule
 
 import tilewright as tw
+from careamics import CAREamist
 from tilewright.careamics import PredictionWriter
 
 if __name__ == "__main__":

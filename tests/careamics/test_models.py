@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 from tests.careamics.conftest import Trained, image_of
 
 import tilewright as tw
-from tilewright.cli import main
+from tilewright.cli.commands import commands
 from tilewright.examples import careamics
 
 Train = Callable[[str, str], Trained]
@@ -43,15 +44,12 @@ def test_channels_of_the_configuration_are_taken(train: Train, tmp_path: Path) -
 def test_tiles_come_from_the_configuration_and_a_command_takes_a_checkpoint(train: Train, tmp_path: Path) -> None:
     trained = train("n2v", "YX")
     image = image_of((70, 90))
-    np.save(tmp_path / "raw.npy", image)
     report = tw.predict_to_zarr(trained.careamist, image, tmp_path / "a.zarr", layout="compact", progress=False)
     assert (report.plan.axes, report.plan.tile_size, report.plan.overlap) == ("YX", (32, 32), (16, 16))
-    import zarr
-
     zarr.save_array(tmp_path / "raw.zarr", image)
     path = trained.careamist.trainer.checkpoint_callback.last_model_path
-    arguments = [str(tmp_path / "raw.zarr"), str(tmp_path / "b.zarr"), "--model", f"careamics:{path}", "--layout", "compact"]
-    ended = CliRunner().invoke(main, ["predict", *arguments])
+    arguments = [tmp_path / "raw.zarr", tmp_path / "b.zarr", "--model", f"careamics:{path}", "--layout", "compact"]
+    ended = CliRunner().invoke(commands, ["predict", *map(str, arguments)])
     assert ended.exit_code == 0, ended.output
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "b.zarr/0", mode="r")[:], report.array[:])
 
@@ -63,8 +61,9 @@ def test_a_module_alone_is_refused_with_what_to_pass(train: Train, tmp_path: Pat
 
 
 def test_an_untrained_model_is_refused(tmp_path: Path) -> None:
-    from careamics import CAREamist
     from careamics.config.factories import create_n2v_config
+
+    from careamics import CAREamist
 
     untrained = CAREamist(create_n2v_config("new", "array", "YX", [32, 32], 8), work_dir=tmp_path)
     with pytest.raises(ValueError, match="was not trained"):

@@ -117,7 +117,7 @@ def test_a_strategy_that_does_not_fit_is_refused(
 def test_another_array_is_not_taken_for_the_one_that_was_begun(train: Train, tmp_path: Path) -> None:
     trained = train("n2v", "YX")
     trained.predict(image_of((64, 48)), tw.WriteTilesZarr(), tmp_path)
-    with pytest.raises(ResumeError, match="source: .* then"):
+    with pytest.raises(ResumeError, match=r"source: .* then"):
         trained.predict(image_of((64, 48), seed=1), tw.WriteTilesZarr(if_exists="resume"), tmp_path)
 
 

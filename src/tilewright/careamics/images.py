@@ -22,7 +22,9 @@ class CareamicsImage(TiledImage):
         crops = super().crop_of_tile(plan, tile)
         extents = self.sample_shape[1:]
         is_short = [extent < size for extent, size in zip(extents, self.tile_size, strict=True)]
-        return [(0, stop - start) if short else (start, stop) for short, (start, stop) in zip(is_short, crops, strict=True)]
+        return [
+            (0, stop - start) if short else (start, stop) for short, (start, stop) in zip(is_short, crops, strict=True)
+        ]
 
 
 def images_of(dataset: Any) -> tuple[SourceImage, ...]:

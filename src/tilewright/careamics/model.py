@@ -112,8 +112,8 @@ def describe(model: Any) -> DescribedModel:
     config = getattr(model, "config", None)
     if not hasattr(config, "data_config") or not hasattr(model, "trainer"):
         raise TypeError(
-            f"a {type(model).__name__} of CAREamics does not know the normalisation of its data; pass the CAREamist, or "
-            "the path of its checkpoint"
+            f"a {type(model).__name__} of CAREamics does not know the normalisation of its data; pass the CAREamist, "
+            "or the path of its checkpoint"
         )
     module, chosen = model.model, _chosen_checkpoint(model)
     if chosen is not None:

@@ -99,7 +99,7 @@ class StackImage:
         patch = patch[channels[0] : channels[1]]
         if "C" not in kept:
             patch = patch[0]
-        ordered = patch.transpose([kept.index(name) for name in self.axes.names if name in kept])
+        ordered: AnyArray = patch.transpose([kept.index(name) for name in self.axes.names if name in kept])
         return ordered.reshape([named.get(name, 1) for name in self.axes.names])
 
     def _parts(self, slices: Sequence[slice]) -> list[tuple[str, slice, int]]:
@@ -134,5 +134,5 @@ class StackReader(Reader):
             sample, level = divmod(number, depth)
             at = [level, 0, 0] if len(spatial) == 3 else [0, 0]
             patch = stack.extract_patch(sample, None, at, [1, *plane] if len(spatial) == 3 else plane)
-            digest.update(np.ascontiguousarray(patch))
+            digest.update(np.ascontiguousarray(patch).data)
         return digest.hexdigest()

@@ -115,8 +115,10 @@ class PredictionWriter(PredictionWriterCallback):
         if self._view is None:
             return
         images = self._view.dataset.images
+        taken: Any
+        given: Any = None
         if self._view.is_tiled:
-            taken, given = predicted_tiles(prediction, images), None
+            taken = predicted_tiles(prediction, images)
         else:
             taken, numbers = predicted_samples(prediction, images)
             given = (None, numbers)
@@ -140,11 +142,11 @@ class PredictionWriter(PredictionWriterCallback):
 
     def _begin(self, view: _Trainer) -> None:
         if isinstance(self.write_strategy, WriteImage) == view.is_tiled:
-            what, others = ("tiles", "CacheTiles or WriteTilesZarr") if view.is_tiled else ("whole images", "WriteImage")
-            raise TypeError(
-                f"CAREamics predicts {what} here, which {type(self.write_strategy).__name__} does not take; use {others}, "
-                f"or predict {'without' if view.is_tiled else 'with'} tile_size"
-            )
+            what, others = "whole images", "WriteImage, or predict with tile_size"
+            if view.is_tiled:
+                what, others = "tiles", "WriteTilesZarr or CacheTiles, or predict without tile_size"
+            name = type(self.write_strategy).__name__
+            raise TypeError(f"CAREamics predicts {what} here, which {name} does not take; use {others}")
         if isinstance(self.write_strategy, Prepares):
             self.write_strategy.prepare(view, self.dirpath)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 _PACKAGES = {"careamics": "tilewright.careamics.model"}
 """Modules that describe models, by the package in which the class of a model is; imported with the first such model."""
@@ -32,6 +32,14 @@ class DescribedModel:
     overlap: Sequence[int] | None = None
 
 
+@runtime_checkable
+class DescribesModel(Protocol):
+    """Reference to a model that knows how the model predicts."""
+
+    def describe_model(self) -> DescribedModel:
+        """Return the model with its description."""
+
+
 def described(model: Any) -> DescribedModel:
     """Return a model with its description; without one for a model that is not known to have any.
 
@@ -47,8 +55,8 @@ def described(model: Any) -> DescribedModel:
     >>> described(abs).axes is None
     True
     """
-    if isinstance(model, DescribedModel):
-        return model
+    if isinstance(model, DescribesModel):
+        return model.describe_model()
     package = type(model).__module__.partition(".")[0]
     if isinstance(model, str | os.PathLike):
         if Path(model).suffix != _CHECKPOINT_SUFFIX:
