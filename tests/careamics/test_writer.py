@@ -1,5 +1,6 @@
 """A trainer of CAREamics writes what CAREamics stitches in memory, bit for bit, and goes on where it was killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 import zarr
 from tests.careamics.conftest import Trained, image_of
+from tests.support import read_level
 
 import tilewright as tw
 from tilewright.errors import ResumeError
@@ -21,14 +23,12 @@ Train = Callable[[str, str], Trained]
 
 
 def written(folder: Path, axes: str) -> list[np.ndarray]:
-    """The arrays of a folder, in the order of their names, on the axes of the source."""
+    """The outputs in a folder, in the order of their names, on the axes of the source."""
     found = []
-    for path in sorted(folder.glob("**/0/zarr.json")):
-        array = zarr.open(path.parent, mode="r")
-        if isinstance(array, zarr.Group):
-            continue
-        names = [name.upper() for name in array.metadata.dimension_names]
-        found.append(array[:].transpose([names.index(name) for name in axes]))
+    for path in sorted(folder.rglob("zarr.json")):
+        if "tilewright" in json.loads(path.read_text())["attributes"]:
+            names = "".join(name for name in "STCZYX" if name in axes)
+            found.append(read_level(path.parent, 0).transpose([names.index(name) for name in axes]))
     return found
 
 

@@ -83,7 +83,8 @@ class StackImage:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """Data type of the elements before they are normalised."""
-        return np.dtype(self.stack.data_dtype)
+        known: np.dtype[Any] = np.dtype(self.stack.data_dtype)
+        return known
 
     def __getitem__(self, slices: Sequence[slice]) -> AnyArray:
         """Return a window of one sample and frame, in the order of the axes of the user."""
