@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.arguments import flag, whole_number
 from tilewright.conversion import ValueRange
 from tilewright.errors import ResumeError
+from tilewright.model.described import described
 from tilewright.model.predictor import Predictor
 from tilewright.ome.world import GivenWorld
 from tilewright.outputs.arrays import existing_array
@@ -201,6 +202,11 @@ def predict_to_zarr(
     True
     """
     call = Call.of(predict_to_zarr, locals())
+    known = described(model)
+    if plan is None:
+        axes = known.axes if axes is None else axes
+        tile_size = known.tile_size if tile_size is None else tile_size
+        overlap = known.overlap if overlap is None else overlap
     world = GivenWorld(scale, units, channel_names)
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists, given=world, ome_version=ome_version)
     chosen, options = _checked_dtype(dtype, plan, value_range, options)
@@ -210,7 +216,7 @@ def predict_to_zarr(
     return PredictionRun(
         source=opened,
         output=Output.at(destination, ledger=ledger),
-        predictor=Predictor(model, device),
+        predictor=Predictor(known.model, device),
         options=options,
         request=request,
         plan=plan,
@@ -300,7 +306,7 @@ def repair(
     if begun.output.ledger_path is not None:
         at = destination
     return PredictionRun(
-        predictor=Predictor(model, device),
+        predictor=Predictor(described(model).model, device),
         source=opened,
         output=Output.at(at, ledger=ledger),
         options=replace(options, value_range=ValueRange.of(fingerprint.get(VALUE_RANGE), plan.dtype)),

@@ -19,6 +19,7 @@ from tilewright.cli.options import (
     model_options,
     numbers_option,
     plan_options,
+    prediction_options,
     report_option,
     run_options,
     series_option,
@@ -120,7 +121,7 @@ def plan_command(
 @commands.command("predict", short_help="Predict a volume into Zarr.", epilog=_example(*PREDICT_EXAMPLE))
 @click.argument("source", type=PATH)
 @click.argument("destination", type=PATH)
-@plan_options
+@prediction_options
 @click.option(
     "--compressor", "compressors", type=click.Choice(COMPRESSORS), default="auto", help="Compressor of chunks."
 )
@@ -167,6 +168,8 @@ def predict_command(
 
     The exit status is 3 if parts were given up, 75 if SIGTERM or Ctrl-C stopped the run; both may be resumed.
     """
+    if not model.is_checkpoint and None in (options["tile_size"], options["overlap"]):
+        raise click.UsageError("give --tile-size and --overlap; only a checkpoint of CAREamics has tiles of its own")
     printer = Printer(is_json)
     with connected(scheduler, StopRequest(signals=of_command)) as client, _reported(destination, printer):
         from tilewright.prediction import predict_to_zarr  # noqa: PLC0415

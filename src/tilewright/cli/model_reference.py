@@ -5,17 +5,22 @@ import importlib.util
 import re
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from inspect import isclass, signature
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import TilewrightError
 
+if TYPE_CHECKING:
+    from tilewright.model.described import DescribedModel
+
 TORCH_SCRIPT_SUFFIXES = (".pt", ".pth", ".ts")
+CAREAMICS = "careamics"
+"""What stands before the path of a checkpoint of CAREamics."""
 
 
 class ModelReferenceError(TilewrightError, ImportError):
@@ -29,9 +34,9 @@ class ModelReference:
     Parameters
     ----------
     module : str
-        Name of a module, or absolute path of a Python or TorchScript file.
+        Name of a module, or absolute path of a Python or TorchScript file; ``"careamics"`` for a checkpoint.
     name : str
-        Name of the model in the module; empty for TorchScript.
+        Name of the model in the module, or absolute path of a checkpoint; empty for TorchScript.
     folder : str
         Absolute path of a folder from which the model may import, like that of a script.
 
@@ -53,8 +58,13 @@ class ModelReference:
             module, name = text, ""
         elif not (module and name):
             raise ValueError(
-                f"{text!r} is neither package.module:name, nor path/to/file.py:name, nor a TorchScript file model.pt"
+                f"{text!r} is neither package.module:name, nor path/to/file.py:name, nor a TorchScript file model.pt, "
+                "nor careamics:checkpoint.ckpt"
             )
+        if module == CAREAMICS and name.endswith(".ckpt"):
+            if not Path(name).is_file():
+                raise ValueError(f"there is no checkpoint {Path(name).absolute()}")
+            return cls(module, str(Path(name).absolute()), str(Path.cwd()))
         if not module.endswith((*TORCH_SCRIPT_SUFFIXES, ".py")):
             return cls(module, name, str(Path.cwd()))
         path = Path(module).absolute()
@@ -64,16 +74,32 @@ class ModelReference:
 
     @property
     def file(self) -> str:
-        """The Python or TorchScript file; empty for a module."""
+        """The checkpoint, Python or TorchScript file; empty for a module."""
+        if self.is_checkpoint:
+            return self.name
         return self.module if self.module.endswith((*TORCH_SCRIPT_SUFFIXES, ".py")) else ""
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is a checkpoint of CAREamics."""
+        return self.module == CAREAMICS and self.name.endswith(".ckpt")
+
+    def describe_model(self) -> "DescribedModel":
+        """Return the reference with the axes and tiles of a checkpoint; of other models these are not known."""
+        from tilewright.model.described import DescribedModel, described  # noqa: PLC0415
+
+        return replace(described(self.name), model=self) if self.is_checkpoint else DescribedModel(self)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.name}" if self.name else self.module
 
     def __call__(self) -> Any:
         """Return the model, or the result of its factory; raise ModelReferenceError where it is not found."""
+        from tilewright.model.described import described  # noqa: PLC0415
         from tilewright.model.predictor import is_factory  # noqa: PLC0415
 
+        if self.is_checkpoint:
+            return described(self.name).model()
         if self.module.endswith(TORCH_SCRIPT_SUFFIXES):
             return _load_torch_script(self.module)
         if self.folder not in sys.path:

@@ -81,10 +81,17 @@ series_option = click.option(
     help="Which image of a file that holds several; else the first.",
 )
 
-plan_options = _with_options(
+
+def _tile_options(*, is_required: bool) -> Callable[[Any], Any]:
+    """Return the options of tiles, which a checkpoint of CAREamics has too."""
+    return _with_options(
+        numbers_option("--tile-size", required=is_required, help="Elements of a tile along (Z,)Y,X."),
+        numbers_option("--overlap", required=is_required, help="Elements that neighbouring tiles share."),
+    )
+
+
+_plan_options = _with_options(
     click.option("--axes", help="Axes of the source in its order, letters of STCZYX: ZYX; else those in its metadata."),
-    numbers_option("--tile-size", required=True, help="Elements of a tile along (Z,)Y,X."),
-    numbers_option("--overlap", required=True, help="Elements that neighbouring tiles share."),
     click.option(
         "--layout",
         type=click.Choice(["auto", "compact", "aligned"]),
@@ -113,6 +120,8 @@ plan_options = _with_options(
         help="Memory of predicted tiles: 8GiB, 500MB, 1e9.",
     ),
 )
+plan_options = _with_options(_tile_options(is_required=True), _plan_options)
+prediction_options = _with_options(_tile_options(is_required=False), _plan_options)
 world_options = _with_options(
     click.option(
         "--scale",
@@ -168,7 +177,7 @@ model_options = _with_options(
         callback=_read_model,
         metavar="MODEL",
         required=True,
-        help="package.module:name, path/to/file.py:name, or a TorchScript file model.pt.",
+        help="package.module:name, path/to/file.py:name, a TorchScript file model.pt, or careamics:checkpoint.ckpt.",
     ),
     click.option("--batch-size", type=click.IntRange(min=1), default=1, help="Tiles per call."),
     click.option("--device", default="auto", help="A torch device; auto is a GPU where there is one."),

@@ -106,13 +106,17 @@ class TiledImage(SourceImage):
                 tile = plan.tile_at(tuple(coordinates.get(name, 0) for name in plan.axes))
                 expected = _spatial_part(plan, plan.valid_region(tile))
                 if list(map(tuple, information.stitch_coords)) == expected:
-                    self._check_crop(information, _spatial_part(plan, plan.crop_region(tile)))
+                    self._check_crop(information, self.crop_of_tile(plan, tile))
                     return tile
         raise TileMismatchError(
             f"a tile of sample {information.sample_id} belongs at {tuple(information.stitch_coords)} of "
             f"{self.source.name}, but the tiles of its dataset of size {self.tile_size} with overlap {self.overlaps} "
             f"have {tuple(expected) or 'nothing'} there; predict with the tiles of this dataset"
         )
+
+    def crop_of_tile(self, plan: WritePlan, tile: int) -> list[Interval]:
+        """Return the valid region inside a tile, per spatial axis."""
+        return _spatial_part(plan, plan.crop_region(tile))
 
     def _check_crop(self, information: Any, crop: list[Interval]) -> None:
         if list(map(tuple, information.overlap_crop_coords)) != crop:

@@ -48,7 +48,8 @@ def source_identity(source: Source) -> str:
         return f"array {array_digest(opened)}"
     if isinstance(opened, dask.array.Array):
         return f"{graph_identity(opened, _of_zarr)}{source.reader.view}"
-    return f"{name_of(opened)}, not compared{source.reader.view}"
+    content = source.reader.content
+    return f"{name_of(opened)}, {f'content {content}' if content else 'not compared'}{source.reader.view}"
 
 
 def _of_zarr(array: zarr.Array[Any]) -> str:

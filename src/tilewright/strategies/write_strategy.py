@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from tilewright.arguments import whole_numbers
+from tilewright.datasets.adapted import AdaptedDataset
 from tilewright.identity.values import name_of
 
 
@@ -127,7 +128,7 @@ def datasets_of(trainer: Any, dataset_type: type) -> list[Any]:
     """Return the datasets of a trainer of one process, or raise TypeError where one is not of that type."""
     check_one_process(trainer)
     datasets = datasets_in(trainer)
-    if not all(isinstance(dataset, dataset_type) for dataset in datasets):
+    if not all(isinstance(dataset, dataset_type | AdaptedDataset) for dataset in datasets):
         raise TypeError(f"Prediction dataset is not `{dataset_type.__name__}`.")
     return datasets
 

@@ -13,6 +13,7 @@ import numpy as np
 from tilewright.arguments import flag, whole_number
 from tilewright.assemble import AnyArray
 from tilewright.conversion import ValueRange
+from tilewright.datasets.adapted import AdaptedDataset
 from tilewright.datasets.images import image_of_sample
 from tilewright.datasets.iterable import IterableTiledPredDataset
 from tilewright.datasets.tiled_image import TiledImage
@@ -257,7 +258,7 @@ class WriteTilesZarr(TrainerStrategy):
                     image_run.run.drain(until - monotonic())
         finally:
             for dataset in datasets:
-                if isinstance(dataset, IterableTiledPredDataset) and hasattr(dataset, "open_tiles"):
+                if isinstance(dataset, IterableTiledPredDataset | AdaptedDataset) and hasattr(dataset, "open_tiles"):
                     dataset.open_tiles.keep_all()
             try:
                 opened.close()

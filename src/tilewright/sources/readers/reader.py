@@ -49,6 +49,11 @@ class Reader:
         return ""
 
     @property
+    def content(self) -> str:
+        """Digest of the content, where neither a file nor a known array tells it; empty elsewhere."""
+        return ""
+
+    @property
     def inside(self) -> str:
         """The part of the file that is read, as it follows the path of the file; empty where the path names it."""
         return ""

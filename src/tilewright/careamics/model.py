@@ -1,0 +1,154 @@
+"""A model of CAREamics takes the values of the source and returns denormalised ones, as CAREamics itself predicts."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tilewright.errors import TilewrightError
+from tilewright.model.described import DescribedModel
+
+LARGEST_OVERLAP = 48
+"""Overlap of tiles per axis where the configuration has none, as in CAREamics; half of a tile at most."""
+
+
+class CareamicsModelError(TilewrightError, ValueError):
+    """A model of CAREamics that cannot predict as it is."""
+
+
+class CareamicsModel(torch.nn.Module):
+    """Network of CAREamics with the normalisation of its data.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network.
+    normalization : Normalization
+        The normalisation, of CAREamics.
+    channels : sequence of int, optional
+        Channels of the data that the network takes; all where not given.
+    """
+
+    def __init__(self, network: torch.nn.Module, normalization: Any, channels: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.normalization = normalization
+        self.channels = None if channels is None else list(channels)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the prediction of a batch, (B, C, (Z), Y, X), both in the values of the data."""
+        if self.channels is not None:
+            batch = batch[:, self.channels]
+        # CAREamics normalises arrays, tile by tile, before they go to the device.
+        normalised = [self.normalization(item)[0] for item in batch.cpu().numpy()]
+        predicted = self.network(torch.from_numpy(np.stack(normalised)).to(batch.device))
+        denormalised: torch.Tensor = self.normalization.denormalize(predicted)
+        return denormalised
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return what tells normalisation and channels from others, as a part of the weights."""
+        said = {**vars(self.normalization), "channels": self.channels}
+        text = f"{type(self.normalization).__qualname__} {sorted(said.items())}"
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Leave normalisation and channels as they are: they come from the configuration."""
+
+
+class Checkpoint:
+    """Checkpoint of CAREamics, which each process loads from its file.
+
+    Parameters
+    ----------
+    path : path
+        The file, which all workers see.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        self.path = Path(path).absolute()
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint {self.path}")
+
+    def __call__(self) -> CareamicsModel:
+        """Return the model."""
+        module, config = self._loaded()
+        return _model_of(module, config, str(self.path))
+
+    def describe(self) -> DescribedModel:
+        """Return the model with its description."""
+        _, config = self._loaded()
+        return _described(self, config)
+
+    def _loaded(self) -> tuple[Any, Any]:
+        from careamics.lightning.utils.load_checkpoint import (  # noqa: PLC0415
+            load_config_from_checkpoint,
+            load_module_from_checkpoint,
+        )
+
+        return load_module_from_checkpoint(self.path), load_config_from_checkpoint(self.path)
+
+
+def describe(model: Any) -> DescribedModel:
+    """Return the model of a `CAREamist`, or of the path of a checkpoint.
+
+    Parameters
+    ----------
+    model : CAREamist or path
+        A trained one predicts with the checkpoint that ``CAREamist.predict`` takes: of Noise2Void and Noise2Noise the
+        last, of others the best.
+
+    Raises
+    ------
+    TypeError
+        If it is something else of CAREamics, which does not know its normalisation.
+    CareamicsModelError
+        If it was not trained.
+    """
+    if isinstance(model, str | os.PathLike):
+        return Checkpoint(model).describe()
+    config = getattr(model, "config", None)
+    if not hasattr(config, "data_config") or not hasattr(model, "trainer"):
+        raise TypeError(
+            f"a {type(model).__name__} of CAREamics does not know the normalisation of its data; pass the CAREamist, "
+            "or the path of its checkpoint"
+        )
+    module, chosen = model.model, _chosen_checkpoint(model)
+    if chosen is not None:
+        from careamics.lightning.utils.load_checkpoint import load_module_from_checkpoint  # noqa: PLC0415
+
+        module = load_module_from_checkpoint(chosen)
+    return _described(_model_of(module, config, "the CAREamist"), config)
+
+
+def _chosen_checkpoint(careamist: Any) -> Path | None:
+    """Return the checkpoint that CAREamics predicts with; None where it predicts with what is in memory."""
+    callback = careamist.trainer.checkpoint_callback
+    is_last = str(careamist.config.algorithm_config.algorithm) in ("n2v", "n2n")
+    path = Path(getattr(callback, "last_model_path" if is_last else "best_model_path", "") or "missing")
+    return path if path.is_file() else None
+
+
+def _model_of(module: Any, config: Any, name: str) -> CareamicsModel:
+    from careamics.dataset.normalization import create_normalization  # noqa: PLC0415
+
+    data = config.data_config
+    if not hasattr(module, "model"):
+        raise CareamicsModelError(f"{name} is of {type(module).__name__}; N2V, CARE and Noise2Noise are known")
+    try:
+        normalization = create_normalization(data.normalization)
+    except ValueError as error:
+        raise CareamicsModelError(f"{name} has no statistics of its data, so it was not trained: {error}") from error
+    return CareamicsModel(module.model, normalization, data.channels)
+
+
+def _described(model: Any, config: Any) -> DescribedModel:
+    data = config.data_config
+    size = getattr(data.patching, "patch_size", None)
+    if size is None:
+        return DescribedModel(model, data.axes)
+    overlaps = getattr(data.patching, "overlaps", None)
+    halves = [min(LARGEST_OVERLAP, extent // 2 // 2 * 2) for extent in size]
+    return DescribedModel(model, data.axes, list(size), list(overlaps or halves))

@@ -1,0 +1,157 @@
+"""A trainer of CAREamics writes each tile while it predicts, and predicts only what is not written yet."""
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tilewright.careamics.images import images_of, predicted_samples, predicted_tiles
+from tilewright.careamics.model import CareamicsModel
+from tilewright.careamics.needed_tiles import NeededTiles
+from tilewright.datasets.adapted import AdaptedDataset
+from tilewright.datasets.tiled_image import TiledImage
+from tilewright.lightning import PredictionWriterCallback
+from tilewright.strategies import WriteImage, WriteStrategy
+from tilewright.strategies.write_strategy import Prepares
+
+
+class _Trainer:
+    """Trainer of CAREamics as the write strategies see it: its images, and its model with the normalisation."""
+
+    def __init__(self, trainer: Any, dataset: Any, batch_size: int) -> None:
+        self._trainer = trainer
+        self.given = dataset
+        adapted = AdaptedDataset(images_of(dataset))
+        self.predict_dataloaders = [SimpleNamespace(dataset=adapted, batch_size=batch_size)]
+
+    @property
+    def dataset(self) -> AdaptedDataset:
+        """The images."""
+        adapted: AdaptedDataset = self.predict_dataloaders[0].dataset
+        return adapted
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether CAREamics predicts tiles, and not whole images."""
+        return all(isinstance(image, TiledImage) for image in self.dataset.images)
+
+    @property
+    def lightning_module(self) -> CareamicsModel:
+        """The model."""
+        return CareamicsModel(self._trainer.lightning_module.model, self.given.normalization)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+
+class PredictionWriter(PredictionWriterCallback):
+    """Write what a `CAREamist`, or a trainer with a module of CAREamics, predicts.
+
+    Parameters
+    ----------
+    write_strategy : WriteStrategy
+        How predictions are written: `WriteTilesZarr` and `CacheTiles` take tiles, `WriteImage` whole images.
+    dirpath : Path or str, default="predictions"
+        The folder of all outputs. A relative one is taken from the working directory, with a warning.
+
+    Notes
+    -----
+    It goes into ``CAREamist(callbacks=[writer])`` or ``Trainer(callbacks=[writer])``, and ends each run itself. With
+    `WriteTilesZarr` and ``if_exists="resume"`` only batches with tiles that are not written yet are predicted.
+    ``CAREamist.predict`` keeps all predictions in memory besides; ``trainer.predict(..., return_predictions=False)``
+    does not.
+    """
+
+    def __init__(self, write_strategy: WriteStrategy, dirpath: Path | str = "predictions") -> None:
+        super().__init__(write_strategy, dirpath)
+        self._view: _Trainer | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let the data loader that CAREamics is about to make read what is needed, and nothing else.
+
+        Raises
+        ------
+        TypeError
+            If the trainer has no data module of CAREamics.
+        NotImplementedError
+            If it has several processes or devices.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict" or not self.writing_predictions:
+            return
+        # Of a run that did not end nothing must get into this one.
+        self._abort()
+        module = getattr(trainer, "datamodule", None)
+        dataset = getattr(module, "predict_dataset", None)
+        if module is None or dataset is None:
+            raise TypeError(
+                "the trainer has no data module of CAREamics with a dataset for prediction; pass "
+                "datamodule=CareamicsDataModule(...) to trainer.predict, or use CAREamist.predict"
+            )
+        # Lightning says so where a resumed run has nothing left to predict.
+        warnings.filterwarnings("ignore", message="Total length of `(DataLoader|CombinedLoader)` across ranks is zero")
+        self._view = _Trainer(trainer, dataset, module.batch_size)
+        begin = partial(self._begin, self._view)
+        module.predict_dataset = NeededTiles(dataset, self._view.dataset.open_tiles, begin)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let the strategy refuse datasets and outputs before anything is predicted."""
+        if self._view is not None:
+            self._begin(self._view)
+
+    def write_on_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Hand a batch to the strategy; raises as `PredictionWriterCallback.write_on_batch_end`."""
+        if self._view is None:
+            return
+        images = self._view.dataset.images
+        taken: Any
+        given: Any = None
+        if self._view.is_tiled:
+            taken = predicted_tiles(prediction, images)
+        else:
+            taken, numbers = predicted_samples(prediction, images)
+            given = (None, numbers)
+        super().write_on_batch_end(self._view, pl_module, taken, batch_indices, given, batch_idx, dataloader_idx)
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        """Wait until all is written, check that it is complete, and say so."""
+        self._restore()
+        super().on_predict_end(trainer, pl_module)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End a run of which nothing was left to be predicted."""
+        if self._view is not None:
+            self.on_predict_end(trainer, pl_module)
+        super().teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close what the strategy has opened; what is written stays."""
+        self._restore()
+        super().on_exception(trainer, pl_module, exception)
+
+    def _begin(self, view: _Trainer) -> None:
+        if isinstance(self.write_strategy, WriteImage) == view.is_tiled:
+            what, others = "whole images", "WriteImage, or predict with tile_size"
+            if view.is_tiled:
+                what, others = "tiles", "WriteTilesZarr or CacheTiles, or predict without tile_size"
+            name = type(self.write_strategy).__name__
+            raise TypeError(f"CAREamics predicts {what} here, which {name} does not take; use {others}")
+        if isinstance(self.write_strategy, Prepares):
+            self.write_strategy.prepare(view, self.dirpath)
+
+    def _restore(self) -> None:
+        """Give the data module its dataset back."""
+        if self._view is not None:
+            self._view.datamodule.predict_dataset = self._view.given
+        self._view = None

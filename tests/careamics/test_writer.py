@@ -1,0 +1,172 @@
+"""A trainer of CAREamics writes what CAREamics stitches in memory, bit for bit, and goes on where it was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from tests.careamics.conftest import Trained, image_of
+from tests.support import read_level
+
+import tilewright as tw
+from tilewright.errors import ResumeError
+
+Train = Callable[[str, str], Trained]
+
+
+def written(folder: Path, axes: str) -> list[np.ndarray]:
+    """The outputs in a folder, in the order of their names, on the axes of the source."""
+    found = []
+    for path in sorted(folder.rglob("zarr.json")):
+        if "tilewright" in json.loads(path.read_text())["attributes"]:
+            names = "".join(name for name in "STCZYX" if name in axes)
+            found.append(read_level(path.parent, 0).transpose([names.index(name) for name in axes]))
+    return found
+
+
+@pytest.mark.parametrize("algorithm", ["n2v", "care"])
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ("YX", (70, 90)),
+        ("YX", (20, 90)),
+        ("SYX", (3, 50, 40)),
+        ("TYX", (2, 50, 40)),
+        ("YXS", (50, 40, 2)),
+        ("ZYX", (18, 50, 40)),
+        ("ZYX", (5, 50, 20)),
+    ],
+)
+def test_tiles_are_written_as_careamics_stitches_them(
+    algorithm: str, axes: str, shape: tuple[int, ...], train: Train, tmp_path: Path
+) -> None:
+    trained = train(algorithm, "ZYX" if "Z" in axes else "YX")
+    image = image_of(shape)
+    options = {"axes": axes} | ({"output_axes": axes} if algorithm == "care" else {})
+    (expected,) = trained.predict(image, tw.WriteTilesZarr(), tmp_path, **options)
+    (found,) = written(tmp_path, axes)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_channels_are_written(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "CYX")
+    (expected,) = trained.predict(image_of((2, 50, 40)), tw.WriteTilesZarr(), tmp_path)
+    np.testing.assert_array_equal(written(tmp_path, "CYX")[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["array", "tiff", "zarr"])
+def test_each_image_is_written_under_its_name(kind: str, train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    images = [image_of((70, 50), seed=1), image_of((40, 90), seed=2)]
+    sources: list[Any] = images
+    if kind == "tiff":
+        sources = [tmp_path / "first" / "raw.tiff", tmp_path / "second" / "raw.tiff"]
+        for path, image in zip(sources, images, strict=True):
+            path.parent.mkdir()
+            tifffile.imwrite(path, image)
+    elif kind == "zarr":
+        # Two stores, whose arrays have the same name.
+        sources = [f"file://{tmp_path}/{name}.zarr/raw" for name in ("first", "second")]
+        for path, image in zip(sources, images, strict=True):
+            zarr.open_group(path.removeprefix("file://").rpartition("/")[0]).create_array("raw", data=image)
+    expected = trained.predict(sources, tw.WriteTilesZarr(), tmp_path / "out", data_type=kind)
+    found = written(tmp_path / "out", "YX")
+    assert len(found) == 2
+    for values, image in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(values, image)
+
+
+def test_tiles_are_cached_and_whole_images_are_written(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    images = [image_of((64, 48)), image_of((64, 48), seed=1)]
+    tiled = trained.predict(images, tw.CacheTiles(tw.write_tiff, ".tiff"), tmp_path / "tiles")
+    whole = trained.predict(images, tw.WriteImage(tw.write_tiff, ".tiff"), tmp_path / "images", tile_size=None)
+    for number in range(2):
+        for folder, expected in (("tiles", tiled), ("images", whole)):
+            found = tifffile.imread(tmp_path / folder / f"prediction_{number}.tiff")
+            np.testing.assert_array_equal(found.squeeze(), expected[number])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "words"),
+    [
+        (tw.WriteImage(tw.write_tiff, ".tiff"), {}, "predicts tiles here, which WriteImage does not take"),
+        (tw.WriteTilesZarr(), {"tile_size": None}, "predicts whole images here, which WriteTilesZarr does not take"),
+        (tw.CacheTiles(tw.write_tiff, ".tiff"), {"tile_size": None}, "whole images here, which CacheTiles does not"),
+    ],
+)
+def test_a_strategy_that_does_not_fit_is_refused(
+    strategy: Any, options: dict[str, Any], words: str, train: Train, tmp_path: Path
+) -> None:
+    trained = train("n2v", "YX")
+    with pytest.raises(TypeError, match=words):
+        trained.predict(image_of((64, 48)), strategy, tmp_path, **options)
+    assert not list(tmp_path.rglob("*.*"))
+    # The next run is not hindered by it.
+    trained.predict(image_of((64, 48)), tw.WriteTilesZarr(), tmp_path)
+
+
+def test_another_array_is_not_taken_for_the_one_that_was_begun(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    trained.predict(image_of((64, 48)), tw.WriteTilesZarr(), tmp_path)
+    with pytest.raises(ResumeError, match=r"source: .* then"):
+        trained.predict(image_of((64, 48), seed=1), tw.WriteTilesZarr(if_exists="resume"), tmp_path)
+
+
+def test_an_image_that_is_complete_is_not_predicted_again(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    first, second = image_of((64, 48)), image_of((64, 48), seed=1)
+    expected = trained.predict([first, second])
+    strategy = tw.WriteTilesZarr(chunks=(32, 32))
+    trained.predict(first, strategy, tmp_path)
+    trainer, model = trained.careamist.trainer, trained.careamist.model
+    calls: list[int] = []
+    hook = model.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for _ in range(2):
+            trained.writer.write_strategy = tw.WriteTilesZarr(chunks=(32, 32), if_exists="resume")
+            trained.writer.dirpath, trained.writer.writing_predictions = tmp_path, True
+            module = trained.data_module([first, second], new_batch_size=3)
+            trainer.predict(model, datamodule=module, return_predictions=False)
+    finally:
+        hook.remove()
+        trained.writer.writing_predictions = False
+    for found, image in zip(written(tmp_path, "YX"), expected, strict=True):
+        np.testing.assert_array_equal(found, image)
+    # Six tiles of the second image, in batches of three; nothing in the second run.
+    assert len(calls) == 2
+
+
+SCRIPT = Path(__file__).with_name("killed_run.py")
+
+
+def test_a_killed_run_of_eight_images_predicts_what_is_missing(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    checkpoint = next(trained.careamist.work_dir.rglob("*last*.ckpt"))
+    images = [image_of((64, 48), seed=seed) for seed in range(8)]
+    np.save(tmp_path / "images.npy", images)
+
+    def run(kill_at: int) -> tuple[int, int]:
+        command = [sys.executable, "-W", "ignore", SCRIPT, checkpoint, tmp_path, str(kill_at)]
+        ended = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+        calls = len((tmp_path / "calls").read_text())
+        (tmp_path / "calls").unlink()
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+        return ended.returncode, calls
+
+    total = 8 * 6
+    assert run(kill_at=20) == (-signal.SIGKILL, 20)
+    status, calls = run(kill_at=0)
+    assert status == 0
+    # Tiles that were in memory when the process died are predicted again: those of one image at most.
+    assert total - 20 <= calls <= total - 20 + 2 * 6
+    for found, image in zip(written(tmp_path / "out", "YX"), trained.predict(images, batch_size=1), strict=True):
+        np.testing.assert_array_equal(found, image)
