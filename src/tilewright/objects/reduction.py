@@ -13,7 +13,7 @@ import numpy as np
 
 from tilewright.assemble import AnyArray
 
-SLAB_NBYTES = 2**20
+SLAB_NBYTES = 2**21
 """Bytes that are reduced at a time, about: few calls, and sums that stay in the cache of a processor."""
 _SUM_DTYPES = {1: np.int16, 2: np.int32, 4: np.int64}
 """Whole numbers that hold the sum of a block, by the bytes of an element."""
