@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 PARTS = {
-    "crash points": ["benchmarks.crash_points", "--every", "37", "--first", "5", "--jobs", "2"],
+    "crash points": ["benchmarks.crash_points", "--every", "61", "--first", "5", "--jobs", "2"],
     "lost locks": ["benchmarks.lost_locks", "--runs", "6"],
 }
 

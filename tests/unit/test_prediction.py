@@ -79,7 +79,8 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"s3://bucket/out\.zarr.* is a URL; pass a local path",
     ),
     "a read-only store": ({"destination": MemoryStore(read_only=True)}, DestinationError, "read-only"),
-    "a model that is none": ({"model": "model.ckpt"}, TypeError, "the model must be"),
+    "a model that is none": ({"model": "model.pt"}, TypeError, "the model must be"),
+    "a checkpoint that is missing": ({"model": "model.ckpt"}, FileNotFoundError, "there is no checkpoint"),
     "a missing source": ({"source": "nowhere.tif"}, SourceError, r"nowhere\.tif does not exist"),
     "a source that is a URL": ({"source": "https://host/raw.zarr"}, SourceError, "is a URL"),
 }
