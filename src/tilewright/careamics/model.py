@@ -137,10 +137,9 @@ def _model_of(module: Any, config: Any, name: str) -> CareamicsModel:
     data = config.data_config
     if not hasattr(module, "model"):
         raise CareamicsModelError(f"{name} is of {type(module).__name__}; N2V, CARE and Noise2Noise are known")
-    try:
-        normalization = create_normalization(data.normalization)
-    except ValueError as error:
-        raise CareamicsModelError(f"{name} has no statistics of its data, so it was not trained: {error}") from error
+    if data.normalization.needs_computation():
+        raise CareamicsModelError(f"{name} has no statistics of its data, so it was not trained; train it first")
+    normalization = create_normalization(data.normalization)
     return CareamicsModel(module.model, normalization, data.channels)
 
 
