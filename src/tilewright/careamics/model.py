@@ -74,21 +74,17 @@ class Checkpoint:
 
     def __call__(self) -> CareamicsModel:
         """Return the model."""
-        module, config = self._loaded()
-        return _model_of(module, config, str(self.path))
+        return _model_of(_module_in(self.path), self._config, str(self.path))
 
-    def describe(self) -> DescribedModel:
+    def describe_model(self) -> DescribedModel:
         """Return the model with its description."""
-        _, config = self._loaded()
-        return _described(self, config)
+        return _described(self, self._config)
 
-    def _loaded(self) -> tuple[Any, Any]:
-        from careamics.lightning.utils.load_checkpoint import (  # noqa: PLC0415
-            load_config_from_checkpoint,
-            load_module_from_checkpoint,
-        )
+    @property
+    def _config(self) -> Any:
+        from careamics.lightning.utils.load_checkpoint import load_config_from_checkpoint  # noqa: PLC0415
 
-        return load_module_from_checkpoint(self.path), load_config_from_checkpoint(self.path)
+        return load_config_from_checkpoint(self.path)
 
 
 def describe(model: Any) -> DescribedModel:
@@ -108,18 +104,15 @@ def describe(model: Any) -> DescribedModel:
         If it was not trained.
     """
     if isinstance(model, str | os.PathLike):
-        return Checkpoint(model).describe()
+        return Checkpoint(model).describe_model()
     config = getattr(model, "config", None)
     if not hasattr(config, "data_config") or not hasattr(model, "trainer"):
         raise TypeError(
             f"a {type(model).__name__} of CAREamics does not know the normalisation of its data; pass the CAREamist, "
             "or the path of its checkpoint"
         )
-    module, chosen = model.model, _chosen_checkpoint(model)
-    if chosen is not None:
-        from careamics.lightning.utils.load_checkpoint import load_module_from_checkpoint  # noqa: PLC0415
-
-        module = load_module_from_checkpoint(chosen)
+    chosen = _chosen_checkpoint(model)
+    module = model.model if chosen is None else _module_in(chosen)
     return _described(_model_of(module, config, "the CAREamist"), config)
 
 
@@ -129,6 +122,12 @@ def _chosen_checkpoint(careamist: Any) -> Path | None:
     is_last = str(careamist.config.algorithm_config.algorithm) in ("n2v", "n2n")
     path = Path(getattr(callback, "last_model_path" if is_last else "best_model_path", "") or "missing")
     return path if path.is_file() else None
+
+
+def _module_in(checkpoint: Path) -> Any:
+    from careamics.lightning.utils.load_checkpoint import load_module_from_checkpoint  # noqa: PLC0415
+
+    return load_module_from_checkpoint(checkpoint)
 
 
 def _model_of(module: Any, config: Any, name: str) -> CareamicsModel:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from tilewright.datasets.open_tiles import OpenTiles
 
@@ -45,20 +45,6 @@ class NeededTiles(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __reduce__(self) -> tuple[type["_Numbered"], tuple[Any, list[int]]]:
+    def __reduce__(self) -> tuple[type[Subset[Any]], tuple[Any, list[int]]]:
         # A data-loader worker knows what is needed, and begins no run.
-        return _Numbered, (self.dataset, self.numbers)
-
-
-class _Numbered(Dataset[Any]):
-    """Some items of a dataset, in a data-loader worker."""
-
-    def __init__(self, dataset: Any, numbers: list[int]) -> None:
-        self.dataset = dataset
-        self.numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.numbers[index]]
+        return Subset, (self.dataset, self.numbers)

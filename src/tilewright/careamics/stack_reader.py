@@ -15,13 +15,13 @@ from tilewright.errors import GeometryError
 from tilewright.plan import ImageAxes
 from tilewright.sources.opening import open_source
 from tilewright.sources.readers.reader import Reader
+from tilewright.sources.readers.tiff import SUFFIXES
 from tilewright.sources.source import Source
 
 COMPARED_NBYTES = 64 * 2**20
 """Bytes of a stack that are compared, at most."""
 _IN_MEMORY = "array"
 """What CAREamics calls the source of an array."""
-_TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 def source_of(stack: Any, index: int) -> Source:
@@ -43,7 +43,7 @@ def source_of(stack: Any, index: int) -> Source:
     """
     said, shape = str(stack.source), tuple(int(extent) for extent in stack.original_data_shape)
     path = _local_path(said)
-    if path is not None and (path.suffix.lower() in _TIFF_SUFFIXES or said.startswith("file:")):
+    if path is not None and (path.suffix.lower() in SUFFIXES or said.startswith("file:")):
         source = open_source(path, stack.original_axes)
         if source.axes.shape == shape:
             return source
@@ -88,23 +88,18 @@ class StackImage:
 
     def __getitem__(self, slices: Sequence[slice]) -> AnyArray:
         """Return a window of one sample and frame, in the order of the axes of the user."""
-        bounds = {name: part.indices(extent)[:2] for name, part, extent in self._parts(slices)}
+        parts = zip(self.axes.names, slices, self.axes.shape, strict=True)
+        bounds = {name: part.indices(extent)[:2] for name, part, extent in parts}
         sample = bounds.get("S", (0, 1))[0] * self.axes.extent("T") + bounds.get("T", (0, 1))[0]
         spatial = [bounds[name] for name in self.axes.spatial]
         sizes = [stop - start for start, stop in spatial]
         patch = self.stack.extract_patch(sample, None, [start for start, _ in spatial], sizes)
         patch = np.asarray(patch).astype(self.dtype, copy=False)
-        channels = bounds.get("C", (0, 1))
-        named = {"C": channels[1] - channels[0], **dict(zip(self.axes.spatial, sizes, strict=True))}
-        kept = [name for name in "CZYX" if name in named and (name in self.axes.names)]
-        patch = patch[channels[0] : channels[1]]
-        if "C" not in kept:
-            patch = patch[0]
+        patch = patch[slice(*bounds["C"])] if "C" in bounds else patch[0]
+        kept = [name for name in "CZYX" if name in bounds]
         ordered: AnyArray = patch.transpose([kept.index(name) for name in self.axes.names if name in kept])
-        return ordered.reshape([named.get(name, 1) for name in self.axes.names])
-
-    def _parts(self, slices: Sequence[slice]) -> list[tuple[str, slice, int]]:
-        return list(zip(self.axes.names, slices, self.axes.shape, strict=True))
+        samples = tuple(axis for axis, name in enumerate(self.axes.names) if name not in kept)
+        return np.expand_dims(ordered, samples)
 
 
 @dataclass

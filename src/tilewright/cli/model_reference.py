@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import isclass, signature
 from operator import attrgetter
@@ -85,21 +85,18 @@ class ModelReference:
         return self.module == CAREAMICS and self.name.endswith(".ckpt")
 
     def describe_model(self) -> "DescribedModel":
-        """Return the reference with the axes and tiles of a checkpoint; of other models these are not known."""
+        """Return a checkpoint with its axes and tiles; of other models these are not known."""
         from tilewright.model.described import DescribedModel, described  # noqa: PLC0415
 
-        return replace(described(self.name), model=self) if self.is_checkpoint else DescribedModel(self)
+        return described(self.name) if self.is_checkpoint else DescribedModel(self)
 
     def __str__(self) -> str:
         return f"{self.module}:{self.name}" if self.name else self.module
 
     def __call__(self) -> Any:
         """Return the model, or the result of its factory; raise ModelReferenceError where it is not found."""
-        from tilewright.model.described import described  # noqa: PLC0415
         from tilewright.model.predictor import is_factory  # noqa: PLC0415
 
-        if self.is_checkpoint:
-            return described(self.name).model()
         if self.module.endswith(TORCH_SCRIPT_SUFFIXES):
             return _load_torch_script(self.module)
         if self.folder not in sys.path:

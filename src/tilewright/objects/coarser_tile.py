@@ -53,12 +53,7 @@ class CoarserTile:
     @property
     def valid(self) -> AnyArray:
         """The elements of the tile, once each part was added."""
-        if not self._is_cut:
-            return self._elements
-        shape = [-(-extent // factor) for extent, factor in zip(self._elements.shape, self._factors, strict=True)]
-        whole: AnyArray = np.empty(shape, self._elements.dtype)
-        self.reducer.reduce(self._elements, whole)
-        return whole
+        return self.reducer.reduced(self._elements) if self._is_cut else self._elements
 
 
 def part_region(position: tuple[int, ...], part_extents: tuple[int, ...], shape: tuple[int, ...]) -> Region:

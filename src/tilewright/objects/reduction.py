@@ -54,6 +54,13 @@ class Reducer:
             slab = image[(*before, slice(self._factors[axis] * start, self._factors[axis] * (start + step)))]
             reduce_slab(slab, out[(*before, slice(start, start + step))])
 
+    def reduced(self, image: AnyArray) -> AnyArray:
+        """Return an image on the next coarser level, in its data type."""
+        shape = [-(-extent // factor) for extent, factor in zip(image.shape, self._factors, strict=True)]
+        out: AnyArray = np.empty(shape, image.dtype)
+        self.reduce(image, out)
+        return out
+
     def _means(self, slab: AnyArray, out: AnyArray) -> None:
         is_exact = slab.dtype.kind in "iu" and slab.itemsize in _SUM_DTYPES
         sum_dtype: Any = np.dtype(_SUM_DTYPES[slab.itemsize] if is_exact else np.float64)
@@ -101,9 +108,7 @@ def reduced(image: AnyArray, factors: Sequence[int], reduction: str) -> AnyArray
     >>> reduced(np.array([[1, 7, 9], [7, 3, 4]], "uint8"), (2, 2), "mode").tolist()
     [[7, 4]]
     """
-    out = np.empty([-(-extent // factor) for extent, factor in zip(image.shape, factors, strict=True)], image.dtype)
-    Reducer(factors, reduction).reduce(image, out)
-    return out
+    return Reducer(factors, reduction).reduced(image)
 
 
 def _divide(sums: Any, halvings: int, out: AnyArray) -> None:

@@ -27,8 +27,8 @@ _OF_ONE_RUN = {
     "plan",
     "progress",
     "report",
+    "window_nbytes",
 }
-_OF_ONE_RUN |= {"window_nbytes"}
 """Keywords that say how a run is carried out: another run may complete the same output with others."""
 _MOST_ELEMENTS = 64
 _DEEPEST = 4

@@ -338,8 +338,9 @@ class OutputRun:
         checker = UnitChecker(writer.plan, dict(enumerate(writer.encoders)))
         faulty = check_units(checker, records, self._placement.client, self._callbacks.checked)
         kept = [unit for unit in range(writer.plan.unit_count) if unit not in faulty]
+        self._kept_digest = 0
         for record in records:
             if record.unit not in faulty:
                 self._extremes.add(record.unit, record.extremes)
-        self._kept_digest = sum_of_digests(record.digest for record in records if record.unit not in faulty)
+                self._kept_digest = sum_of_digests((self._kept_digest, record.digest))
         return kept
