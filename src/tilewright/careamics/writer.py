@@ -40,7 +40,8 @@ class _Trainer:
     @property
     def lightning_module(self) -> CareamicsModel:
         """The model."""
-        return CareamicsModel(self._trainer.lightning_module.model, self.given.normalization)
+        network = self._trainer.lightning_module.model
+        return CareamicsModel(network, self.given.normalization, self.given.config.channels)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trainer, name)
