@@ -125,6 +125,15 @@ def stitched(
     return result.squeeze(tuple(dropped))
 
 
+def with_axes_of_source(image: np.ndarray, axes: str) -> np.ndarray:
+    """Give an image, as `stitched` makes it, the axes of its source; further channels come before the spatial axes."""
+    planned = [name for name in "STCZYX" if name in axes or (name == "C" and image.ndim > len(axes))]
+    wanted = list(axes)
+    if len(planned) > len(wanted):
+        wanted.insert(min(map(axes.index, planned[-2:] + ["Z"] * ("Z" in axes))), "C")
+    return image.transpose([planned.index(name) for name in wanted])
+
+
 # --- Models.
 
 
@@ -287,6 +296,10 @@ class Case:
             levels.append(coarser(levels[-1], factors, self.plan.reduction))
         return levels
 
+    def as_stored(self, level: np.ndarray) -> np.ndarray:
+        """Give a level the axes that are stored."""
+        return level if self.plan.stored_axes is None else with_axes_of_source(level, self.axes)
+
     def create(self, destination: Any) -> tuple[zarr.Array, ...]:
         options, output = OutputOptions(self.compressors, zarr_format=self.zarr_format), Output.at(destination)
         return (create_arrays if output.is_vacant else open_arrays)(output, self.plan, options)
@@ -394,6 +407,7 @@ def cases(draw: st.DrawFn, spatial_axes: tuple[str, ...] = ("YX", "ZYX")) -> Cas
         dtype=dtype,
         channels=channels,
         labels=draw(st.booleans()) and not dtype.startswith("float"),
+        output_axes=draw(st.sampled_from(["STCZYX", "STCZYX", "source"])),
     )
     if draw(st.booleans()):
         plan = in_small_units(plan, draw(st.sampled_from([1, 500, 2**20])))

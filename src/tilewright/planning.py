@@ -31,6 +31,8 @@ def plan_write(
     scale: Sequence[float] | Mapping[str, float] | None = None,
     labels: bool = False,
     read_source_func: "ReadFunction | None" = None,
+    output_axes: str = "STCZYX",
+    padding: str = "reflect",
 ) -> WritePlan:
     """Plan the writing of the tiled prediction of one image: the dry run.
 
@@ -47,7 +49,7 @@ def plan_write(
         ``"compact"`` has the fewest tiles; ``"aligned"`` lets no two units share a tile; ``"auto"`` takes
         ``"aligned"`` where that costs at most a tenth more tiles, or where nothing else fits the memory.
     chunks : sequence of int or "auto"
-        The extents of a chunk: one number per output axis, or one per spatial axis.
+        The extents of a chunk: one number per output axis in the order of the output, or one per spatial axis (Z)YX.
     shards : sequence of int, "auto" or None
         The extents of a shard, whole multiples of those of a chunk.
     dtype : str or NumPy data type, optional
@@ -71,6 +73,13 @@ def plan_write(
         Whether elements are labels, of which coarser levels take the most frequent one, and not the mean.
     read_source_func : callable, optional
         Reader of the path of a source, as in `predict_to_zarr`; called once, for the shape.
+    output_axes : {"STCZYX", "source"}
+        The order of the axes of the output. ``"source"`` keeps the axes of the source, in one array also where it has
+        samples. OME-Zarr needs the other order: unless the axes are the same in both, the array is no image of it, has
+        no coarser levels, and no physical metadata.
+    padding : {"reflect", "zeros"}
+        What a tile has beyond an axis that is shorter than it: the image, reflected on both sides; or zeros behind it,
+        as in CAREamics.
 
     Returns
     -------
@@ -123,6 +132,8 @@ def plan_write(
         levels=levels,
         scale=world.updated(GivenWorld(scale).on(axes)).scale_of(image.spatial),
         labels=labels,
+        output_axes=output_axes,
+        padding=padding,
     )
 
 

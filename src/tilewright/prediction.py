@@ -12,7 +12,7 @@ from tilewright.model.predictor import Predictor
 from tilewright.ome.world import GivenWorld
 from tilewright.outputs.arrays import existing_array
 from tilewright.outputs.fingerprint import CLUSTER, PREDICTED_BY, SERIES, SOURCE_PATH, VALUE_RANGE
-from tilewright.outputs.options import OutputOptions, output_dtype
+from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
 from tilewright.plan import PlanRequest, WritePlan
 from tilewright.provenance.call import Call
@@ -67,15 +67,19 @@ def predict_to_zarr(
     channel_names: Sequence[str] | None = None,
     ome_version: str | None = None,
     report: "str | os.PathLike[str] | None" = None,
+    output_axes: str = "STCZYX",
+    padding: str | None = None,
 ) -> Report:
     """Predict an image tile by tile on a Dask cluster, and write the prediction to Zarr.
 
     Parameters
     ----------
-    model : LightningModule, torch.nn.Module, callable, or factory
+    model : LightningModule, torch.nn.Module, callable, factory, CAREamist, or path of a checkpoint of CAREamics
         What predicts a batch ``(B, C, (Z), Y, X)``. A Lightning module is called by its ``predict_step``, a torch
         module by itself, both with a float tensor in inference mode; any other callable with an array in the data type
-        of the source. A callable that needs no arguments is a factory, and is called once on each worker.
+        of the source. A callable that needs no arguments is a factory, and is called once on each worker. A CAREamist
+        or a checkpoint ``*.ckpt`` brings axes, tiles, overlap, padding, channels and normalisation; the first four may
+        be given otherwise. With ``layout="compact"`` it predicts the tiles that CAREamics predicts.
     source : path, zarr.Array, numpy array or memmap, dask array
         The image. Of a path, only the window of a tile is read at a time: TIFF, Zarr, a dataset of HDF5
         (``raw.h5:/volumes/raw``, needs ``tilewright[hdf5]``) or N5 (``raw.n5/volumes/raw``, needs ``tilewright[n5]``).
@@ -92,7 +96,7 @@ def predict_to_zarr(
         OME-Zarr, OME-TIFF or ImageJ file name.
     tile_size, overlap : sequence of int
         Elements of a tile, and those that neighbouring tiles share, per spatial axis in the order (Z)YX.
-    layout, chunks, shards, memory_nbytes, levels, labels
+    layout, chunks, shards, memory_nbytes, levels, labels, output_axes, padding
         As in `plan_write`.
     compressors : "auto", None, or codecs
         As in ``zarr.Group.create_array``; ``"auto"`` is Blosc with shuffled bits, LZ4 for floats and Zstandard for
@@ -207,11 +211,16 @@ def predict_to_zarr(
         axes = known.axes if axes is None else axes
         tile_size = known.tile_size if tile_size is None else tile_size
         overlap = known.overlap if overlap is None else overlap
+        padding = known.padding if padding is None else padding
     world = GivenWorld(scale, units, channel_names)
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists, given=world, ome_version=ome_version)
-    chosen, options = _checked_dtype(dtype, plan, value_range, options)
+    # What is no plan is refused later.
+    planned_dtype = getattr(getattr(plan, "request", None), "dtype", None)
+    chosen, options = options.for_dtype(dtype, planned_dtype, value_range)
     is_labels = flag("labels", labels) or None
-    given = PlanKeywords(axes, tile_size, overlap, layout, chunks, shards, chosen, memory_nbytes, levels, is_labels)
+    given = PlanKeywords(
+        axes, tile_size, overlap, layout, chunks, shards, chosen, memory_nbytes, levels, is_labels, output_axes, padding
+    )
     opened, request = opened_request(source, given, plan, series, world, read_source_func)
     return PredictionRun(
         source=opened,
@@ -316,10 +325,12 @@ def repair(
             tile_size=plan.tile_size,
             overlap=plan.overlap,
             layout=plan.layout,
-            chunks=plan.chunks,
-            shards=plan.shards,
+            chunks=plan.asked_chunks,
+            shards=plan.asked_shards,
             dtype=plan.dtype,
             levels=plan.factors,
+            output_axes="STCZYX" if plan.stored_axes is None else "source",
+            padding=plan.padding,
             labels=plan.reduction == "mode",
             memory_nbytes=None if memory_nbytes is None else whole_number("memory_nbytes", memory_nbytes),
         ),
@@ -329,14 +340,3 @@ def repair(
         grace_seconds=grace_seconds,
         report=report,
     ).predict()
-
-
-def _checked_dtype(
-    dtype: Any, plan: WritePlan | None, value_range: Sequence[float] | None, options: OutputOptions
-) -> tuple[str | None, OutputOptions]:
-    """Return the data type that was chosen, None without one, and the options with the range that is mapped onto it."""
-    chosen = None if dtype is None else output_dtype(dtype)
-    options.check_dtype(chosen or "float64")
-    # What is no plan is refused later.
-    request = getattr(plan, "request", None)
-    return chosen, replace(options, value_range=ValueRange.of(value_range, chosen or getattr(request, "dtype", None)))

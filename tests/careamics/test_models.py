@@ -17,7 +17,9 @@ Train = Callable[[str, str], Trained]
 
 
 @pytest.mark.parametrize("algorithm", ["n2v", "care"])
-@pytest.mark.parametrize(("axes", "shape"), [("YX", (70, 90)), ("ZYX", (18, 50, 40))])
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("YX", (70, 90)), ("YX", (20, 90)), ("ZYX", (18, 50, 40)), ("ZYX", (5, 50, 40))]
+)
 def test_a_careamist_and_its_checkpoint_predict_the_same(
     algorithm: str, axes: str, shape: tuple[int, ...], train: Train, tmp_path: Path
 ) -> None:

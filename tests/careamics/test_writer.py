@@ -23,12 +23,13 @@ Train = Callable[[str, str], Trained]
 
 
 def written(folder: Path, axes: str) -> list[np.ndarray]:
-    """The outputs in a folder, in the order of their names, on the axes of the source."""
+    """The outputs in a folder, in the order of their names, on the axes of the source; as stored without axes."""
     found = []
     for path in sorted(folder.rglob("zarr.json")):
         if "tilewright" in json.loads(path.read_text())["attributes"]:
+            level = read_level(path.parent, 0)
             names = "".join(name for name in "STCZYX" if name in axes)
-            found.append(read_level(path.parent, 0).transpose([names.index(name) for name in axes]))
+            found.append(level.transpose([names.index(name) for name in axes]) if axes else level)
     return found
 
 
@@ -51,9 +52,10 @@ def test_tiles_are_written_as_careamics_stitches_them(
     trained = train(algorithm, "ZYX" if "Z" in axes else "YX")
     image = image_of(shape)
     options = {"axes": axes} | ({"output_axes": axes} if algorithm == "care" else {})
-    (expected,) = trained.predict(image, tw.WriteTilesZarr(), tmp_path, **options)
-    (found,) = written(tmp_path, axes)
-    np.testing.assert_array_equal(found, expected)
+    for order in ("STCZYX", "source"):
+        (expected,) = trained.predict(image, tw.WriteTilesZarr(axes=order), tmp_path / order, **options)
+        (found,) = written(tmp_path / order, axes if order == "STCZYX" else "")
+        np.testing.assert_array_equal(found, expected, strict=True)
 
 
 def test_channels_are_written(train: Train, tmp_path: Path) -> None:
@@ -84,15 +86,61 @@ def test_each_image_is_written_under_its_name(kind: str, train: Train, tmp_path:
         np.testing.assert_array_equal(values, image)
 
 
+class Calibrated:
+    """Image stack of another library: a file of elements, which are read for each patch, and made brighter."""
+
+    original_axes = "YX"
+
+    def __init__(self, path: Path) -> None:
+        self.source = path
+        self._image = np.load(path, mmap_mode="r")
+        self.original_data_shape = self._image.shape
+        self.data_shape = (1, 1, *self._image.shape)
+        self.data_dtype = self._image.dtype
+
+    def extract_patch(self, sample_idx: int, channels: Any, coords: Any, patch_size: Any) -> np.ndarray:
+        (top, left), (height, width) = coords, patch_size
+        read = self._image[top : top + height, left : left + width] + 100
+        return np.pad(read, [(0, height - read.shape[0]), (0, width - read.shape[1])])[np.newaxis]
+
+
+def load_calibrated(source: Any, axes: str) -> list[Calibrated]:
+    return [Calibrated(Path(path)) for path in source]
+
+
+@pytest.mark.parametrize("kind", ["a function that reads files", "image stacks"])
+def test_formats_of_the_user_are_read_by_their_reader(kind: str, train: Train, tmp_path: Path) -> None:
+    from careamics.dataset.factory import ImageStackLoading, ReadFuncLoading
+
+    trained = train("n2v", "YX")
+    paths = [tmp_path / name / "raw.npy" for name in ("first", "second")]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir()
+        np.save(path, image_of((40 + 30 * seed, 90), seed=seed))
+    loading = ImageStackLoading(load_calibrated) if kind == "image stacks" else ReadFuncLoading(np.load)
+    options = {"data_type": "custom", "loading": loading}
+    expected = trained.predict(paths, tw.WriteTilesZarr(), tmp_path / "out", **options)
+    for found, image in zip(written(tmp_path / "out", "YX"), expected, strict=True):
+        np.testing.assert_array_equal(found, image)
+    assert sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("raw.zarr")) == [
+        Path("first/raw.zarr"),
+        Path("second/raw.zarr"),
+    ]
+    np.save(paths[1], image_of((70, 90), seed=9))
+    with pytest.raises(ResumeError, match=r"source: .* then"):
+        trained.predict(paths, tw.WriteTilesZarr(if_exists="resume"), tmp_path / "out", **options)
+
+
 def test_tiles_are_cached_and_whole_images_are_written(train: Train, tmp_path: Path) -> None:
     trained = train("n2v", "YX")
     images = [image_of((64, 48)), image_of((64, 48), seed=1)]
-    tiled = trained.predict(images, tw.CacheTiles(tw.write_tiff, ".tiff"), tmp_path / "tiles")
-    whole = trained.predict(images, tw.WriteImage(tw.write_tiff, ".tiff"), tmp_path / "images", tile_size=None)
+    tiff = {"write_func": tw.write_tiff, "write_extension": ".tiff", "axes": "source"}
+    tiled = trained.predict(images, tw.CacheTiles(**tiff), tmp_path / "tiles")
+    whole = trained.predict(images, tw.WriteImage(**tiff), tmp_path / "images", tile_size=None)
     for number in range(2):
         for folder, expected in (("tiles", tiled), ("images", whole)):
             found = tifffile.imread(tmp_path / folder / f"prediction_{number}.tiff")
-            np.testing.assert_array_equal(found.squeeze(), expected[number])
+            np.testing.assert_array_equal(found, expected[number], strict=True)
 
 
 @pytest.mark.parametrize(

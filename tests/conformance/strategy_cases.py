@@ -19,7 +19,7 @@ import tifffile
 import torch
 import zarr
 from hypothesis import strategies as st
-from tests.support import PositionModel, read_level, stitched
+from tests.support import PositionModel, read_level, stitched, with_axes_of_source
 
 import tilewright as tw
 from tilewright.images.lazy_image import takes_lazy_image
@@ -140,7 +140,9 @@ class Kind:
         begun = [group for group in outputs if {group / "0", group / "0" / "0"} & set(documents)]
         return {str(group.relative_to(folder)): read_level(group, 0) for group in begun}
 
-    def expected(self, dataset: Any, image: np.ndarray, model: Model = identity, number: int = 0) -> np.ndarray:
+    def expected(
+        self, dataset: Any, image: np.ndarray, model: Model = identity, number: int = 0, order: str = "STCZYX"
+    ) -> np.ndarray:
         """Return what must be written of an image of a dataset, by a stitching in plain NumPy."""
         axes, extents = dataset.axes, dict(zip(dataset.axes, image.shape, strict=True))
         spatial = [extents[name] for name in "ZYX" if name in axes]
@@ -152,6 +154,8 @@ class Kind:
                 tilings = dataset.images[number].tilings(1)[-len(spatial) :]
                 windows = [[(axis.read(i)[0], *axis.valid(i)) for i in range(axis.count)] for axis in tilings]
         result = stitched(image.astype(dataset.dtype), axes, *tiles, model, windows)
+        if order == "source":
+            return np.ascontiguousarray(with_axes_of_source(result, axes))
         if self.is_zarr:
             return result
         samples = extents.get("S", 1) * extents.get("T", 1)
@@ -178,11 +182,13 @@ ZARR = Kind(
         "chunks": st.sampled_from(["auto", 1, 3, 7]),
         "shards": st.sampled_from(["auto", None]),
         "window_nbytes": st.sampled_from([None, 1, 300, 2000]),
+        "axes": st.sampled_from(["STCZYX", "source"]),
     },
 )
 IMAGE_OPTIONS = {
     "write_func": st.sampled_from([save, save_lazily]),
     "memory_nbytes": st.sampled_from([None, 1, 5000]),
+    "axes": st.sampled_from(["STCZYX", "source"]),
 }
 CACHE = Kind(made_of(tw.CacheTiles), is_tiled=True, options=IMAGE_OPTIONS)
 WHOLE = Kind(made_of(tw.WriteImage), is_tiled=False, options=IMAGE_OPTIONS)

@@ -35,7 +35,7 @@ def check(case: Case, folder: Path, client: Client | None = None) -> dict[str, b
     assert array.dtype == expected.dtype
     np.testing.assert_array_equal(array[...], expected)
     for level, values in enumerate(case.levels()):
-        np.testing.assert_array_equal(read_level(folder, level, case.zarr_format), values)
+        np.testing.assert_array_equal(read_level(folder, level, case.zarr_format), case.as_stored(values))
     return tree(folder)
 
 

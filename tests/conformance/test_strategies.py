@@ -58,7 +58,8 @@ def test_batches_in_any_order_and_twice_give_a_plain_stitching(
             reports = strategy.finalize()
             expected: list[np.ndarray] = []
             for dataset, images in zip(run.datasets, run.images, strict=True):
-                expected.extend(kind.expected(dataset, image, run.model, n) for n, image in enumerate(images))
+                order = run.options["axes"]
+                expected.extend(kind.expected(dataset, image, run.model, n, order) for n, image in enumerate(images))
             kind.check(Path(folder), dict(enumerate(expected)))
         assert not getattr(strategy, "tile_cache", None)
         if kind.is_zarr:

@@ -11,20 +11,6 @@ from tilewright.datasets.images import SourceImage
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.errors import TileMismatchError
 from tilewright.geometry import Interval, TileInformation
-from tilewright.plan import WritePlan
-
-
-class CareamicsImage(TiledImage):
-    """Image of CAREamics, which pads an axis that is shorter than a tile behind the image, and not on both sides."""
-
-    def crop_of_tile(self, plan: WritePlan, tile: int) -> list[Interval]:
-        """Return the valid region inside a tile, per spatial axis."""
-        crops = super().crop_of_tile(plan, tile)
-        extents = self.sample_shape[1:]
-        is_short = [extent < size for extent, size in zip(extents, self.tile_size, strict=True)]
-        return [
-            (0, stop - start) if short else (start, stop) for short, (start, stop) in zip(is_short, crops, strict=True)
-        ]
 
 
 def images_of(dataset: Any) -> tuple[SourceImage, ...]:
@@ -48,7 +34,10 @@ def images_of(dataset: Any) -> tuple[SourceImage, ...]:
     if size is None:
         return tuple(map(SourceImage, sources, first))
     overlaps = patching.overlaps
-    return tuple(CareamicsImage.of(source, start, size, overlaps) for source, start in zip(sources, first, strict=True))
+    return tuple(
+        TiledImage.of(source, start, size, overlaps, pads_behind=True)
+        for source, start in zip(sources, first, strict=True)
+    )
 
 
 def predicted_tiles(prediction: Any, images: Sequence[SourceImage]) -> tuple[AnyArray, list[TileInformation]]:

@@ -14,6 +14,9 @@ from tilewright.model.described import DescribedModel
 LARGEST_OVERLAP = 48
 """Overlap of tiles per axis where the configuration has none, as in CAREamics; half of a tile at most."""
 
+_PADDING = "zeros"
+"""As CAREamics pads an axis that is shorter than a tile."""
+
 
 class CareamicsModelError(TilewrightError, ValueError):
     """A model of CAREamics that cannot predict as it is."""
@@ -146,7 +149,7 @@ def _described(model: Any, config: Any) -> DescribedModel:
     data = config.data_config
     size = getattr(data.patching, "patch_size", None)
     if size is None:
-        return DescribedModel(model, data.axes)
+        return DescribedModel(model, data.axes, padding=_PADDING)
     overlaps = getattr(data.patching, "overlaps", None)
     halves = [min(LARGEST_OVERLAP, extent // 2 // 2 * 2) for extent in size]
-    return DescribedModel(model, data.axes, list(size), list(overlaps or halves))
+    return DescribedModel(model, data.axes, list(size), list(overlaps or halves), _PADDING)

@@ -87,6 +87,12 @@ def _tile_options(*, is_required: bool) -> Callable[[Any], Any]:
     return _with_options(
         numbers_option("--tile-size", required=is_required, help="Elements of a tile along (Z,)Y,X."),
         numbers_option("--overlap", required=is_required, help="Elements that neighbouring tiles share."),
+        click.option(
+            "--padding",
+            type=click.Choice(["reflect", "zeros"]),
+            default="reflect" if is_required else None,
+            help="What a tile has beyond an axis that is shorter than it: the image reflected, or zeros behind it.",
+        ),
     )
 
 
@@ -110,6 +116,12 @@ _plan_options = _with_options(
         callback=_read_levels,
         metavar="auto|N",
         help="Levels of the pyramid; 1 is full resolution alone.",
+    ),
+    click.option(
+        "--output-axes",
+        type=click.Choice(["STCZYX", "source"]),
+        default="STCZYX",
+        help="Order of the axes of the output; that of the source is no image of OME-Zarr, unless both are the same.",
     ),
     click.option("--labels", is_flag=True, show_default=False, help="Elements are labels, not intensities."),
     click.option(

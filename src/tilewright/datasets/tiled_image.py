@@ -27,11 +27,14 @@ class TiledImage(SourceImage):
         See `SourceImage`.
     tile_size, overlaps, borders : tuple of int
         Per spatial axis; valid regions end on multiples of ``borders``, which are 1 for the compact layout.
+    pads_behind : bool
+        As in `AxisTiling`.
     """
 
     tile_size: tuple[int, ...]
     overlaps: tuple[int, ...]
     borders: tuple[int, ...]
+    pads_behind: bool = False
 
     @property
     def tile_count(self) -> int:
@@ -42,7 +45,10 @@ class TiledImage(SourceImage):
     def _spatial_tilings(self) -> dict[str, AxisTiling]:
         axes = self.source.axes
         numbers = zip(axes.spatial, self.tile_size, self.overlaps, self.borders, strict=True)
-        return {name: AxisTiling(axes.extent(name), tile, overlap, border) for name, tile, overlap, border in numbers}
+        return {
+            name: AxisTiling(axes.extent(name), tile, overlap, border, self.pads_behind)
+            for name, tile, overlap, border in numbers
+        }
 
     @classmethod
     def of(
@@ -52,6 +58,8 @@ class TiledImage(SourceImage):
         tile_size: Sequence[int],
         overlaps: Sequence[int],
         borders: Sequence[int] | None = None,
+        *,
+        pads_behind: bool = False,
     ) -> Self:
         """Return an image with its tiles, or raise GeometryError where they do not fit."""
         spatial = source.axes.spatial
@@ -61,6 +69,7 @@ class TiledImage(SourceImage):
             per_spatial_axis("tile_size", tile_size, spatial),
             per_spatial_axis("overlaps", overlaps, spatial),
             per_spatial_axis("borders", [1] * len(spatial) if borders is None else borders, spatial),
+            pads_behind,
         )
         # Refuse a bad overlap here rather than in a data-loader worker.
         image.tilings(channels=1)
@@ -106,17 +115,13 @@ class TiledImage(SourceImage):
                 tile = plan.tile_at(tuple(coordinates.get(name, 0) for name in plan.axes))
                 expected = _spatial_part(plan, plan.valid_region(tile))
                 if list(map(tuple, information.stitch_coords)) == expected:
-                    self._check_crop(information, self.crop_of_tile(plan, tile))
+                    self._check_crop(information, _spatial_part(plan, plan.crop_region(tile)))
                     return tile
         raise TileMismatchError(
             f"a tile of sample {information.sample_id} belongs at {tuple(information.stitch_coords)} of "
             f"{self.source.name}, but the tiles of its dataset of size {self.tile_size} with overlap {self.overlaps} "
             f"have {tuple(expected) or 'nothing'} there; predict with the tiles of this dataset"
         )
-
-    def crop_of_tile(self, plan: WritePlan, tile: int) -> list[Interval]:
-        """Return the valid region inside a tile, per spatial axis."""
-        return _spatial_part(plan, plan.crop_region(tile))
 
     def _check_crop(self, information: Any, crop: list[Interval]) -> None:
         if list(map(tuple, information.overlap_crop_coords)) != crop:

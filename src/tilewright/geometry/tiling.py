@@ -32,6 +32,8 @@ class AxisTiling:
         halo before the valid region, the rest the halo after it.
     border : int, default=1
         Inner ends of valid regions are multiples of this where a tile reaches one.
+    pads_behind : bool, default=False
+        Whether an axis that is shorter than the tile is padded behind its elements, and not on both sides.
 
     Attributes
     ----------
@@ -65,6 +67,7 @@ class AxisTiling:
     tile: int
     overlap: int
     border: int = 1
+    pads_behind: bool = False
     count: int = field(init=False, compare=False, repr=False)
     _head: int = field(init=False, compare=False, repr=False)
     _lead_count: int = field(init=False, compare=False, repr=False)
@@ -116,7 +119,8 @@ class AxisTiling:
     def padding(self) -> tuple[int, int]:
         """Padding before and after an axis that is shorter than the tile, in elements."""
         missing = max(0, self.tile - self.extent)
-        return missing // 2, missing - missing // 2
+        before = 0 if self.pads_behind else missing // 2
+        return before, missing - before
 
     @property
     def cells(self) -> tuple[int, int]:

@@ -48,7 +48,8 @@ def stitched_lazily(
         getitem=_Chunked.__getitem__,
         meta=np.empty((0,) * chunked.ndim, chunked.dtype),
     )
-    return image
+    ordered: dask.array.Array = stitching.ordered(image)
+    return ordered
 
 
 class _Chunked:

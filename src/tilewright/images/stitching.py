@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dask.array
 import numpy as np
 
 from tilewright.assemble import AnyArray, paste, shared_slices, slices_of
 from tilewright.conversion import as_array, is_array
 from tilewright.errors import GeometryError, IncompleteImageError, ModelOutputError
 from tilewright.geometry import Region, TileInformation, extents_of
+from tilewright.plan import ImageAxes
 
 
 def stitch_prediction_single(tiles: Iterable[Any], tile_infos: Iterable[TileInformation]) -> AnyArray:
@@ -160,6 +162,8 @@ class ImageStitching:
         Where its tiles belong, and what of them is kept.
     channels, dtype : int, numpy.dtype
         Those of the tiles.
+    source_axes : ImageAxes, optional
+        The axes of the source where the image gets their order.
     """
 
     name: str
@@ -168,6 +172,7 @@ class ImageStitching:
     tile_infos: Sequence[TileInformation]
     channels: int
     dtype: np.dtype[Any]
+    source_axes: ImageAxes | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
@@ -178,7 +183,24 @@ class ImageStitching:
         return self.tile_infos[0].array_shape[1:]
 
     def stitch(self, tiles: Sequence[AnyArray]) -> AnyArray:
-        """Return the image, C(Z)YX if it has one sample, else SC(Z)YX; tiles are C(Z)YX or (1, C, (Z), Y, X)."""
+        """Return the image, C(Z)YX if it has one sample, else SC(Z)YX, or with the axes of the source.
+
+        Tiles are C(Z)YX or (1, C, (Z), Y, X).
+        """
+        stitched: AnyArray = self.ordered(self._stitch(tiles))
+        return stitched
+
+    def ordered(self, image: Any) -> Any:
+        """Return an image, (S)C(Z)YX, with the axes of the source where these are wanted; of NumPy or Dask."""
+        axes = self.source_axes
+        if axes is None:
+            return image
+        planned, wanted = axes.output_names(self.channels), axes.own_order(self.channels)
+        options = {"merge_chunks": False} if isinstance(image, dask.array.Array) else {}
+        image = image.reshape(axes.output_shape(self.channels), **options)
+        return image.transpose(tuple(map(planned.index, wanted or planned)))
+
+    def _stitch(self, tiles: Sequence[AnyArray]) -> AnyArray:
         whole = tuple((0, extent) for extent in self.extents)
         if self.sample_count == 1:
             return self.stitch_sample(0, whole, tiles, range(len(tiles)))

@@ -24,12 +24,15 @@ class DescribedModel:
         Axes of a source.
     tile_size, overlap : sequence of int, optional
         Per spatial axis, in the order (Z)YX.
+    padding : {"reflect", "zeros"}
+        As in `plan_write`.
     """
 
     model: Any
     axes: str | None = None
     tile_size: Sequence[int] | None = None
     overlap: Sequence[int] | None = None
+    padding: str = "reflect"
 
 
 @runtime_checkable

@@ -67,14 +67,14 @@ class TileWindows:
             # What is damaged costs the tiles that need it, and no others.
             return self._source.read_tile(plan.axes, plan.tilings, position)
         inside: list[slice] = [slice(None)]
-        padding = [(0, 0)]
+        spatial = []
         for name, tiling, indices, index in zip(plan.axes, plan.tilings, block, position, strict=True):
             if name in SPATIAL:
                 offset = tiling.read(indices[0])[0]
                 start, stop = tiling.read(index)
                 inside.append(slice(start - offset, stop - offset))
-                padding.append(tiling.padding)
-        return padded(window[tuple(inside)].copy(), padding)
+                spatial.append(tiling)
+        return padded(window[tuple(inside)].copy(), spatial)
 
     def _window(self, plan: WritePlan, block: Block) -> AnyArray:
         """Return the window of a block; of several threads that ask for it, one reads it."""

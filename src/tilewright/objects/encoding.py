@@ -18,7 +18,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from tilewright.assemble import AnyArray
-from tilewright.objects.sample_arrays import StoredArray, object_key
+from tilewright.objects.stored_array import ArrayView, StoredArray, object_key
 from tilewright.stores.metadata import array_metadata
 from tilewright.stores.zarr_api import Encoded, encoded_by_zarr
 
@@ -54,7 +54,7 @@ class ObjectEncoder:
         return tuple(self.array.chunks if self.is_direct else self.array.shards or self.array.chunks)
 
     def key(self, position: tuple[int, ...]) -> str:
-        """Return the key of an object by its position on the grid."""
+        """Return the key of an object by its position on the grid of the plan."""
         return object_key(self.array, position)
 
     @cached_property
@@ -67,16 +67,14 @@ class ObjectEncoder:
 
     def encode_part(self, part: AnyArray) -> Encoded:
         """Return the bytes of one part: a contiguous array of `part_extents` in the data type of the array."""
-        if self._encode_chunk is not None:
-            return self._encode_chunk(part)
-        # Without the axis of samples, where these have arrays of their own.
-        own_ndim = len(self._document["shape"])
-        return encoded_by_zarr(self._document, part.reshape(part.shape[-own_ndim:]))
+        if isinstance(self.array, ArrayView):
+            part = self.array.part(part)
+        return encoded_by_zarr(self._document, part) if self._encode_chunk is None else self._encode_chunk(part)
 
     def join(self, parts: Iterable[Encoded | None]) -> Iterator[Encoded]:
         """Iterate over the bytes of an object, and keep no part of it unless the index of a shard comes first.
 
-        The parts come in C order, each valid until the next one; None for a chunk beyond the end of the image.
+        The parts come in C order of the Zarr array, each valid until the next one; None for a chunk beyond its end.
         """
         if not self._is_shard:
             yield from filter(None, parts)

@@ -154,7 +154,7 @@ class UnitWriter:
         extremes = UnitExtremes(self.plan, unit) if number == 0 and self.plan.extremes_nbytes else None
         takers = [taker for taker in (extremes, coarser) if taker is not None]
         for position in self.plan.objects_of_unit(unit):
-            positions = list(_parts_of(position, array, encoder.part_extents))
+            positions = list(_parts_of(position, array, encoder.part_extents, self.plan.axes_as_stored))
             stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds, array.shape, takers))
             put_object(encoder.array.store, encoder.key(position), stored, self.patience, self._check)
             digest.add(position, stored.digest)
@@ -201,10 +201,16 @@ class UnitWriter:
 
 
 def _parts_of(
-    position: tuple[int, ...], array: ArrayPlan, part_extents: tuple[int, ...]
+    position: tuple[int, ...], array: ArrayPlan, part_extents: tuple[int, ...], order: Sequence[int]
 ) -> Iterator[tuple[int, ...] | None]:
-    """Iterate over the positions of the parts of an object, in C order; None for a part beyond the end of the image."""
+    """Iterate over the positions of the parts of an object; None for a part beyond the end of the image.
+
+    They come in C order of the axes as they are stored.
+    """
     counts = zip(position, map(floordiv, array.stored_extents, part_extents), strict=True)
     ends = [-(-extent // part) for extent, part in zip(array.shape, part_extents, strict=True)]
-    for part in product(*(range(index * count, (index + 1) * count) for index, count in counts)):
+    ranges = [range(index * count, (index + 1) * count) for index, count in counts]
+    places = [order.index(axis) for axis in range(len(order))]
+    for stored in product(*(ranges[axis] for axis in order)):
+        part = tuple([stored[place] for place in places])
         yield part if all(map(lt, part, ends)) else None

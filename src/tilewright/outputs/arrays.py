@@ -8,7 +8,9 @@ import zarr
 from zarr.storage import MemoryStore
 
 from tilewright.errors import DestinationError, ResumeError
-from tilewright.objects.sample_arrays import SampleArrays, StoredArray
+from tilewright.objects.reordered_array import ReorderedArray
+from tilewright.objects.sample_arrays import SampleArrays
+from tilewright.objects.stored_array import StoredArray
 from tilewright.outputs.compressors import default_compressor
 from tilewright.outputs.fingerprint import differences
 from tilewright.outputs.group_attributes import attributes_of_groups, group_attributes, list_labels
@@ -53,7 +55,8 @@ def _created(
     if plan.is_collection:
         return existing_array(output, plan, number)
     with _creating(output):
-        return _create_in(_opened_group(output, plan, options, provenance), plan, number, options)
+        array = _create_in(_opened_group(output, plan, options, provenance), plan, number, options)
+        return _as_planned(array, output.group, plan, number)
 
 
 def open_arrays(
@@ -132,7 +135,10 @@ def existing_group(output: Output) -> None:
 
 
 def _as_planned(array: zarr.Array[Any], group: str, plan: WritePlan, number: int) -> StoredArray:
-    return SampleArrays(array, group, plan.arrays[number].name, plan.shape[0]) if plan.is_collection else array
+    if plan.is_collection:
+        return SampleArrays(array, group, plan.arrays[number].name, plan.shape[0])
+    order = plan.stored_order
+    return array if order == tuple(range(len(order))) else ReorderedArray(array, order)
 
 
 def _add_samples(output: Output, plan: WritePlan, options: OutputOptions, *, are_new: bool = True) -> None:
@@ -207,17 +213,16 @@ def _create_in(group: zarr.Group, plan: WritePlan, number: int, options: OutputO
     compressors, array = options.compressors, plan.arrays[number]
     if isinstance(compressors, str) and compressors == "auto":
         compressors = default_compressor(array.dtype, options.zarr_format)
-    first = int(plan.is_collection)
-    names = list(plan.axes[first:].lower()) if options.names_dimensions and options.zarr_format == 3 else None
+    names = [plan.axes[axis].lower() for axis in plan.stored_order]
     return group.create_array(
         plan.stored_paths(number)[0],
-        shape=array.shape[first:],
+        shape=plan.as_stored(array.shape),
         dtype=array.dtype,
-        chunks=array.chunks[first:],
-        shards=None if array.shards is None else array.shards[first:],
+        chunks=plan.as_stored(array.chunks),
+        shards=None if array.shards is None else plan.as_stored(array.shards),
         compressors=compressors,
         fill_value=options.fill_value,
-        dimension_names=names,
+        dimension_names=names if options.names_dimensions and options.zarr_format == 3 else None,
         chunk_key_encoding={"name": "v2", "separator": "/"} if options.zarr_format == 2 else None,
     )
 

@@ -68,7 +68,12 @@ def group_attributes(
     if plan.is_collection:
         marks["samples"] = plan.shape[0]
         return own | _collection(plan, options)[0]
-    if options.names_dimensions and "S" not in plan.axes:
+    if plan.stored_axes is not None and (options.given or options.is_label):
+        raise GeometryError(
+            f"scale, units and channel_names, and labels of an image, need OME-Zarr, which has no image with the axes "
+            f"{plan.stored_axes} of the source; leave out output_axes"
+        )
+    if options.names_dimensions and "S" not in plan.axes and plan.stored_axes is None:
         return own | _image_attributes(plan, options)
     if options.given and options.names_dimensions:
         raise SampleAxisError(

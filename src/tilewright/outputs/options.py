@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Number
 from pathlib import Path
@@ -92,6 +93,22 @@ class OutputOptions:
     def scale_of(self, axes: ImageAxes) -> tuple[float, ...] | None:
         """Return the size of an element on each spatial axis of a source; None where one is unknown."""
         return self.world.updated(self.given.on(axes.names)).scale_of(axes.spatial)
+
+    def for_dtype(
+        self, dtype: Any, planned: str | None, value_range: Sequence[float] | None
+    ) -> "tuple[str | None, OutputOptions]":
+        """Return the data type that is chosen, None without one, and the options with the range that is mapped onto it.
+
+        Parameters
+        ----------
+        dtype, value_range
+            As in `predict_to_zarr`.
+        planned : str, optional
+            The data type of a plan that is to be executed.
+        """
+        chosen = None if dtype is None else output_dtype(dtype)
+        self.check_dtype(chosen or "float64")
+        return chosen, replace(self, value_range=ValueRange.of(value_range, chosen or planned))
 
     @property
     def overwrites(self) -> bool:

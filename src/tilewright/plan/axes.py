@@ -91,6 +91,25 @@ class ImageAxes:
         """Return the axes of an output of that many channels."""
         return "".join(name for name in ORDER if name in self.names or (name == "C" and channels > 1))
 
+    def own_order(self, channels: int) -> str | None:
+        """Return the axes of an output of that many channels in the order of the source.
+
+        Channels that the source does not have come before its first spatial axis. None where this is no other order,
+        and OME-Zarr has no samples to keep apart.
+
+        Examples
+        --------
+        >>> ImageAxes("YXC", (512, 256, 3)).own_order(2), ImageAxes("CYX", (3, 512, 256)).own_order(2)
+        ('YXC', None)
+        >>> ImageAxes("YXS", (512, 256, 3)).own_order(2), ImageAxes("SYX", (3, 512, 256)).own_order(1)
+        ('CYXS', 'SYX')
+        """
+        names = self.names
+        if channels > 1 and "C" not in names:
+            first = min(map(names.index, self.spatial))
+            names = f"{names[:first]}C{names[first:]}"
+        return names if names != self.output_names(channels) or "S" in names else None
+
     def output_shape(self, channels: int) -> tuple[int, ...]:
         """Return the extents of an output of that many channels."""
         return tuple(channels if name == "C" else self.extent(name) for name in self.output_names(channels))

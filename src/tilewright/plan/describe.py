@@ -35,9 +35,11 @@ def plan_rows(plan: WritePlan) -> tuple[tuple[str, str], ...]:
     if len(plan.arrays) > 1:
         coarsest, waiting = plan.arrays[-1].shape, format_nbytes(plan.coarser_nbytes)
         levels = f"{len(plan.arrays)}, the coarsest {coarsest}, for which up to {waiting} wait"
-    samples = () if "S" not in plan.axes else (("samples", _describe_samples(plan)),)
+    stored_axes = () if plan.stored_axes is None else (("stored as", _describe_order(plan)),)
+    samples = () if "S" not in plan.axes or stored_axes else (("samples", _describe_samples(plan)),)
     return (
         ("output", f"{plan.axes} {plan.shape} {plan.dtype}, {format_nbytes(array.nbytes)}"),
+        *stored_axes,
         *samples,
         ("levels", levels),
         ("tiles", f"{plan.tile_count:,} of {plan.tile_size}, overlap {plan.overlap}"),
@@ -50,6 +52,14 @@ def plan_rows(plan: WritePlan) -> tuple[tuple[str, str], ...]:
         ),
         ("Dask tasks", f"{'' if plan.units_are_independent else 'at most '}{plan.task_count:,}"),
         ("memory", f"at most {format_nbytes(plan.peak_live_nbytes)} of predicted tiles, more only for a large cluster"),
+    )
+
+
+def _describe_order(plan: WritePlan) -> str:
+    """Return how axes in the order of the source are stored."""
+    return (
+        f"{plan.stored_axes} {plan.as_stored(plan.shape)}, in chunks of {plan.as_stored(plan.chunks)}: the axes of the "
+        "source, which is no image of OME-Zarr"
     )
 
 

@@ -1,5 +1,6 @@
 """An output as it is planned: its arrays, the tiles that feed them, and what both cost, by arithmetic alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -27,6 +28,7 @@ class OutputPlan:
     reduction: str = "mean"
     comes_in_tile_order: bool = False
     is_collection: bool = False
+    stored_axes: str | None = None
     request: PlanRequest | None = field(default=None, compare=False, repr=False)
     _tile_counts: tuple[int, ...] = field(init=False, compare=False, repr=False)
     _last_units: tuple[int, ...] = field(init=False, compare=False, repr=False)
@@ -99,6 +101,11 @@ class OutputPlan:
         return tuple(t.overlap for t, name in zip(self.tilings, self.axes, strict=True) if name in "ZYX")
 
     @property
+    def padding(self) -> str:
+        """How an axis that is shorter than its tile is padded, as a request says it."""
+        return "zeros" if any(tiling.pads_behind for tiling in self.tilings) else "reflect"
+
+    @property
     def channels(self) -> int:
         """The number of channels of the output."""
         return self.shape[self.axes.index("C")] if "C" in self.axes else 1
@@ -110,7 +117,7 @@ class OutputPlan:
         Zero where none are taken, since no window of display follows from them: for labels, bools, complex numbers, and
         samples in one array.
         """
-        has_windows = self.is_collection or "S" not in self.axes
+        has_windows = self.is_collection or ("S" not in self.axes and self.stored_axes is None)
         if not has_windows or self.reduction == "mode" or self.dtype.startswith("complex"):
             return 0
         units = zip(self.axes, self.arrays[0].units, strict=True)
@@ -120,6 +127,39 @@ class OutputPlan:
     def factors(self) -> tuple[tuple[int, ...], ...]:
         """The factors per axis from each level to the next coarser one."""
         return tuple(array.factors for array in self.arrays[1:])
+
+    @cached_property
+    def stored_order(self) -> tuple[int, ...]:
+        """For each axis of the stored arrays the axis of the plan; without that of samples in arrays of their own."""
+        names = self.axes[int(self.is_collection) :] if self.stored_axes is None else self.stored_axes
+        return tuple(map(self.axes.index, names))
+
+    @cached_property
+    def axes_as_stored(self) -> tuple[int, ...]:
+        """The axes of the plan in the order in which elements are stored; that of samples may lie in their paths."""
+        return tuple([axis for axis in range(len(self.axes)) if axis not in self.stored_order]) + self.stored_order
+
+    def as_stored(self, values: Sequence[int]) -> tuple[int, ...]:
+        """Return one value per axis of the plan as one per axis of the stored arrays.
+
+        Examples
+        --------
+        >>> from tilewright.plan import plan_write
+        >>> plan = plan_write((64, 48, 3), "YXC", (32, 32), (8, 8), output_axes="source")
+        >>> plan.axes, plan.shape, plan.as_stored(plan.shape)
+        ('CYX', (3, 64, 48), (64, 48, 3))
+        """
+        return tuple([values[axis] for axis in self.stored_order])
+
+    @property
+    def asked_chunks(self) -> tuple[int, ...]:
+        """The extents of a chunk as a request has them: the axes are in the order of the output."""
+        return self.chunks if self.stored_axes is None else self.as_stored(self.chunks)
+
+    @property
+    def asked_shards(self) -> tuple[int, ...] | None:
+        """The extents of a shard as a request has them."""
+        return self.shards if self.shards is None or self.stored_axes is None else self.as_stored(self.shards)
 
     def stored_paths(self, array: int) -> list[str]:
         """Return the paths of the Zarr arrays in which an array lies, in the group of the output.

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 from tilewright.arguments import whole_number, whole_numbers
 from tilewright.errors import GeometryError
 from tilewright.geometry import AxisTiling
-from tilewright.plan.axes import SPATIAL, ImageAxes, per_spatial_axis
+from tilewright.plan.axes import ORDER, SPATIAL, ImageAxes, per_spatial_axis
 from tilewright.plan.dtypes import dtype_name, itemsize
 
 if TYPE_CHECKING:
     from tilewright.plan.write_plan import WritePlan
 
 LAYOUTS = ("auto", "compact", "aligned")
+OUTPUT_AXES = (ORDER, "source")
+"""Orders of the axes of an output."""
+PADDINGS = ("reflect", "zeros")
+"""Ways to fill a tile that is longer than an axis."""
 Levels = int | str | tuple[tuple[int, ...], ...]
 """Number of levels, ``"auto"``, or the factors from each level to the next."""
 DEFAULT_DTYPE = "float32"
@@ -35,6 +39,8 @@ class PlanRequest:
         Size of an element on each spatial axis, in the order (Z)YX, for the choice of levels.
     labels : bool
         Whether elements are labels: of the elements that become one of a coarser level, the most frequent one is taken.
+    output_axes, padding
+        As in `plan_write`.
 
     Raises
     ------
@@ -61,6 +67,8 @@ class PlanRequest:
     levels: Levels = 1
     scale: tuple[float, ...] | None = None
     labels: bool = False
+    output_axes: str = ORDER
+    padding: str = PADDINGS[0]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", whole_numbers("shape", self.shape))
@@ -75,6 +83,9 @@ class PlanRequest:
                 )
         if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
             raise GeometryError(f"layout must be 'auto', 'compact' or 'aligned', got {self.layout!r:.80}")
+        check_output_axes("output_axes", self.output_axes)
+        if self.padding not in PADDINGS:
+            raise GeometryError(f"padding must be one of {PADDINGS}, got {self.padding!r:.80}")
         for name in ("channels", "memory_nbytes", "window_nbytes"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name)))
@@ -95,8 +106,10 @@ class PlanRequest:
 
     def with_choices_of(self, begun: "WritePlan") -> "PlanRequest":
         """Return the request with what another plan has chosen in the place of ``"auto"``."""
-        left_open = [name for name in ("layout", "chunks", "shards") if getattr(self, name) == "auto"]
-        chosen: dict[str, Any] = {name: getattr(begun, name) for name in left_open}
+        choices: dict[str, Any] = {"layout": begun.layout}
+        if begun.stored_axes == self.on_output().stored_axes:
+            choices |= {"chunks": begun.asked_chunks, "shards": begun.asked_shards}
+        chosen: dict[str, Any] = {name: value for name, value in choices.items() if getattr(self, name) == "auto"}
         if self.levels == "auto":
             chosen["levels"] = begun.factors
         if chosen.get("shards", ()) is None:
@@ -118,6 +131,16 @@ class PlanRequest:
             levels=self.levels,
             scale=self.scale,
             labels=self.labels,
+            stored_axes=None if self.output_axes == ORDER else image.own_order(channels),
+            pads_behind=self.padding == "zeros",
+        )
+
+
+def check_output_axes(name: str, value: object) -> None:
+    """Raise GeometryError where a value is no order of the axes of an output."""
+    if value not in OUTPUT_AXES:
+        raise GeometryError(
+            f"{name} must be {ORDER!r}, or 'source' for the order of the axes of the source, got {value!r:.80}"
         )
 
 
@@ -138,7 +161,11 @@ class Request:
     tile_size, overlap : dict of str to int
         By the names of the spatial axes.
     dtype, memory_nbytes, levels, scale, labels
-        As in `PlanRequest`.
+        As in `PlanRequest`; full resolution alone where the axes are stored in the order of the source.
+    stored_axes : str, optional
+        As in `WritePlan`.
+    pads_behind : bool
+        As in `AxisTiling`.
     """
 
     axes: str
@@ -150,6 +177,18 @@ class Request:
     levels: Levels = 1
     scale: tuple[float, ...] | None = None
     labels: bool = False
+    stored_axes: str | None = None
+    pads_behind: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stored_axes is None:
+            return
+        if self.levels not in ("auto", 1, ()):
+            raise GeometryError(
+                f"levels must be 1 for an output with the axes {self.stored_axes} of its source, since viewers find "
+                f"coarser levels by the metadata of OME-Zarr, which has no such axes; got {self.levels}"
+            )
+        object.__setattr__(self, "levels", 1)
 
     @property
     def itemsize(self) -> int:
@@ -160,7 +199,7 @@ class Request:
         """Return the tiles of one axis: single samples and frames, all channels, the given tile along Z, Y, X."""
         name, extent = self.axes[axis], self.shape[axis]
         tile = extent if name == "C" else self.tile_size.get(name, 1)
-        return AxisTiling(extent=extent, tile=tile, overlap=self.overlap.get(name, 0), border=border)
+        return AxisTiling(extent, tile, self.overlap.get(name, 0), border, self.pads_behind)
 
     def compact_tilings(self) -> tuple[AxisTiling, ...]:
         """Return the tiles of all axes in the compact layout."""
@@ -176,11 +215,14 @@ class Request:
                 by_name.get(axis, extent if axis == "C" else 1)
                 for axis, extent in zip(self.axes, self.shape, strict=True)
             )
+        elif len(numbers) == len(self.axes) and self.stored_axes is not None:
+            by_name = dict(zip(self.stored_axes, numbers, strict=True))
+            numbers = tuple(by_name[name] for name in self.axes)
         if len(numbers) != len(self.axes):
             raise GeometryError(
-                f"{name} must have one number for each output axis {self.axes}, or one for each spatial axis "
-                f"{spatial}, got {len(numbers)}: {numbers}"
+                f"{name} must have one number for each output axis {self.stored_axes or self.axes}, or one for each "
+                f"spatial axis {spatial}, got {len(numbers)}: {numbers}"
             )
         if min(numbers) < 1:
-            raise GeometryError(f"{name} must be at least 1 on each axis of {self.axes}, got {numbers}")
+            raise GeometryError(f"{name} must be at least 1 on each axis, got {numbers}")
         return numbers

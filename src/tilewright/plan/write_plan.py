@@ -46,6 +46,9 @@ class WritePlan(OutputPlan):
         Whether tiles come in C order of tiles, as from a data loader, and not in the order in which units want them.
     is_collection : bool
         Whether each sample is stored as an image of its own, which leaves out the axis S.
+    stored_axes : str, optional
+        The axes of the stored array where they are in the order of the source. It is no image of OME-Zarr then, and has
+        no coarser levels. All else of the plan is in the order ``STCZYX``.
     request : PlanRequest, optional
         What the plan was made of, for `predict_to_zarr`; a ledger does not keep it.
     """

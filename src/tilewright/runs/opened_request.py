@@ -7,11 +7,12 @@ from typing import Any
 from tilewright.errors import GeometryError
 from tilewright.ome.world import GivenWorld
 from tilewright.plan import PlanRequest, WritePlan
+from tilewright.plan.axes import ORDER
 from tilewright.sources.opening import open_single_source
 from tilewright.sources.readers.reader import ReadFunction
 from tilewright.sources.source import Source
 
-_DEFAULTS = {"layout": "auto", "chunks": "auto", "levels": "auto"}
+_DEFAULTS = {"layout": "auto", "chunks": "auto", "levels": "auto", "output_axes": ORDER}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class PlanKeywords:
     memory_nbytes: int | None
     levels: int | str
     labels: bool | None
+    output_axes: str
+    padding: str | None
 
 
 def opened_request(

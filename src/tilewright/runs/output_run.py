@@ -21,7 +21,7 @@ from tilewright.ledger.records import Records
 from tilewright.objects.digest import sum_of_digests
 from tilewright.objects.encoding import ObjectEncoder
 from tilewright.objects.extremes import ImageExtremes
-from tilewright.objects.sample_arrays import StoredArray
+from tilewright.objects.stored_array import StoredArray
 from tilewright.objects.unit_checker import UnitChecker
 from tilewright.objects.unit_writer import UnitWriter
 from tilewright.outputs.arrays import Arrays, create_arrays, open_arrays, template_arrays

@@ -9,7 +9,8 @@ from typing import Any
 from tilewright.conversion import ValueRange
 from tilewright.ledger.receipts import StageSeconds, UnitReceipt, peak_memory_nbytes
 from tilewright.objects.digest import digest_text, sum_of_digests
-from tilewright.objects.sample_arrays import StoredArray
+from tilewright.objects.reordered_array import ReorderedArray
+from tilewright.objects.stored_array import StoredArray
 from tilewright.plan import WritePlan
 from tilewright.plan.describe import format_nbytes
 from tilewright.runs.reporting.ending import Ending
@@ -146,6 +147,7 @@ class Report:
         return {
             "array": public_name(self.array.store, self.array.path),
             "axes": plan.axes,
+            "stored_axes": plan.stored_axes or plan.axes,
             "shape": list(plan.shape),
             "dtype": plan.dtype,
             "state": self.ending.state,
@@ -262,7 +264,7 @@ class Tally:
     ) -> Report:
         """Return the report of a run that has ended."""
         return Report(
-            array=array,
+            array=array.one if isinstance(array, ReorderedArray) else array,
             plan=plan,
             unit_count=self.unit_count,
             object_count=self.object_count,

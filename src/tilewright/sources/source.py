@@ -121,17 +121,18 @@ class Source:
         return ordered if "C" in left else ordered[np.newaxis]
 
     def read_tile(self, axes: str, tilings: Sequence[AxisTiling], position: Sequence[int]) -> AnyArray:
-        """Return the input of the model for one tile, C(Z)YX, padded by reflection where an axis is shorter.
+        """Return the input of the model for one tile, C(Z)YX, padded where an axis is shorter.
 
         Each tiled axis has a tiling, and the index of the tile. A tiling of C is ignored: all channels are read.
         """
         tiled = list(zip(axes, tilings, position, strict=True))
         read = self.read_window({name: tiling.read(index) for name, tiling, index in tiled if name != "C"})
-        return padded(read, [(0, 0), *(tiling.padding for name, tiling, _ in tiled if name in SPATIAL)])
+        return padded(read, [tiling for name, tiling, _ in tiled if name in SPATIAL])
 
 
-def padded(read: AnyArray, padding: Sequence[tuple[int, int]]) -> AnyArray:
-    """Return a tile padded by reflection: elements (before, behind) on each axis."""
+def padded(read: AnyArray, tilings: Sequence[AxisTiling]) -> AnyArray:
+    """Return what is read of a tile, C(Z)YX, padded by reflection on both sides, or with zeros behind."""
+    padding = [(0, 0), *(tiling.padding for tiling in tilings)]
     if not any(before or behind for before, behind in padding):
         return read
-    return np.pad(read, padding, mode="reflect")
+    return np.pad(read, padding, mode="constant" if any(tiling.pads_behind for tiling in tilings) else "reflect")

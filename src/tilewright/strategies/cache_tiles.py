@@ -33,6 +33,11 @@ class _Shown:
         self.entries[:] = [*self._known, *added]
         return self.entries
 
+    def assign(self, entries: Sequence[Any]) -> None:
+        """Take a list of the user: what is cached, and what is added to it."""
+        self.entries[:] = list(entries)
+        self.added()
+
     def added(self) -> list[Any]:
         """Return what was appended, or raise TypeError where the list was changed in another way."""
         count = len(self._known)
@@ -68,6 +73,9 @@ class CacheTiles(CollectedImages):
     memory_nbytes : int, optional
         Bytes of tiles that the cluster may hold before prediction waits for images that are being written; half the
         memory of its workers where not given. One image is held whole, whatever it takes.
+    axes : {"STCZYX", "source"}
+        The order of the axes of ``img``. With ``"source"`` it has the axes of its source, and C only where that has it,
+        or the model gives more than one channel: before the first spatial axis.
 
     Attributes
     ----------
@@ -140,14 +148,23 @@ class CacheTiles(CollectedImages):
         """The tiles of images that are not covered yet, (1, C, (Z), Y, X) each.
 
         With a client these lack their halo, and are futures as soon as they are sent to another process. What is
-        appended here, and to `tile_info_cache`, is taken in with the next batch, as of its data loader.
+        appended here, and to `tile_info_cache`, is taken in with the next batch, as of its data loader. A list that is
+        assigned begins with these.
         """
         return self._shown[0].show([tile for tile, _ in self._entries()])
+
+    @tile_cache.setter
+    def tile_cache(self, tiles: Sequence[Any]) -> None:
+        self._shown[0].assign(tiles)
 
     @property
     def tile_info_cache(self) -> list[TileInformation]:
         """Where the tiles of the cache belong; it may be appended to, as `tile_cache` may."""
         return self._shown[1].show([information for _, information in self._entries()])
+
+    @tile_info_cache.setter
+    def tile_info_cache(self, infos: Sequence[TileInformation]) -> None:
+        self._shown[1].assign(infos)
 
     @property
     def last_tiles(self) -> list[bool]:

@@ -23,6 +23,7 @@ from tilewright.images.zarr import write_zarr
 from tilewright.outputs.apart import Target, check_apart
 from tilewright.outputs.options import OutputOptions
 from tilewright.outputs.output import Output
+from tilewright.plan.request import check_output_axes
 from tilewright.sources.naming import check_extension, output_names
 from tilewright.stores.places import place_of_path
 from tilewright.strategies.trainer_strategy import Key, TrainerStrategy
@@ -82,10 +83,13 @@ class _Collected:
                 f"{self.channels} channels of {self.dtype}"
             )
 
-    def stitching(self) -> ImageStitching:
+    def stitching(self, axes: str) -> ImageStitching:
         image = self.image
         infos = tuple(self.infos)
-        return ImageStitching(image.name, image.first_sample, image.sample_count, infos, self.channels, self.dtype)
+        source_axes = image.source.axes if axes == "source" and isinstance(image, SourceImage) else None
+        return ImageStitching(
+            image.name, image.first_sample, image.sample_count, infos, self.channels, self.dtype, source_axes
+        )
 
 
 class CollectedImages(TrainerStrategy):
@@ -93,7 +97,7 @@ class CollectedImages(TrainerStrategy):
 
     Parameters
     ----------
-    write_func, write_extension, write_func_kwargs, client, memory_nbytes
+    write_func, write_extension, write_func_kwargs, client, memory_nbytes, axes
         As in `CacheTiles`.
     """
 
@@ -105,6 +109,7 @@ class CollectedImages(TrainerStrategy):
         *,
         client: "Client | None" = None,
         memory_nbytes: int | None = None,
+        axes: str = "STCZYX",
     ) -> None:
         check_options_of(write_func, write_func_kwargs or {}, "write_func_kwargs")
         if write_func is write_tiff:
@@ -113,6 +118,8 @@ class CollectedImages(TrainerStrategy):
         if memory_nbytes is not None:
             whole_number("memory_nbytes", memory_nbytes)
         check_client(client)
+        check_output_axes("axes", axes)
+        self.axes = axes
         self.write_func = write_func
         self.write_extension = write_extension
         self.write_func_kwargs = dict(write_func_kwargs or {})
@@ -179,6 +186,12 @@ class CollectedImages(TrainerStrategy):
         return images_of(dataset)
 
     def _open(self, trainer: Any, images: Mapping[Key, DatasetImage], folder: Path) -> None:
+        for image in images.values():
+            if self.axes == "source" and not isinstance(image, SourceImage):
+                raise TypeError(
+                    f"axes='source' needs the axes of the source, which a dataset of tilewright knows; those of "
+                    f"{image.name} are not known"
+                )
         folder = folder.absolute()
         files = [image.path for image in images.values()]
         paths = [folder / name for name in output_names(files, self.write_extension)]
@@ -247,7 +260,7 @@ class CollectedImages(TrainerStrategy):
         for key in complete:
             del self._collected[key]
             self._complete.add(key)
-        writes.write({self._numbers[key]: collected.stitching() for key, collected in complete.items()})
+        writes.write({self._numbers[key]: collected.stitching(self.axes) for key, collected in complete.items()})
 
     def _entries(self) -> Iterator[tuple[Any, TileInformation]]:
         """Yield what was collected of images that are not whole: each tile or its future, and where it belongs."""

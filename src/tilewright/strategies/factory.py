@@ -24,6 +24,7 @@ def create_write_strategy(
     write_func_kwargs: dict[str, Any] | None = None,
     *,
     client: "Client | None" = None,
+    axes: str = "STCZYX",
 ) -> WriteStrategy:
     """Return the strategy for a kind of output.
 
@@ -37,8 +38,8 @@ def create_write_strategy(
         As in `CacheTiles`, for ``"custom"``; the other kinds have their own.
     write_func_kwargs : dict, optional
         Further keywords of the function that writes; for tiles to Zarr those of `WriteTilesZarr`.
-    client
-        As in `CacheTiles`.
+    client, axes
+        As in `CacheTiles` and `WriteTilesZarr`.
 
     Returns
     -------
@@ -59,11 +60,11 @@ def create_write_strategy(
         raise ValueError(f"write_type must be one of {WRITE_TYPES}, got {write_type!r}")
     kwargs = write_func_kwargs or {}
     if write_type == "zarr" and tiled:
-        return WriteTilesZarr(**{"client": client} | kwargs)
+        return WriteTilesZarr(**{"client": client, "axes": axes} | kwargs)
     if write_type != "custom":
         write_func, write_extension = (write_tiff, ".tiff") if write_type == "tiff" else (write_zarr, ".zarr")
     if write_func is None or write_extension is None:
         missing = "write_func" if write_func is None else "write_extension"
         raise ValueError(f"write_type 'custom' needs a write_func and a write_extension; {missing} is missing")
     strategy = CacheTiles if tiled else WriteImage
-    return strategy(write_func, write_extension, kwargs, client=client)
+    return strategy(write_func, write_extension, kwargs, client=client, axes=axes)

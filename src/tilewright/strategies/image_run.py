@@ -73,6 +73,8 @@ class AskedImage:
         Identity of the trainer.
     origin : Origin
         What all outputs of the trainer have in common.
+    axes : {"STCZYX", "source"}
+        The order of the axes of the output.
     """
 
     image: TiledImage
@@ -88,6 +90,7 @@ class AskedImage:
     origin: Origin
     levels: int | str
     labels: bool
+    axes: str
 
     def plan(self, begun: WritePlan | None) -> WritePlan:
         """Return the plan; what an earlier run has chosen stays."""
@@ -95,8 +98,8 @@ class AskedImage:
         levels: Levels = self.levels
         if begun is not None:
             levels = begun.factors if levels == "auto" else levels
-            chunks = begun.chunks if isinstance(chunks, str) else chunks
-            shards = begun.shards if isinstance(shards, str) else shards
+            chunks = begun.asked_chunks if isinstance(chunks, str) else chunks
+            shards = begun.asked_shards if isinstance(shards, str) else shards
         return plan_for_tilings(
             self.image.source.axes.output_names(self.channels),
             self.dtype,
@@ -107,6 +110,7 @@ class AskedImage:
             levels=levels,
             labels=self.labels or self.options.is_label,
             scale=self.options.scale_of(self.image.source.axes),
+            stored_axes=self.image.source.axes.own_order(self.channels) if self.axes == "source" else None,
         )
 
     def fingerprint(self, plan: WritePlan) -> Fingerprint:

@@ -20,7 +20,7 @@ class WriteImage(CollectedImages):
 
     Parameters
     ----------
-    write_func, write_extension, write_func_kwargs, client, memory_nbytes
+    write_func, write_extension, write_func_kwargs, client, memory_nbytes, axes
         As in `CacheTiles`. The samples of an image are collected, and written together as SC(Z)YX; an image of one
         sample is written as C(Z)YX.
 

@@ -23,6 +23,7 @@ from tilewright.identity.models import ModelFacts
 from tilewright.model.own_memory import OwnMemory
 from tilewright.ome.world import GivenWorld
 from tilewright.outputs.options import OutputOptions, output_dtype
+from tilewright.plan.request import check_output_axes
 from tilewright.provenance.call import Call
 from tilewright.provenance.document import Origin
 from tilewright.runs.beginning import Beginning
@@ -69,6 +70,8 @@ class WriteTilesZarr(TrainerStrategy):
         the image is complete, and also where the run fails or is stopped, as in `predict_to_zarr`.
     scale, units, channel_names, ome_version
         Physical metadata of all images, as in `predict_to_zarr`; those of each source where not given.
+    axes : {"STCZYX", "source"}
+        The order of the axes of each output, as ``output_axes`` in `plan_write`.
 
     Attributes
     ----------
@@ -136,6 +139,7 @@ class WriteTilesZarr(TrainerStrategy):
         channel_names: Sequence[str] | None = None,
         ome_version: str | None = None,
         report: "str | os.PathLike[str] | None" = None,
+        axes: str = "STCZYX",
     ) -> None:
         self._call = Call.of(WriteTilesZarr, locals())
         if window_nbytes is not None:
@@ -157,6 +161,8 @@ class WriteTilesZarr(TrainerStrategy):
         self.window_nbytes = window_nbytes
         self.levels = levels if levels == "auto" else whole_number("levels", levels)
         self.labels = flag("labels", labels)
+        check_output_axes("axes", axes)
+        self.axes = axes
         self.ledger = None if ledger is None else local_path(ledger, "ledger")
         self.report = None if report is None else local_path(report, "report")
         if self.report is not None and self.report.suffix in (".html", ".htm"):
@@ -335,6 +341,7 @@ class WriteTilesZarr(TrainerStrategy):
             window_nbytes=self.window_nbytes,
             levels=self.levels,
             labels=self.labels,
+            axes=self.axes,
             model=self._model,
             model_file=self._model_file,
             origin=self._origin,

@@ -67,6 +67,7 @@ def plan_for_tilings(
     levels: Levels = 1,
     scale: Sequence[float] | None = None,
     labels: bool = False,
+    stored_axes: str | None = None,
 ) -> WritePlan:
     """Plan the writing of tiles that a dataset cuts, and that arrive in C order of tiles.
 
@@ -80,6 +81,8 @@ def plan_for_tilings(
         The tiles, one tiling per output axis.
     chunks, shards, window_nbytes, levels, scale, labels
         As in `PlanRequest`.
+    stored_axes : str, optional
+        As in `WritePlan`.
 
     Returns
     -------
@@ -101,6 +104,7 @@ def plan_for_tilings(
         levels=levels,
         scale=None if scale is None else tuple(scale),
         labels=labels,
+        stored_axes=stored_axes,
     )
     if labels:
         check_labels(request.dtype)
@@ -212,7 +216,8 @@ def _plan(
         compact_tile_count=prod(tiling.count for tiling in request.compact_tilings()),
         reduction="mode" if request.labels or request.dtype == "bool" else "mean",
         # An object with parts of several samples lies in one array.
-        is_collection=request.axes.startswith("S") and arrays[0].stored_extents[0] == 1,
+        is_collection=request.axes.startswith("S") and arrays[0].stored_extents[0] == 1 and not request.stored_axes,
+        stored_axes=request.stored_axes,
     )
 
 

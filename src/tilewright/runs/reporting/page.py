@@ -111,8 +111,9 @@ def _top(report: Report) -> str:
         (format_nbytes(report.peak_memory_nbytes), "memory of the largest process"),
     ]
     causes = _causes(report)
+    shape = plan.shape if plan.stored_axes is None else plan.as_stored(plan.shape)
     begun = f"{report.history.started_at:%d %B %Y, %H:%M}. " if report.history else ""
-    what = f"{begun}{_array_name(report)}: {plan.axes} {_times(plan.shape)}, {plan.dtype}."
+    what = f"{begun}{_array_name(report)}: {plan.stored_axes or plan.axes} {_times(shape)}, {plan.dtype}."
     details = f"<details><summary>Traceback</summary><pre>{escape(report.ending.details)}</pre></details>"
     return (
         f'{_BRAND}<h1>{escape(_headline(report))}</h1><p class="lead">{escape(what)}</p>'
@@ -312,14 +313,16 @@ def _environment(report: Report | None) -> str:
         settings += [("Tiles", tiles), ("Chunks", _times(plan.chunks))]
         settings += [("Shards", _times(plan.shards))] if plan.shards else []
         rows = settings + rows
-        at = ", ".join("0" for _ in plan.shape[plan.is_collection : -2])
+        names = [plan.axes[axis] for axis in plan.stored_order]
+        at = ", ".join(":" if name in "YX" else "0" for name in names)
+        plane = "".join(name for name in names if name in "YX")
         group = _array_name(report) if plan.is_collection else posixpath.dirname(_array_name(report))
         places = [posixpath.join(group, plan.stored_paths(level)[0]) for level in range(len(plan.arrays))]
         finest, coarsest = places[0], places[-1]
         lines = [
             "import zarr",
             f'prediction = zarr.open_array("{finest}", mode="r")',
-            f"plane = prediction[{at + ', ' if at else ''}:, :]  # a NumPy array {plan.axes[-2:]}",
+            f"plane = prediction[{at}]  # a NumPy array {plane}",
         ]
         if coarsest != finest:
             lines.append(f'coarsest = zarr.open_array("{coarsest}", mode="r")')

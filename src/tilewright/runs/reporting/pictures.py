@@ -17,7 +17,8 @@ import numpy.typing as npt
 import zarr
 
 from tilewright.geometry import Interval, Region
-from tilewright.objects.sample_arrays import SampleArrays, StoredArray
+from tilewright.objects.sample_arrays import SampleArrays
+from tilewright.objects.stored_array import StoredArray
 from tilewright.plan import ArrayPlan, WritePlan
 from tilewright.plan.axes import SPATIAL
 from tilewright.runs.reporting.history import UnitMap
@@ -212,7 +213,7 @@ def stored_levels(
     for number, (array, units) in enumerate(zip(plan.arrays, maps, strict=True)):
         stored = _of_level(finest, array.name) if number else finest
         regions = [plan.unit_region(unit) for unit in given_up if plan.array_of_unit(unit) == number]
-        levels.append(StoredLevel(plan.axes, array, units, regions, Readable(stored, plan.axes)))
+        levels.append(StoredLevel(plan.axes, array, units, regions, Readable(stored, plan.stored_axes or plan.axes)))
     return levels
 
 
