@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tilewright import careamics
     from tilewright.datasets.images import get_sample_file_path
     from tilewright.datasets.iterable import IterablePredDataset, IterableTiledPredDataset, collate_tiles
     from tilewright.datasets.tiled_image import extract_tiles
@@ -39,6 +40,7 @@ __all__ = [
     "WritePlan",
     "WriteStrategy",
     "WriteTilesZarr",
+    "careamics",
     "collate_tiles",
     "create_write_file_path",
     "create_write_strategy",
@@ -84,7 +86,15 @@ _HOMES = {
 }
 
 
+_PACKAGES = {"careamics"}
+"""Optional packages, which are loaded when they are first used."""
+
+
 def __getattr__(name: str) -> "Any":
+    if name in _PACKAGES:
+        from importlib import import_module  # noqa: PLC0415
+
+        return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         from importlib import import_module  # noqa: PLC0415
 
@@ -93,4 +103,4 @@ def __getattr__(name: str) -> "Any":
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_PACKAGES])

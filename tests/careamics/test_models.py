@@ -1,10 +1,13 @@
 """A CAREamist and its checkpoint predict in `predict_to_zarr` what CAREamics predicts, with its own configuration."""
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from click.testing import CliRunner
 from tests.careamics.conftest import Trained, image_of
@@ -70,6 +73,25 @@ def test_an_untrained_model_is_refused(tmp_path: Path) -> None:
     untrained = CAREamist(create_n2v_config("new", "array", "YX", [32, 32], 8), work_dir=tmp_path)
     with pytest.raises(ValueError, match="was not trained"):
         tw.predict_to_zarr(untrained, image_of((40, 40)), tmp_path / "out.zarr")
+
+
+def test_the_guide_of_the_readme_writes_what_careamics_returns(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train("n2v", "YX")
+    shutil.copy(trained.careamist.trainer.checkpoint_callback.last_model_path, tmp_path / "denoiser.ckpt")
+    image = image_of((150, 170))
+    tifffile.imwrite(tmp_path / "raw.tiff", image)
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (guide,) = (text for text in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S) if "careamics" in text)
+    exec(compile(guide, "README", "exec"), {"tw": tw, "client": None})
+    (expected,) = trained.predict(image, tile_size=(64, 64), tile_overlap=(48, 48), batch_size=1)
+    found = zarr.open_array("denoised.zarr/0", mode="r")[:]
+    np.testing.assert_array_equal(found, expected)
+    # The batch size of the checkpoint changes the last digits.
+    found = zarr.open_array("denoised/raw.zarr/0", mode="r")[:]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.ptp(expected))
 
 
 def test_the_example_shows_the_same_values(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,48 @@ def test_an_image_that_is_complete_is_not_predicted_again(train: Train, tmp_path
         np.testing.assert_array_equal(found, image)
     # Six tiles of the second image, in batches of three; nothing in the second run.
     assert len(calls) == 2
+
+
+def calls_of(trained: Trained, predict: Callable[[], Any]) -> tuple[int, Any]:
+    """Predict, and return how often the network was called, and what was returned."""
+    calls: list[int] = []
+    hook = trained.careamist.model.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        returned = predict()
+    finally:
+        hook.remove()
+    return len(calls), returned
+
+
+@pytest.mark.parametrize("order", ["STCZYX", "source"])
+@pytest.mark.parametrize(
+    ("axes", "shape", "call_count"), [("YX", (64, 48), 2), ("YXS", (64, 48, 2), 4), ("YX", (20, 64), 1)]
+)
+def test_what_a_resumed_run_returns_is_whole(
+    axes: str, shape: tuple[int, ...], call_count: int, order: str, train: Train, tmp_path: Path
+) -> None:
+    trained = train("n2v", "YX")
+    images = [image_of(shape, seed=seed) for seed in range(2)]
+    expected = trained.predict(images, axes=axes)
+    trained.predict(images[0], tw.WriteTilesZarr(axes=order), tmp_path, axes=axes)
+    for wanted in (call_count, 1):
+        resumed = tw.WriteTilesZarr(axes=order, if_exists="resume")
+        calls, returned = calls_of(trained, partial(trained.predict, images, resumed, tmp_path, axes=axes))
+        assert calls == wanted
+        for image, found in zip(expected, returned, strict=True):
+            np.testing.assert_array_equal(found, image)
+
+
+def test_what_is_stored_in_another_type_is_predicted_again_where_it_is_returned(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    image = image_of((64, 48))
+    expected = trained.predict(image, tw.WriteTilesZarr(dtype="uint8"), tmp_path)
+    stored = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = partial(trained.predict, image, tw.WriteTilesZarr(dtype="uint8", if_exists="resume"), tmp_path)
+    calls, returned = calls_of(trained, again)
+    assert calls == 2
+    np.testing.assert_array_equal(returned, expected)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == stored
 
 
 SCRIPT = Path(__file__).with_name("killed_run.py")

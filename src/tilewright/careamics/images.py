@@ -1,6 +1,6 @@
 """Images and tiles of a dataset of CAREamics are those of a dataset of tilewright, tile by tile in the same order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -56,9 +56,10 @@ def predicted_tiles(prediction: Any, images: Sequence[SourceImage]) -> tuple[Any
     infos = []
     for number in range(len(tiles)):
         image = _image(images, int(spec["data_idx"][number]))
-        size = _at(spec["crop_size"], number)
-        crop = _intervals(_at(spec["crop_coords"], number), size)
-        stitch = _intervals(_at(spec["stitch_coords"], number), size)
+        of_tile = {
+            name: [value[number] for value in spec[name]] for name in ("crop_coords", "stitch_coords", "crop_size")
+        }
+        crop, stitch = intervals_of(of_tile, "crop_coords"), intervals_of(of_tile, "stitch_coords")
         shape = image.sample_shape
         is_last = all(stop == extent for (_, stop), extent in zip(stitch, shape[1:], strict=True))
         sample = image.first_sample + int(spec["sample_idx"][number])
@@ -79,10 +80,7 @@ def _image(images: Sequence[SourceImage], index: int) -> SourceImage:
     return images[index]
 
 
-def _at(values: Iterable[Any], number: int) -> list[int]:
-    """Return what the tensors of all axes say of one tile of a batch."""
-    return [int(value[number]) for value in values]
-
-
-def _intervals(starts: Sequence[int], sizes: Sequence[int]) -> list[Interval]:
-    return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+def intervals_of(spec: Mapping[str, Any], name: str) -> list[Interval]:
+    """Return where a tile is cropped, or stitched, per spatial axis, from its specification in CAREamics."""
+    sizes = map(int, spec["crop_size"])
+    return [(start, start + size) for start, size in zip(map(int, spec[name]), sizes, strict=True)]

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from tilewright.careamics.images import images_of, predicted_samples, predicted_tiles
+from tilewright.careamics.kept_predictions import kept_predictions
 from tilewright.careamics.model import CareamicsModel
 from tilewright.careamics.needed_tiles import NeededTiles
 from tilewright.datasets.adapted import AdaptedDataset
 from tilewright.datasets.tiled_image import TiledImage
 from tilewright.lightning import PredictionWriterCallback
-from tilewright.strategies import WriteImage, WriteStrategy
+from tilewright.strategies import WriteImage, WriteStrategy, WriteTilesZarr
 from tilewright.strategies.write_strategy import Prepares
 
 
@@ -61,8 +62,10 @@ class PredictionWriter(PredictionWriterCallback):
     -----
     It goes into ``CAREamist(callbacks=[writer])`` or ``Trainer(callbacks=[writer])``, and ends each run itself. With
     `WriteTilesZarr` and ``if_exists="resume"`` only batches with tiles that are not written yet are predicted.
-    ``CAREamist.predict`` keeps all predictions in memory besides; ``trainer.predict(..., return_predictions=False)``
-    does not.
+
+    ``CAREamist.predict`` keeps all predictions in memory and returns them; those of an earlier run are read from the
+    outputs, or predicted again where they were stored with another data type.
+    ``trainer.predict(..., return_predictions=False)`` returns nothing, and needs no memory for them.
     """
 
     def __init__(self, write_strategy: WriteStrategy, dirpath: Path | str = "predictions") -> None:
@@ -95,7 +98,8 @@ class PredictionWriter(PredictionWriterCallback):
         warnings.filterwarnings("ignore", message="Total length of `(DataLoader|CombinedLoader)` across ranks is zero")
         self._view = _Trainer(trainer, dataset, module.batch_size)
         begin = partial(self._begin, self._view)
-        module.predict_dataset = NeededTiles(dataset, self._view.dataset.open_tiles, begin)
+        open_tiles, returns_all = self._view.dataset.open_tiles, bool(trainer.predict_loop.return_predictions)
+        module.predict_dataset = NeededTiles(dataset, open_tiles, begin, returns_all=returns_all)
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """Let the strategy refuse datasets and outputs before anything is predicted."""
@@ -125,6 +129,19 @@ class PredictionWriter(PredictionWriterCallback):
             given = (None, numbers)
         super().write_on_batch_end(self._view, pl_module, taken, batch_indices, given, batch_idx, dataloader_idx)
 
+    def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Let the trainer return what an earlier run has predicted, too, once all is written."""
+        view = self._view
+        if view is None or not isinstance(self.write_strategy, WriteTilesZarr):
+            return
+        if not trainer.predict_loop.return_predictions:
+            return
+        reports = self.write_strategy.finalize()
+        tiles, predictions = view.datamodule.predict_dataset, trainer.predict_loop.predictions
+        if not tiles.needed:
+            predictions.clear()
+        predictions.extend(kept_predictions(view.given, tiles.left_out(), view.dataset.images, reports))
+
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait until all is written, check that it is complete, and say so."""
         self._restore()
@@ -150,6 +167,18 @@ class PredictionWriter(PredictionWriterCallback):
             raise TypeError(f"CAREamics predicts {what} here, which {name} does not take; use {others}")
         if isinstance(self.write_strategy, Prepares):
             self.write_strategy.prepare(view, self.dirpath)
+        if view.predict_loop.return_predictions and not self._stores_what_is_returned:
+            # What is stored stands for no prediction.
+            view.dataset.open_tiles.keep_all()
+
+    @property
+    def _stores_what_is_returned(self) -> bool:
+        strategy = self.write_strategy
+        return (
+            isinstance(strategy, WriteTilesZarr)
+            and strategy.dtype in (None, "float32")
+            and strategy.options.value_range is None
+        )
 
     def _restore(self) -> None:
         """Give the data module its dataset back."""
