@@ -32,7 +32,7 @@ import dask
 import tilewright.prediction
 import tilewright.strategies
 import tilewright.verification  # noqa: F401
-from benchmarks.crash_scenarios import BYSTANDERS, SCENARIOS, Scenario, prove
+from benchmarks.crash_scenarios import BYSTANDERS, KINDS, SCENARIOS, Scenario, prove
 from benchmarks.forked import Ended, Point, play
 from benchmarks.measure import save, table
 from benchmarks.trees import Tree, differing, identities, sessions_of_ledgers, tree, without_ledgers
@@ -256,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Play what is asked for, print a table, and return 1 where a point failed."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="all where not given")
+    parser.add_argument("--kind", choices=KINDS, help="what writes, where no scenario is given; all where not given")
     parser.add_argument("--every", type=int, default=1, help="play each n-th point")
     parser.add_argument("--first", type=int, default=1, help="the first point")
     parser.add_argument("--jobs", type=int, default=1, help="scenarios that are played at once")
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     dask.config.set({"temporary-directory": tempfile.gettempdir()})
-    names = options.scenario or list(SCENARIOS)
+    names = options.scenario or list(KINDS.get(options.kind, SCENARIOS))
     begun = monotonic()
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="tilewright-crashes-", dir=options.folder) as folder:

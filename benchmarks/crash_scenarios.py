@@ -284,4 +284,9 @@ def _of_trainers() -> dict[str, Scenario]:
     }
 
 
-SCENARIOS = _of_predictions("") | _of_predictions(ELSEWHERE) | _of_functions() | _of_trainers()
+KINDS = {
+    "predictions": _of_predictions("") | _of_predictions(ELSEWHERE),
+    "functions": _of_functions(),
+    "trainers": _of_trainers(),
+}
+SCENARIOS = {name: scenario for kind in KINDS.values() for name, scenario in kind.items()}

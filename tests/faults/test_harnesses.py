@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+CRASH_POINTS = ["benchmarks.crash_points", "--every", "61", "--first", "5", "--jobs", "2", "--kind"]
 PARTS = {
-    "crash points": ["benchmarks.crash_points", "--every", "61", "--first", "5", "--jobs", "2"],
+    **{f"crash points of {kind}": [*CRASH_POINTS, kind] for kind in ("predictions", "functions", "trainers")},
     "lost locks": ["benchmarks.lost_locks", "--runs", "6"],
 }
 
