@@ -64,8 +64,9 @@ def compared(careamist: Any, axes: str, folder: Path) -> dict[str, Any]:
     ways = {
         "compact, batch 1": {"layout": "compact"},
         "compact, batch 4": {"layout": "compact", "batch_size": 4},
-        f"aligned, chunks of {2 * grid}": {"layout": "aligned", "chunks": [2 * grid] * len(axes)},
-        f"aligned, chunks of {2 * grid + 1}": {"layout": "aligned", "chunks": [2 * grid + 1] * len(axes)},
+        # No tile but the first has room for two chunks.
+        f"aligned, chunks of {8 * grid}": {"layout": "aligned", "chunks": [8 * grid] * len(axes)},
+        f"aligned, chunks of {8 * grid - 1}": {"layout": "aligned", "chunks": [8 * grid - 1] * len(axes)},
     }
     rows: dict[str, Any] = {"reach": reach, "grid": grid, "overlaps": {}}
     for overlap in ([16] * len(axes), [enough] * len(axes)):
