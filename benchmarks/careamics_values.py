@@ -88,7 +88,8 @@ def compared(careamist: Any, axes: str, folder: Path) -> dict[str, Any]:
         seconds["ours"] = perf_counter() - start
         differences = {
             name: float(np.abs(ours - other).max()) / spread
-            for name, other in (("same tiles", theirs), ("untiled", untiled))
+        references = {"same tiles": theirs, "untiled": untiled}
+        differences = {name: float(np.abs(ours - other).max()) / spread for name, other in references.items()}
         }
         rows["ways"][f"overlap {overlap}: {why}"] = {"differences": differences, "seconds": seconds}
     return rows
