@@ -5,6 +5,7 @@
 Needs CAREamics (`.ci/careamics FOLDER`). Networks are trained for a moment, in 2D and 3D. They are compared with
 `CAREamist.predict`, with the same tiles in batches of one, and with the whole image as one tile; differences are the
 largest ones, as a share of the range of values.
+
 The reach of a network is how far from an element its prediction still changes, and its grid the down-sampling of its
 deepest level: a tile that begins elsewhere on this grid is pooled in other groups.
 """
@@ -86,11 +87,8 @@ def compared(careamist: Any, axes: str, folder: Path) -> dict[str, Any]:
         tiles: dict[str, Any] = {"tile_size": tile, "overlap": overlaps, "layout": "compact", "progress": False}
         ours = tw.predict_to_zarr(careamist, image, place, **tiles | options).array[:]
         seconds["ours"] = perf_counter() - start
-        differences = {
-            name: float(np.abs(ours - other).max()) / spread
         references = {"same tiles": theirs, "untiled": untiled}
         differences = {name: float(np.abs(ours - other).max()) / spread for name, other in references.items()}
-        }
         rows["ways"][f"overlap {overlap}: {why}"] = {"differences": differences, "seconds": seconds}
     return rows
 
