@@ -130,6 +130,11 @@ def test_zeros_are_behind_a_short_axis(tmp_path: Path) -> None:
     report = tw.predict_to_zarr(model, image, tmp_path / "out.zarr", padding="zeros", **tiles)
     np.testing.assert_array_equal(report.array[:], image.cumsum(axis=0))
     assert all((tile[:, :, :10] > 0).all() and (tile[:, :, 10:] == 0).all() for tile in seen)
+    stored = tmp_path / "out.zarr" / "0" / "c" / "0" / "0"
+    whole = stored.read_bytes()
+    stored.unlink()
+    tw.repair(tmp_path / "out.zarr", model, image, progress=False)
+    assert stored.read_bytes() == whole
     with pytest.raises(ResumeError, match="padding: zeros then, reflect now"):
         tw.predict_to_zarr(model, image, tmp_path / "out.zarr", if_exists="resume", **tiles)
     with pytest.raises(GeometryError, match="padding must be one of"):
