@@ -210,7 +210,7 @@ def predict_to_zarr(
     if plan is None:
         axes = known.axes if axes is None else axes
         tile_size = known.tile_size if tile_size is None else tile_size
-        overlap = known.overlap if overlap is None else overlap
+        overlap = known.overlap_of(tile_size) if overlap is None else overlap
         padding = known.padding if padding is None else padding
     world = GivenWorld(scale, units, channel_names)
     options = OutputOptions(compressors, fill_value, zarr_format, if_exists, given=world, ome_version=ome_version)
@@ -222,6 +222,7 @@ def predict_to_zarr(
         axes, tile_size, overlap, layout, chunks, shards, chosen, memory_nbytes, levels, is_labels, output_axes, padding
     )
     opened, request = opened_request(source, given, plan, series, world, read_source_func)
+    known.check_tile(request.tile_size)
     return PredictionRun(
         source=opened,
         output=Output.at(destination, ledger=ledger),

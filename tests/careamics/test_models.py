@@ -65,6 +65,25 @@ def test_a_module_alone_is_refused_with_what_to_pass(train: Train, tmp_path: Pat
         tw.predict_to_zarr(trained.careamist.model, image_of((40, 40)), tmp_path / "out.zarr")
 
 
+def test_a_tile_that_the_network_cannot_take_is_refused_and_a_smaller_one_has_its_own_overlap(
+    train: Train, tmp_path: Path
+) -> None:
+    trained = train("n2v", "YX")
+    with pytest.raises(ValueError, match="tile_size must be multiples of 4 for this model"):
+        tw.predict_to_zarr(trained.careamist, image_of((40, 40)), tmp_path / "out.zarr", tile_size=(30, 32))
+    assert not (tmp_path / "out.zarr").exists()
+    report = tw.predict_to_zarr(trained.careamist, image_of((40, 40)), tmp_path / "out.zarr", tile_size=(16, 64))
+    assert report.plan.overlap == (8, 32)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None], ids=["empty", "text", "cut short"])
+def test_a_damaged_checkpoint_is_named(content: bytes | None, train: Train, tmp_path: Path) -> None:
+    whole = Path(train("n2v", "YX").careamist.trainer.checkpoint_callback.last_model_path).read_bytes()
+    (tmp_path / "model.ckpt").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=r"model\.ckpt cannot be read as a checkpoint of CAREamics"):
+        tw.predict_to_zarr(tmp_path / "model.ckpt", image_of((40, 40)), tmp_path / "out.zarr")
+
+
 def test_an_untrained_model_is_refused(tmp_path: Path) -> None:
     from careamics.config.factories import create_n2v_config
 

@@ -18,7 +18,7 @@ from tests.careamics.conftest import Trained, image_of
 from tests.support import read_level
 
 import tilewright as tw
-from tilewright.errors import ResumeError
+from tilewright.errors import DestinationError, ResumeError
 
 Train = Callable[[str, str], Trained]
 
@@ -234,6 +234,65 @@ def test_what_is_stored_in_another_type_is_predicted_again_where_it_is_returned(
     assert calls == 2
     np.testing.assert_array_equal(returned, expected)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == stored
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        tw.WriteTilesZarr(if_exists="overwrite"),
+        tw.CacheTiles(tw.write_tiff, ".tiff"),
+        tw.WriteImage(tw.write_tiff, ".tiff"),
+    ],
+    ids=["WriteTilesZarr", "CacheTiles", "WriteImage"],
+)
+def test_an_output_of_an_array_is_replaced(strategy: Any, train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    options = {"tile_size": None} if isinstance(strategy, tw.WriteImage) else {}
+    stored = []
+    for seed in range(2):
+        (expected,) = trained.predict(image_of((64, 48), seed=seed), strategy, tmp_path, **options)
+        found = written(tmp_path, "YX") or [tifffile.imread(tmp_path / "prediction_0.tiff").squeeze()]
+        np.testing.assert_array_equal(found[0], expected)
+        stored.append(found[0])
+    assert not np.array_equal(*stored)
+
+
+def test_a_memory_map_of_the_place_of_the_output_is_not_replaced(train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    np.save(tmp_path / "prediction_0.npy", image_of((64, 48)))
+    mapped = np.load(tmp_path / "prediction_0.npy", mmap_mode="r")
+    with pytest.raises(DestinationError, match="source"):
+        trained.predict(mapped, tw.CacheTiles(save_array, ".npy"), tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "prediction_0.npy"), image_of((64, 48)))
+
+
+def save_array(file_path: Path, img: np.ndarray) -> None:
+    np.save(file_path, img)
+
+
+@pytest.mark.parametrize("write_type", ["tiff", "zarr"])
+def test_what_careamics_writes_besides_is_whole_in_a_resumed_run(write_type: str, train: Train, tmp_path: Path) -> None:
+    trained = train("n2v", "YX")
+    tifffile.imwrite(tmp_path / "raw.tiff", image_of((64, 48)))
+    (expected,) = trained.predict(tmp_path / "raw.tiff", data_type="tiff")
+    tiles = {"data_type": "tiff", "tile_size": trained.tile_size, "tile_overlap": trained.overlap, "batch_size": 3}
+    for number in range(2):
+        theirs = tmp_path / f"theirs {number}"
+        trained.writer.write_strategy = tw.WriteTilesZarr(if_exists="resume")
+        trained.writer.dirpath, trained.writer.writing_predictions = tmp_path / "ours", True
+        try:
+            trained.careamist.predict_to_disk(
+                tmp_path / "raw.tiff", prediction_dir=theirs, write_type=write_type, **tiles
+            )
+        finally:
+            trained.writer.writing_predictions = False
+        stores = [
+            path.parent for path in theirs.rglob("zarr.json") if json.loads(path.read_text())["node_type"] == "array"
+        ]
+        (found,) = [*theirs.rglob("*.tiff"), *stores]
+        read = tifffile.imread(found) if write_type == "tiff" else zarr.open_array(found, mode="r")[:]
+        np.testing.assert_array_equal(read.squeeze(), expected)
+        np.testing.assert_array_equal(written(tmp_path / "ours", "YX")[0], expected)
 
 
 SCRIPT = Path(__file__).with_name("killed_run.py")

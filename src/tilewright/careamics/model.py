@@ -1,7 +1,7 @@
 """A model of CAREamics takes the values of the source and returns denormalised ones, as CAREamics itself predicts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Checkpoint:
     def _config(self) -> Any:
         from careamics.lightning.utils.load_checkpoint import load_config_from_checkpoint  # noqa: PLC0415
 
-        return load_config_from_checkpoint(self.path)
+        return _loaded(load_config_from_checkpoint, self.path)
 
 
 def describe(model: Any) -> DescribedModel:
@@ -130,7 +130,17 @@ def _chosen_checkpoint(careamist: Any) -> Path | None:
 def _module_in(checkpoint: Path) -> Any:
     from careamics.lightning.utils.load_checkpoint import load_module_from_checkpoint  # noqa: PLC0415
 
-    return load_module_from_checkpoint(checkpoint)
+    return _loaded(load_module_from_checkpoint, checkpoint)
+
+
+def _loaded(load: Callable[[Path], Any], checkpoint: Path) -> Any:
+    try:
+        return load(checkpoint)
+    except Exception as error:
+        raise CareamicsModelError(
+            f"{checkpoint} cannot be read as a checkpoint of CAREamics ({type(error).__name__}: {error}); it may be cut "
+            "short, or of another program or version"
+        ) from error
 
 
 def _model_of(module: Any, config: Any, name: str) -> CareamicsModel:
@@ -147,9 +157,12 @@ def _model_of(module: Any, config: Any, name: str) -> CareamicsModel:
 
 def _described(model: Any, config: Any) -> DescribedModel:
     data = config.data_config
-    size = getattr(data.patching, "patch_size", None)
-    if size is None:
-        return DescribedModel(model, data.axes, padding=_PADDING)
-    overlaps = getattr(data.patching, "overlaps", None)
-    halves = [min(LARGEST_OVERLAP, extent // 2 // 2 * 2) for extent in size]
-    return DescribedModel(model, data.axes, list(size), list(overlaps or halves), _PADDING)
+    return DescribedModel(
+        model,
+        data.axes,
+        getattr(data.patching, "patch_size", None),
+        getattr(data.patching, "overlaps", None),
+        LARGEST_OVERLAP,
+        _PADDING,
+        tile_multiple=2 ** int(getattr(config.algorithm_config.model, "depth", 0)),
+    )

@@ -64,7 +64,8 @@ class PredictionWriter(PredictionWriterCallback):
     `WriteTilesZarr` and ``if_exists="resume"`` only batches with tiles that are not written yet are predicted.
 
     ``CAREamist.predict`` keeps all predictions in memory and returns them; those of an earlier run are read from the
-    outputs, or predicted again where they were stored with another data type.
+    outputs, or predicted again where they were stored with another data type. All tiles are predicted where another
+    callback writes predictions, too: ``CAREamist.predict_to_disk`` has one.
     ``trainer.predict(..., return_predictions=False)`` returns nothing, and needs no memory for them.
     """
 
@@ -167,9 +168,15 @@ class PredictionWriter(PredictionWriterCallback):
             raise TypeError(f"CAREamics predicts {what} here, which {name} does not take; use {others}")
         if isinstance(self.write_strategy, Prepares):
             self.write_strategy.prepare(view, self.dirpath)
-        if view.predict_loop.return_predictions and not self._stores_what_is_returned:
-            # What is stored stands for no prediction.
+        others = [type(callback).__name__ for callback in view.callbacks if self._is_another_writer(callback)]
+        if others or (view.predict_loop.return_predictions and not self._stores_what_is_returned):
+            # What is stored stands for no prediction, or others want all of them.
             view.dataset.open_tiles.keep_all()
+
+    def _is_another_writer(self, callback: Any) -> bool:
+        """Return whether a callback writes predictions, too: that of CAREamics is always there, and mostly off."""
+        writes = hasattr(callback, "write_on_batch_end") and bool(getattr(callback, "writing_predictions", True))
+        return writes and callback is not self
 
     @property
     def _stores_what_is_returned(self) -> bool:

@@ -55,7 +55,7 @@ _READING = re.compile(
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _PATTERN = re.compile(r"[*?\[]")
 _LONGEST_NAME = 4096
-_ARRAYS_OF = {"numpy", "dask", "torch", "cupy", "scipy", "sparse", "pandas", "xarray"}
+_ARRAYS_OF = {"numpy", "dask", "torch", "cupy", "scipy", "sparse", "pandas", "xarray", "tilewright"}
 """Packages whose arrays lie in memory, or are made of parts that are looked at."""
 _WITHOUT_FILES = {"builtins", "dask", "zarr", "numpy"}
 """Packages whose objects do not hold files of their own."""
