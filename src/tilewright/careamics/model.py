@@ -138,8 +138,8 @@ def _loaded(load: Callable[[Path], Any], checkpoint: Path) -> Any:
         return load(checkpoint)
     except Exception as error:
         raise CareamicsModelError(
-            f"{checkpoint} cannot be read as a checkpoint of CAREamics ({type(error).__name__}: {error}); it may be cut "
-            "short, or of another program or version"
+            f"{checkpoint} cannot be read as a checkpoint of CAREamics ({type(error).__name__}: {error}); it may be "
+            "cut short, or be of another program or version"
         ) from error
 
 

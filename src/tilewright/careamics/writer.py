@@ -168,15 +168,16 @@ class PredictionWriter(PredictionWriterCallback):
             raise TypeError(f"CAREamics predicts {what} here, which {name} does not take; use {others}")
         if isinstance(self.write_strategy, Prepares):
             self.write_strategy.prepare(view, self.dirpath)
-        others = [type(callback).__name__ for callback in view.callbacks if self._is_another_writer(callback)]
-        if others or (view.predict_loop.return_predictions and not self._stores_what_is_returned):
+        are_others = any(map(self._is_another_writer, view.callbacks))
+        if are_others or (view.predict_loop.return_predictions and not self._stores_what_is_returned):
             # What is stored stands for no prediction, or others want all of them.
             view.dataset.open_tiles.keep_all()
 
     def _is_another_writer(self, callback: Any) -> bool:
         """Return whether a callback writes predictions, too: that of CAREamics is always there, and mostly off."""
-        writes = hasattr(callback, "write_on_batch_end") and bool(getattr(callback, "writing_predictions", True))
-        return writes and callback is not self
+        if callback is self or not hasattr(callback, "write_on_batch_end"):
+            return False
+        return bool(getattr(callback, "is_enabled", True) and getattr(callback, "writing_predictions", True))
 
     @property
     def _stores_what_is_returned(self) -> bool:
