@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array
 import numpy as np
 
 from tilewright.assemble import AnyArray, paste, shared_slices, slices_of
@@ -196,9 +195,7 @@ class ImageStitching:
         if axes is None:
             return image
         planned, wanted = axes.output_names(self.channels), axes.own_order(self.channels)
-        options = {"merge_chunks": False} if isinstance(image, dask.array.Array) else {}
-        image = image.reshape(axes.output_shape(self.channels), **options)
-        return image.transpose(tuple(map(planned.index, wanted or planned)))
+        return image.reshape(axes.output_shape(self.channels)).transpose(tuple(map(planned.index, wanted or planned)))
 
     def _stitch(self, tiles: Sequence[AnyArray]) -> AnyArray:
         whole = tuple((0, extent) for extent in self.extents)

@@ -154,7 +154,7 @@ class UnitWriter:
         extremes = UnitExtremes(self.plan, unit) if number == 0 and self.plan.extremes_nbytes else None
         takers = [taker for taker in (extremes, coarser) if taker is not None]
         for position in self.plan.objects_of_unit(unit):
-            positions = list(_parts_of(position, array, encoder.part_extents, self.plan.axes_as_stored))
+            positions = list(_parts_of(position, array, encoder.part_extents, self.plan))
             stored = DigestedObject(_EncodedObject(encoder, unit_parts, positions, seconds, array.shape, takers))
             put_object(encoder.array.store, encoder.key(position), stored, self.patience, self._check)
             digest.add(position, stored.digest)
@@ -201,7 +201,7 @@ class UnitWriter:
 
 
 def _parts_of(
-    position: tuple[int, ...], array: ArrayPlan, part_extents: tuple[int, ...], order: Sequence[int]
+    position: tuple[int, ...], array: ArrayPlan, part_extents: tuple[int, ...], plan: WritePlan
 ) -> Iterator[tuple[int, ...] | None]:
     """Iterate over the positions of the parts of an object; None for a part beyond the end of the image.
 
@@ -210,7 +210,6 @@ def _parts_of(
     counts = zip(position, map(floordiv, array.stored_extents, part_extents), strict=True)
     ends = [-(-extent // part) for extent, part in zip(array.shape, part_extents, strict=True)]
     ranges = [range(index * count, (index + 1) * count) for index, count in counts]
-    places = [order.index(axis) for axis in range(len(order))]
-    for stored in product(*(ranges[axis] for axis in order)):
-        part = tuple([stored[place] for place in places])
+    for stored in product(*(ranges[axis] for axis in plan.axes_as_stored)):
+        part = plan.as_planned(stored)
         yield part if all(map(lt, part, ends)) else None

@@ -40,7 +40,6 @@ def remove_surplus(output: Output, plan: WritePlan, number: int, encoder: Object
 def _surplus(output: Output, plan: WritePlan, number: int, encoder: ObjectEncoder) -> Iterator[tuple[str, str]]:
     """Iterate over the surplus keys of each Zarr array of an array, relative to it, with its path in the group."""
     grid = plan.arrays[number].grid
-    places = [plan.axes_as_stored.index(axis) for axis in range(len(grid))]
     for sample, path in enumerate(plan.stored_paths(number)):
         before = [sample] if plan.is_collection else []
         for key in _listing(output, path).keys():  # noqa: SIM118
@@ -48,7 +47,7 @@ def _surplus(output: Output, plan: WritePlan, number: int, encoder: ObjectEncode
             if key in METADATA_NAMES or name.startswith("."):
                 continue
             found = [*before, *map(int, _NUMBER.findall(key))]
-            position = tuple([found[place] for place in places]) if len(found) == len(grid) else ()
+            position = plan.as_planned(found) if len(found) == len(grid) else ()
             is_inside = bool(position) and all(map(int.__lt__, position, grid))
             if not is_inside or encoder.key(position) != posixpath.join(output.path_of(path), key):
                 yield path, key

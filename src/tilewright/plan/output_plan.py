@@ -151,6 +151,14 @@ class OutputPlan:
         """
         return tuple([values[axis] for axis in self.stored_order])
 
+    @cached_property
+    def _planned_order(self) -> tuple[int, ...]:
+        return tuple(map(self.axes_as_stored.index, range(len(self.axes))))
+
+    def as_planned(self, values: Sequence[int]) -> tuple[int, ...]:
+        """Return one value per axis in the order of `axes_as_stored` as one per axis of the plan."""
+        return tuple([values[place] for place in self._planned_order])
+
     @property
     def asked_chunks(self) -> tuple[int, ...]:
         """The extents of a chunk as a request has them: the axes are in the order of the output."""
